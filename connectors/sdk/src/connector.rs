@@ -1,0 +1,133 @@
+//! The connector itself.
+//!
+//! The courier drives it like this, persisting each page before it asks for the next:
+//!
+//! ```text
+//! loop every interval:
+//!     page = connector.poll(feed, cursor, resume = none)
+//!     while page.next is Page(resume):
+//!         store: page.changes + resume            (one transaction)
+//!         page = connector.poll(feed, cursor, resume)
+//!     store: page.changes + the new cursor        (one transaction)
+//! ```
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::change::{ChangePage, ChangeRef};
+use crate::error::ConnectorError;
+use crate::id::{FeedName, RecordType};
+use crate::record::{Cursor, Record, Resume};
+
+/// Where a feed without a cursor begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the source's present: what is older enters the ledger in silence.
+    Now,
+    /// With everything that the source shows.
+    Beginning,
+    /// With what changed at or after an instant by the source's clock.
+    At(Timestamp),
+}
+
+/// What a connector needs to know of one feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedSpec {
+    /// The feed's name.
+    pub name: FeedName,
+    /// The kind of record that it follows.
+    pub record_type: RecordType,
+    /// Further search parameters in the source's own syntax (`status=booked&location=7`), or empty.
+    pub filter: String,
+    /// Where it begins when it has no cursor.
+    pub start: Start,
+    /// How far back of the cursor each poll looks again.
+    pub overlap: Duration,
+    /// Whether the record is taken from the page or read by itself.
+    pub fetch: FetchMode,
+}
+
+/// Whether a changed record is taken from the page that shows it, or read by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchMode {
+    /// Take the record from the page.
+    FromPage,
+    /// Ask for ids only and read each changed record.
+    ByRead,
+}
+
+/// One page's worth of "what changed".
+#[derive(Debug, Clone, Copy)]
+pub struct PollRequest<'a> {
+    /// The feed.
+    pub feed: &'a FeedSpec,
+    /// The feed's durable cursor, absent before its first complete poll.
+    pub cursor: Option<&'a Cursor>,
+    /// Where the running poll goes on; absent for its first page.
+    pub resume: Option<&'a Resume>,
+}
+
+/// What a read of one record found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The record, with its version as the answer tells it. It may be newer than the one asked for.
+    Found(ChangeRef, Record),
+    /// The source says that the record is deleted (410 on a plain read).
+    Deleted,
+    /// The source does not know the record (404): no proof of a delete.
+    NotFound,
+    /// We may not see it (403 on a read).
+    Unavailable,
+    /// The record exceeds `record_limit`.
+    TooLarge,
+}
+
+/// How versions of a connection's records are told apart (the version-key rungs). Data from the profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionRule {
+    /// `meta.versionId` names one content and never comes back with another.
+    pub trust_version_id: bool,
+    /// Greater numeric version ids are newer.
+    pub numeric_order: bool,
+    /// `meta.lastUpdated` changes whenever the content does.
+    pub trust_last_updated: bool,
+    /// The version id that proves a creation, for servers that number from a fixed first one (`1`).
+    pub first_version: Option<String>,
+    /// Members left out of the content hash, as dotted paths (`text`, `meta.security`).
+    pub volatile_paths: Vec<String>,
+}
+
+/// Speaks one protocol to one source system.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// Asks for one page of a feed's changes: one request to the source, at most a few where the
+    /// protocol needs them.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; after any error the cursor has not moved and the same request may be repeated.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is remembered that the caller did not persist.
+    async fn poll(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError>;
+
+    /// Reads one changed record. Where the source offers old versions, the version asked for is read
+    /// first; else the current one is answered.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; the same request may be repeated.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError>;
+
+    /// How versions of a record type are told apart.
+    fn version_rule(&self, record_type: &RecordType) -> VersionRule;
+
+    /// The cursor that makes the next poll begin at an instant by the source's clock.
+    fn cursor_at(&self, instant: Timestamp) -> Cursor;
+
+    /// The instant that a cursor stands for, for people and for the lag metric.
+    fn describe(&self, cursor: &Cursor) -> Option<Timestamp>;
+}

@@ -1,0 +1,104 @@
+//! Names and keys: validated once, at the edge, and opaque from there on.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// The longest accepted name or record id, in bytes. Epic has been seen to use 88; 255 leaves room.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// A name or id that cannot be used, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{what} must be 1 to {NAME_BYTES_MAX} bytes of {allowed}")]
+pub struct InvalidName {
+    what: &'static str,
+    allowed: &'static str,
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $allowed:literal, $accepts:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Parses the text form.
+            ///
+            /// # Errors
+            /// [`InvalidName`] when the text is empty, too long or holds a character outside the allowed set.
+            pub fn parse(text: &str) -> Result<Self, InvalidName> {
+                let accepts: fn(char) -> bool = $accepts;
+                let fits = !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(accepts);
+                if fits {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidName { what: $what, allowed: $allowed })
+                }
+            }
+
+            /// Returns the text form.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// The name of one configured source system, for example `mercy`.
+    ConnectionName, "connection name", "letters, digits, '-' and '_'",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+);
+name_type!(
+    /// The name of one feed of a connection, for example `appointments`. The cursor belongs to it.
+    FeedName, "feed name", "letters, digits, '-', '_' and '.'",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+);
+name_type!(
+    /// A kind of record as the source names it, for example `Appointment`.
+    RecordType, "record type", "letters, digits, '-' and '_'",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+);
+name_type!(
+    /// A record's id within its type. FHIR allows 64 of `[A-Za-z0-9.-]`; real servers exceed both limits.
+    RecordId, "record id", "visible ASCII without '/', '?', '#' or '%'",
+    |c| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '%')
+);
+
+/// Identifies one record of a connection: its type and its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKey {
+    /// The kind of record.
+    pub record_type: RecordType,
+    /// The id within that kind.
+    pub id: RecordId,
+}
+
+impl fmt::Display for RecordKey {
+    /// Writes `Type/id`, FHIR's relative reference.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.record_type, self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_outside_the_alphabet_or_the_length_are_refused() {
+        for bad in ["", "a b", "a/b", "ä"] {
+            assert!(ConnectionName::parse(bad).is_err(), "{bad:?}");
+            assert!(RecordId::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(RecordId::parse(&"x".repeat(256)).is_err());
+        assert!(RecordId::parse("eq081-VQEgP8drUUqCWzHfw3.5|7").is_ok());
+    }
+}
