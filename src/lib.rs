@@ -1,1 +1,7 @@
-//!
+//! EHR Courier: polls health record systems that cannot push, works out what changed, and pushes one signed
+//! notification per changed record version. `ARCHITECTURE.md` has the map.
+
+pub mod destination;
+pub mod domain;
+pub mod store;
+pub mod wire;
