@@ -134,6 +134,8 @@ mod tests {
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, StatusCode};
 
+    type Headers = &'static [(HeaderName, &'static str)];
+
     const DATE_TEXT: &str = "Fri, 20 Nov 2026 10:00:00 GMT";
 
     fn response(status: u16, headers: &[(HeaderName, &'static str)]) -> HttpResponse {
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_read_in_both_forms_and_garbage_is_ignored() {
-        let rows: [(&[(HeaderName, &'static str)], Option<u64>); 10] = [
+        let rows: [(Headers, Option<u64>); 10] = [
             (&[], None),
             (&[(RETRY_AFTER, "7")], Some(7)),
             (&[(RETRY_AFTER, "0")], Some(0)),
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_sources_time_is_its_date_less_its_age() {
-        let rows: [(&[(HeaderName, &'static str)], Option<&str>); 4] = [
+        let rows: [(Headers, Option<&str>); 4] = [
             (&[(DATE, DATE_TEXT)], Some("2026-11-20T10:00:00Z")),
             (&[(DATE, DATE_TEXT), (AGE, "90")], Some("2026-11-20T09:58:30Z")),
             (&[(DATE, DATE_TEXT), (AGE, "old")], Some("2026-11-20T10:00:00Z")),

@@ -149,7 +149,7 @@ pub(crate) fn record(body: &Bytes, depth_max: usize) -> Result<Item, BodyError> 
     item(head, body.clone()).ok_or_else(|| BodyError::Unreadable("a record without a usable id".to_owned()))
 }
 
-/// The code of an OperationOutcome's first issue, for error messages; codes are a fixed FHIR vocabulary.
+/// The code of an `OperationOutcome`'s first issue, for error messages; codes are a fixed FHIR vocabulary.
 pub(crate) fn outcome_code(body: &[u8], depth_max: usize) -> Option<String> {
     if !depth::within(body, depth_max) {
         return None;

@@ -337,16 +337,15 @@ impl Poll {
         let reach = self.reach?.0;
         let first = stamps.iter().flatten().next().copied();
         let (lo, hi) = match (self.order, first) {
-            // The strip read at the end covers every seam.
-            (Order::Mixed | Order::Settled, _) => return None,
+            // Unordered: the strip read at the end covers every seam. Ascending, with an emptied last page: rows
+            // that moved off it are younger than all that was shown, so that the watermark stays before them.
+            (Order::Mixed | Order::Settled, _) | (Order::Ascending, None) => return None,
             // Rows already shown are shown again: the pages moved the other way, and nothing lies between.
             (Order::Ascending, Some(first)) if first < reach => return None,
             (Order::Descending, Some(first)) if first > reach => return None,
             (Order::Ascending | Order::Descending | Order::Unknown, Some(first)) => {
                 (first.min(reach), first.max(reach))
             }
-            // Rows that moved off an emptied last page are younger than all that an ascending answer showed.
-            (Order::Ascending, None) => return None,
             (Order::Descending | Order::Unknown, None) => {
                 (self.lower.map_or(Timestamp::UNIX_EPOCH, |lower| lower.0), reach)
             }

@@ -180,7 +180,7 @@ impl FhirConnector {
         let self_link = page.self_link.as_deref().and_then(|link| url.join(link).ok());
         let filter = match &self_link {
             None => Filter::Unsaid,
-            Some(link) if query::applied(url, link) => Filter::Applied,
+            Some(link) if query::applied(url, link, &feed.filter) => Filter::Applied,
             Some(_) => Filter::Ignored,
         };
         let next = page

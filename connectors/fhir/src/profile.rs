@@ -16,6 +16,10 @@ const BUILTIN: [(&str, &str); 4] = [
 /// The constants of one kind of FHIR server.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent yes or no of a TOML file"
+)]
 pub struct Profile {
     /// The value of `_sort`, or empty to send none.
     pub sort: String,

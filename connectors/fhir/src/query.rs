@@ -80,10 +80,14 @@ pub(crate) fn same_origin(base: &Url, other: &Url) -> bool {
     base.origin() == other.origin() && other.username().is_empty() && other.password().is_none()
 }
 
-/// Says whether every selecting parameter of the request is also in the `self` link.
-pub(crate) fn applied(request: &Url, self_link: &Url) -> bool {
-    let shown = selecting(self_link);
-    selecting(request).is_subset(&shown)
+/// Says whether the `self` link shows `_lastUpdated` and the feed's own parameters, as far as the request
+/// held them: a page behind an opaque link holds none, and what else such a link holds is the source's.
+pub(crate) fn applied(request: &Url, self_link: &Url, filter: &str) -> bool {
+    let mut ours = selecting(filter);
+    ours.insert("_lastUpdated".to_owned());
+    let asked = selecting(request.query().unwrap_or_default());
+    let shown = selecting(self_link.query().unwrap_or_default());
+    ours.intersection(&asked).all(|name| shown.contains(name))
 }
 
 /// The page size that an answer says it applied.
@@ -93,8 +97,8 @@ pub(crate) fn count_of(link: &Url) -> Option<u64> {
 }
 
 /// Names of the parameters that choose records, without modifiers (`status:not` is `status`).
-fn selecting(url: &Url) -> BTreeSet<String> {
-    form_urlencoded::parse(url.query().unwrap_or_default().as_bytes())
+fn selecting(query: &str) -> BTreeSet<String> {
+    form_urlencoded::parse(query.as_bytes())
         .map(|(name, _)| name.split(':').next().unwrap_or_default().to_owned())
         .filter(|name| !name.is_empty() && !SHAPING.contains(&name.as_str()))
         .collect()
@@ -178,13 +182,22 @@ mod tests {
         ];
         for (link, expected) in rows {
             let link = Url::parse(link).unwrap();
-            assert_eq!(applied(&Url::parse(asked).unwrap(), &link), expected, "{link}");
+            assert_eq!(
+                applied(&Url::parse(asked).unwrap(), &link, "status=booked"),
+                expected,
+                "{link}"
+            );
         }
         // A page behind an opaque token has nothing to repeat.
         let token = Url::parse("https://e/?_getpages=1").unwrap();
+        let second = Url::parse("https://e/?_getpages=2").unwrap();
+        assert!(applied(&token, &second, "status=booked"));
+        // An offset is the page link's own.
+        let offset = Url::parse("https://e/A?_lastUpdated=ge2026&offset=9").unwrap();
         assert!(applied(
-            &token,
-            &Url::parse("https://e/?_getpages=1&_getpagesoffset=2").unwrap()
+            &offset,
+            &Url::parse("https://e/A?_lastUpdated=ge2026").unwrap(),
+            ""
         ));
     }
 

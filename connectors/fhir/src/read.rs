@@ -92,7 +92,7 @@ fn operation(change: &ChangeRef) -> String {
     format!("read {}", change.key.record_type)
 }
 
-/// The bare value of an ETag, weak or strong.
+/// The bare value of an `ETag`, weak or strong.
 fn etag(response: &HttpResponse) -> Option<String> {
     let value = response.headers.get(ETAG)?.to_str().ok()?.trim();
     let bare = value.strip_prefix("W/").unwrap_or(value).trim_matches('"');
