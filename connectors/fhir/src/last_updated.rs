@@ -11,6 +11,9 @@
 //! will no longer cover. A window of one page is complete. A window of several pages could shift itself, so
 //! it is read again until two passes show the same set: a row can only have been skipped if another one,
 //! shown before, left the window, and then the next pass no longer shows that one.
+//!
+//! An order is believed when every page keeps it. A source that sorts by something else and yet shows a whole
+//! answer of several pages in the order of its stamps would deceive this.
 
 mod order;
 mod window;
@@ -297,7 +300,14 @@ impl Poll {
         if shown.filter == Filter::Unsaid && shown.stamps.iter().flatten().any(|stamp| Some(*stamp) < lower) {
             self.suspect(Doubt::FilterIgnored);
         }
-        self.order = self.order.join(order::of(&shown.stamps));
+        let first = shown.stamps.iter().flatten().next().copied();
+        let step = match (self.reach, first) {
+            (Some(reach), Some(first)) => order::of(&[Some(reach.0), Some(first)]),
+            (None, _) | (_, None) => Order::Unknown,
+        };
+        // A step back from one page to the next may be rows shown again (the pages moved the other way) or an
+        // order that only looked like one; the dearer reading is the safe one.
+        self.order = self.order.join(order::of(&shown.stamps)).join(step);
         let seam = match rules.paging {
             Paging::Live => self.seam(&shown.stamps, rules.overlap),
             Paging::Snapshot => None,
@@ -340,9 +350,6 @@ impl Poll {
             // Unordered: the strip read at the end covers every seam. Ascending, with an emptied last page: rows
             // that moved off it are younger than all that was shown, so that the watermark stays before them.
             (Order::Mixed | Order::Settled, _) | (Order::Ascending, None) => return None,
-            // Rows already shown are shown again: the pages moved the other way, and nothing lies between.
-            (Order::Ascending, Some(first)) if first < reach => return None,
-            (Order::Descending, Some(first)) if first > reach => return None,
             (Order::Ascending | Order::Descending | Order::Unknown, Some(first)) => {
                 (first.min(reach), first.max(reach))
             }

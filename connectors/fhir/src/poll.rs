@@ -117,7 +117,13 @@ impl FhirConnector {
         let (from, to) = match stand {
             Stand::Fresh(plan) => (plan.lower, None),
             Stand::Running(poll) => match (&poll.target, &poll.window) {
-                (Some(Target::Link(link)), _) => return Url::parse(link).map_err(|_| expired()),
+                // A link of before base_url was changed is of no use either.
+                (Some(Target::Link(link)), _) => {
+                    let url = Url::parse(link)
+                        .ok()
+                        .filter(|url| query::same_origin(&self.exchange.base, url));
+                    return url.ok_or_else(expired);
+                }
                 (Some(Target::Window), Some(window)) => (window.lo.map(|lo| lo.0), Some(window.hi.0)),
                 (Some(Target::Window), None) | (None, _) => return Err(expired()),
             },

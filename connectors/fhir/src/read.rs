@@ -1,6 +1,6 @@
 //! Reads one changed record: the version asked for where the source offers it, else the current one.
 
-use courier_sdk::{ChangeRef, ConnectorError, Fetched, HttpError, HttpResponse, Record, Shown};
+use courier_sdk::{ChangeRef, ConnectorError, Fetched, HttpError, HttpResponse, Novelty, Record, Shown};
 use http::header::ETAG;
 use url::Url;
 
@@ -76,11 +76,14 @@ impl FhirConnector {
                 reason,
             });
         }
+        let version_id = item.version_id.or_else(|| etag(response));
+        let same = version_id == change.version_id && item.last_updated == change.last_updated;
         let found = ChangeRef {
             key: item.key,
             shown: Shown::State,
-            novelty: change.novelty,
-            version_id: item.version_id.or_else(|| etag(response)),
+            // What was shown before the feed's start is silent, a version that came since then is not.
+            novelty: if same { change.novelty } else { Novelty::Announce },
+            version_id,
             last_updated: item.last_updated,
             record: None,
         };

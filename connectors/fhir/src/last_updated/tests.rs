@@ -122,10 +122,10 @@ fn a_seam_older_than_the_next_polls_reach_is_read_again() {
 }
 
 #[test]
-fn descending_pages_have_seams_too_and_repeated_rows_have_none() {
+fn descending_pages_have_seams_too_and_a_step_back_is_no_order() {
     let first = ask(poll(1000, 10_000).absorb(&page(&[9000, 8000], Some("p2")), RULES));
     let repeated = ask(first.clone().absorb(&page(&[8500, 7000], Some("p3")), RULES));
-    assert_eq!(bounds(&repeated), None);
+    assert_eq!((bounds(&repeated), repeated.order), (None, Order::Mixed));
     let seam = ask(first.clone().absorb(&page(&[7900, 7000], None), RULES));
     assert_eq!(bounds(&seam), Some((Some(at(7900)), at(8000))));
     let emptied = ask(first.absorb(&page(&[], None), RULES));
@@ -271,10 +271,10 @@ fn links_that_run_in_a_circle_end_the_poll() {
 #[test]
 fn a_poll_of_too_many_pages_is_cut_where_it_stands() {
     let mut running = poll(0, 1_000_000);
-    running.lower = Some(Stored(at(999_999)));
+    running.lower = Some(Stored(at(999_700)));
     for number in 1..PAGES_MAX {
-        let second = 999_999 + i64::from(number / 5_000);
-        running = match running.absorb(&page(&[second, second + 1], Some(&format!("p{number}"))), RULES) {
+        let second = 999_700 + i64::from(number / 50);
+        running = match running.absorb(&page(&[second, second], Some(&format!("p{number}"))), RULES) {
             Step::Ask(poll) => *poll,
             other => panic!("{number}: {other:?}"),
         };

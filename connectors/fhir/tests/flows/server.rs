@@ -35,7 +35,9 @@ pub(crate) struct State {
     pub(crate) rows: Vec<Row>,
     pub(crate) deleted: Option<String>,
     page_size: usize,
-    now: i64,
+    pub(crate) now: i64,
+    /// Random changes at every request, from this state.
+    pub(crate) churn: Option<u64>,
     requests: usize,
     pub(crate) paging: Paging,
     /// The request before which rows leave the first page; 0 for none.
@@ -64,6 +66,7 @@ impl Server {
             page_size,
             now: 1000,
             requests: 0,
+            churn: None,
             paging: Paging::Ascending,
             leave_at: 0,
             date: "date",
@@ -137,6 +140,40 @@ impl State {
                 });
             }
         }
+    }
+
+    /// Time passes, and up to three records are updated, deleted or made, some stamped a little late.
+    fn stir(&mut self) {
+        let Some(mut random) = self.churn else { return };
+        let mut draw = |below: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        self.now += i64::try_from(draw(200)).unwrap();
+        for _ in 0..draw(4) {
+            let second = self.now - i64::try_from(draw(100) * draw(2)).unwrap();
+            let index = usize::try_from(draw(1000)).unwrap() % self.rows.len().max(1);
+            match draw(4) {
+                0 if self.rows.len() > 8 => drop(self.rows.remove(index)),
+                1 => {
+                    let id = format!("n{}-{}", self.now, draw(1_000_000));
+                    self.rows.push(Row {
+                        id,
+                        version: 1,
+                        second,
+                        filler: 0,
+                    });
+                }
+                _ if self.rows.is_empty() => {}
+                _ => {
+                    self.rows[index].version += 1;
+                    self.rows[index].second = second;
+                }
+            }
+        }
+        self.churn = Some(random);
     }
 
     fn ordered(&self) -> Vec<Row> {
@@ -213,6 +250,7 @@ impl Http for Server {
                 return Err(error);
             }
             state.leave();
+            state.stir();
             state.requests += 1;
             state.hosts.push(request.url.host_str().unwrap().to_owned());
             state.headers = request.headers.clone();
