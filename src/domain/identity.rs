@@ -156,7 +156,11 @@ mod tests {
         }
     }
 
-    const VECTORS: [&str; 3] = ["ev_1", "ev_2", "ev_3"];
+    const VECTORS: [&str; 3] = [
+        "ev_n7dupfsfpcb42hcyuzd7b5e3c3uobn6i",
+        "ev_5zuvj7a62nkacolgdxvefkmxiqned3mi",
+        "ev_tyh7fji56pn642wo3nhdmi6wy7hpes2q",
+    ];
 
     proptest! {
         #[test]
