@@ -2,6 +2,7 @@
 //! notification per changed record version. `ARCHITECTURE.md` has the map.
 
 pub mod clock;
+pub mod config;
 pub mod dedup;
 pub mod destination;
 pub mod domain;
