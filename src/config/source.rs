@@ -165,9 +165,7 @@ impl Source {
             .unwrap_or(' ');
         match &self.values {
             Values::Unknown => {
-                let header = line.trim_start().starts_with('[') && !line.contains(['=', '"', '\'', '#']);
-                let key_end = line.find('=').unwrap_or(0);
-                if header || offset <= key_end && line.contains('=') {
+                if offset < readable_start(line) {
                     Piece::Letter
                 } else {
                     Piece::Stop
@@ -175,11 +173,28 @@ impl Source {
             }
             Values::At(values) => match values.iter().find(|(range, _)| range.contains(&at)) {
                 Some((range, Shown::Instead(text))) => Piece::Replaced(range.clone(), text.clone()),
-                Some((_, Shown::AsWritten)) => Piece::Letter,
                 None if letter == '#' => Piece::Stop,
-                None => Piece::Letter,
+                Some((_, Shown::AsWritten)) | None => Piece::Letter,
             },
         }
+    }
+}
+
+/// Returns how much of a line surely is not a value: a header, or a key and its `=`. A space must stand before
+/// the `=`, since a line inside a long text can end in one (base64).
+fn readable_start(line: &str) -> usize {
+    if line.trim_start().starts_with('[') && !line.contains(['=', '"', '\'', '#']) {
+        return line.len();
+    }
+    let key = line.split_once(" =").map(|(key, _)| key).unwrap_or_default();
+    let bare = key
+        .trim()
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    if bare && !key.trim().is_empty() {
+        key.len() + " =".len()
+    } else {
+        0
     }
 }
 
@@ -254,4 +269,72 @@ fn address(text: &str) -> String {
         url.scheme(),
         if bare { url.path() } else { "/…" }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, what: &str, expected: (usize, usize, &str, &str)) {
+        let mut source = Source::new(Path::new("courier.toml"), text);
+        if let Ok(root) = DeTable::parse(text) {
+            source.learn(root.get_ref());
+        }
+        let start = text.find(what).unwrap();
+        let place = source.place(start, start + what.len());
+        let found = (
+            place.line,
+            place.column,
+            place.shown.as_str(),
+            place.marker.trim_start(),
+        );
+        assert_eq!(found, expected, "{text:?}");
+    }
+
+    #[test]
+    fn lines_show_keys_and_harmless_values_only() {
+        check(
+            "a = 1\nevery = \"60s\" # x",
+            "\"60s\"",
+            (2, 9, "every = \"60s\"", "^^^^^"),
+        );
+        check(
+            "token = \"hunter2\"",
+            "\"hunter2\"",
+            (1, 9, "token = \"…\"", "^^^"),
+        );
+        check(
+            "token = \"env:NAME\"",
+            "token",
+            (1, 1, "token = \"env:NAME\"", "^^^^^"),
+        );
+        check(
+            "url = \"https://u:p@h:1/x?y\"",
+            "url",
+            (1, 1, "url = \"https://h:1/…\"", "^^^"),
+        );
+        check(
+            "token = \"\"\"\nhunter2\n\"\"\"",
+            "hunter2",
+            (2, 1, "\"…\"", "^^^"),
+        );
+        let text = "\"ä\" = { \"täst\" = 1, name = \"ö\" }";
+        check(
+            text,
+            "name",
+            (1, 21, "\"ä\" = { \"täst\" = …, name = \"ö\" }", "^^^^"),
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_not_toml_shows_no_values() {
+        check("token = \"hunter2", "token", (1, 1, "token =", "^^^^^"));
+        check("token=\"hunter2", "token", (1, 1, "", "^"));
+        check("x = \"\"\"\nhunter2==\n", "hunter2", (2, 1, "", "^"));
+        check(
+            "[connections.mercy\nx = 1",
+            "mercy",
+            (1, 14, "[connections.mercy", "^^^^^"),
+        );
+    }
 }

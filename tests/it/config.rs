@@ -228,6 +228,15 @@ fn variables_that_override_nothing_are_refused_by_name_and_without_value() {
 }
 
 #[test]
+fn deeply_nested_text_is_refused() {
+    for (open, close) in [("[", "]"), ("{ a = ", " }")] {
+        let text = format!("x = {}1{}", open.repeat(10_000), close.repeat(10_000));
+        assert!(refused(&text, &[]).contains("not TOML"));
+    }
+    assert!(read(&format!("[{}]", vec!["a"; 10_000].join(".")), &[]).is_err());
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("courier.toml");
