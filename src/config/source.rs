@@ -1,7 +1,7 @@
 //! The text of a configuration file, and its lines as they may be shown: without secrets.
 //!
 //! A line is shown with every text value replaced by `…` unless its key is known to be harmless. A file that
-//! is not TOML has no known keys: of its lines only what stands before the first `=` is shown.
+//! is not TOML has no known values: of its lines only headers and well-known keys are shown.
 
 use std::ops::Range;
 use std::path::Path;
@@ -42,6 +42,21 @@ const HARMLESS: [&str; 27] = [
     "topic",
     "type",
     "user",
+];
+
+/// Keys that are no secret although their values can be.
+const GUARDED: [&str; 10] = [
+    "auth", "base_url", "feeds", "key", "limits", "password", "secret", "token", "url", "where",
+];
+
+/// The sections of the file.
+const SECTIONS: [&str; 6] = [
+    "connections",
+    "dedup",
+    "destinations",
+    "http",
+    "state",
+    "subscriptions",
 ];
 
 /// A file's name and text, with what of it must not be shown.
@@ -180,22 +195,17 @@ impl Source {
     }
 }
 
-/// Returns how much of a line surely is not a value: a header, or a key and its `=`. A space must stand before
-/// the `=`, since a line inside a long text can end in one (base64).
+/// Returns how much of a line that may lie inside a long text surely is not a value: a header of a known
+/// section, or a known key and its `=`.
 fn readable_start(line: &str) -> usize {
-    if line.trim_start().starts_with('[') && !line.contains(['=', '"', '\'', '#']) {
+    let header = line.trim().trim_start_matches('[');
+    let section = header.split(['.', ']']).next().unwrap_or_default();
+    if line.starts_with('[') && SECTIONS.contains(&section) && !header.contains(['=', '"', '\'', '#', ' ']) {
         return line.len();
     }
-    let key = line.split_once(" =").map(|(key, _)| key).unwrap_or_default();
-    let bare = key
-        .trim()
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
-    if bare && !key.trim().is_empty() {
-        key.len() + " =".len()
-    } else {
-        0
-    }
+    let key = line.split_once('=').map(|(key, _)| key).unwrap_or_default();
+    let known = HARMLESS.contains(&key.trim()) || GUARDED.contains(&key.trim());
+    if known { key.len() + "=".len() } else { 0 }
 }
 
 enum Piece {
@@ -329,7 +339,9 @@ mod tests {
     #[test]
     fn a_text_that_is_not_toml_shows_no_values() {
         check("token = \"hunter2", "token", (1, 1, "token =", "^^^^^"));
-        check("token=\"hunter2", "token", (1, 1, "", "^"));
+        check("token=\"hunter2", "token", (1, 1, "token=", "^^^^^"));
+        check("x = \"\"\"\nhunter2 = \n", "hunter2", (2, 1, "", "^"));
+        check("[hunter2\nx = 1", "hunter2", (1, 2, "", "^"));
         check("x = \"\"\"\nhunter2==\n", "hunter2", (2, 1, "", "^"));
         check(
             "[connections.mercy\nx = 1",
