@@ -15,6 +15,16 @@ pub struct InvalidName {
     allowed: &'static str,
 }
 
+impl InvalidName {
+    /// Says that a text is not a `what`, which must consist of `allowed`.
+    #[must_use]
+    pub fn new(what: &'static str, allowed: &'static str) -> Self {
+        Self { what, allowed }
+    }
+}
+
+/// Declares a newtype over text with a length limit and an alphabet, parsed once.
+#[macro_export]
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $allowed:literal, $accepts:expr) => {
         $(#[$doc])*
@@ -25,14 +35,14 @@ macro_rules! name_type {
             /// Parses the text form.
             ///
             /// # Errors
-            /// [`InvalidName`] when the text is empty, too long or holds a character outside the allowed set.
-            pub fn parse(text: &str) -> Result<Self, InvalidName> {
+            /// [`InvalidName`]($crate::InvalidName) when the text is empty, too long or holds a character outside the allowed set.
+            pub fn parse(text: &str) -> Result<Self, $crate::InvalidName> {
                 let accepts: fn(char) -> bool = $accepts;
-                let fits = !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(accepts);
+                let fits = !text.is_empty() && text.len() <= $crate::id::NAME_BYTES_MAX && text.chars().all(accepts);
                 if fits {
                     Ok(Self(text.to_owned()))
                 } else {
-                    Err(InvalidName { what: $what, allowed: $allowed })
+                    Err($crate::InvalidName::new($what, $allowed))
                 }
             }
 
@@ -43,8 +53,8 @@ macro_rules! name_type {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(&self.0)
             }
         }

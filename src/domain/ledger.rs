@@ -1,0 +1,248 @@
+//! The ledger rule: when a shown version is new, what it becomes, and what the head of its record is then.
+//!
+//! Every store loads a [`RecordView`] for each record of a batch, calls [`decide`] inside its transaction and
+//! writes the outcome. So all stores give one meaning to the four atomic points, and the rule itself is pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use courier_sdk::{ConnectionName, Novelty, RecordKey, Shown};
+
+use super::canonical::ContentHash;
+use super::event::{Change, EventKind, Timeliness, VersionClue, VersionOrder};
+use super::identity::{EventId, VersionKey};
+
+/// The last accepted version of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its version key.
+    pub version: VersionKey,
+    /// Its event id.
+    pub event_id: EventId,
+    /// What orders it among the record's versions.
+    pub order: VersionOrder,
+    /// Its content hash, unless it is a delete.
+    pub hash: Option<ContentHash>,
+    /// Whether the record exists.
+    pub life: Life,
+    /// How many changes of content were counted, for the third rung.
+    pub changes: u64,
+}
+
+/// Whether a record exists, as far as its head tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It exists.
+    Live,
+    /// It was deleted.
+    Deleted,
+}
+
+/// What the ledger knows of one record before a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecordView {
+    /// The head, if any version was ever accepted.
+    pub head: Option<Head>,
+    /// Whether an earlier change of the record waits in the inbox: then later ones queue behind it.
+    pub queue: Queue,
+}
+
+/// Whether earlier changes of a record are still waiting to be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Queue {
+    /// None is.
+    #[default]
+    Empty,
+    /// At least one is.
+    Waiting,
+}
+
+/// What the ledger knows of a batch's records and ids, loaded by the store.
+#[derive(Debug, Clone, Default)]
+pub struct LedgerView {
+    /// The records of the batch.
+    pub records: BTreeMap<RecordKey, RecordView>,
+    /// Those of the batch's known event ids that were accepted before.
+    pub accepted: BTreeSet<EventId>,
+    /// Whether the feed's baseline from the beginning is complete and unfiltered: a first sight is a creation.
+    pub baseline: Baseline,
+}
+
+/// Whether a first sight proves a creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Baseline {
+    /// It does not.
+    #[default]
+    Unproven,
+    /// Everything that existed was seen before: it does.
+    Complete,
+}
+
+/// What becomes of one change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is an event: append it to the log, accept its id.
+    Append {
+        /// Its version key.
+        version: VersionKey,
+        /// Its event id.
+        event_id: EventId,
+        /// What happened.
+        kind: EventKind,
+        /// Whether it keeps the record's order.
+        timeliness: Timeliness,
+    },
+    /// It lies before the feed's start: accept its id, write no event.
+    Silence {
+        /// Its event id.
+        event_id: EventId,
+    },
+    /// It must be fetched, or waits behind an earlier change of its record.
+    Enqueue,
+    /// It is known: renew the id's last showing.
+    Known {
+        /// Its event id.
+        event_id: EventId,
+    },
+    /// A delete without evidence of a living record: nothing to say.
+    Refuse,
+}
+
+/// Where a batch comes from: what is fetched already never waits behind itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A page or the stage: changes queue behind earlier ones of their record.
+    Page,
+    /// The inbox: the change was at the front of its record's queue.
+    Inbox,
+}
+
+/// Decides a batch in order; `view` is left as it stands after the batch (heads, accepted ids, queues).
+pub fn decide(
+    connection: &ConnectionName,
+    view: &mut LedgerView,
+    changes: &[Change],
+    source: Source,
+) -> Vec<Verdict> {
+    changes
+        .iter()
+        .map(|change| decide_one(connection, view, change, source))
+        .collect()
+}
+
+fn decide_one(
+    connection: &ConnectionName,
+    view: &mut LedgerView,
+    change: &Change,
+    source: Source,
+) -> Verdict {
+    let baseline = view.baseline;
+    let record = view.records.entry(change.key.clone()).or_default();
+    let Some((version, event_id)) = resolve(connection, record.head.as_ref(), change) else {
+        return match &change.version {
+            VersionClue::InferredDelete => Verdict::Refuse,
+            VersionClue::Known(..) | VersionClue::ByContent | VersionClue::Unknown => enqueue(record),
+        };
+    };
+    if is_known(&view.accepted, record.head.as_ref(), &event_id) {
+        return Verdict::Known { event_id };
+    }
+    let complete = change.content.is_some() || change.shown == Shown::Deleted;
+    let must_wait = source == Source::Page && record.queue == Queue::Waiting;
+    if change.novelty == Novelty::Announce && (!complete || must_wait) {
+        return enqueue(record);
+    }
+    let timeliness = match &record.head {
+        Some(head) if change.order.is_before(&head.order) => Timeliness::Late,
+        Some(_) | None => Timeliness::InOrder,
+    };
+    let kind = kind_of(change, record.head.as_ref(), baseline);
+    if timeliness == Timeliness::InOrder {
+        record.head = Some(next_head(change, record.head.as_ref(), &version, &event_id));
+    }
+    view.accepted.insert(event_id.clone());
+    match change.novelty {
+        Novelty::Announce => Verdict::Append {
+            version,
+            event_id,
+            kind,
+            timeliness,
+        },
+        Novelty::Silent => Verdict::Silence { event_id },
+    }
+}
+
+fn enqueue(record: &mut RecordView) -> Verdict {
+    record.queue = Queue::Waiting;
+    Verdict::Enqueue
+}
+
+/// Works out the version key and id, with the head's help where the clue needs it.
+fn resolve(
+    connection: &ConnectionName,
+    head: Option<&Head>,
+    change: &Change,
+) -> Option<(VersionKey, EventId)> {
+    let version = match (&change.version, head) {
+        (VersionClue::Known(version, id), _) => return Some((version.clone(), id.clone())),
+        (VersionClue::ByContent, _) => {
+            let hash = &change.content.as_ref()?.hash;
+            let number = match head {
+                Some(head) if head.hash.as_ref() == Some(hash) => head.changes,
+                Some(head) => head.changes + 1,
+                None => 1,
+            };
+            VersionKey::of_content(hash, number)
+        }
+        (VersionClue::InferredDelete, Some(head)) if head.life == Life::Live => {
+            VersionKey::of_inferred_delete(&head.version)
+        }
+        (VersionClue::InferredDelete, _) | (VersionClue::Unknown, _) => return None,
+    };
+    let id = EventId::derive(connection, &change.key, &version);
+    Some((version, id))
+}
+
+/// A change is new when its id is neither in the accepted set nor the head's own.
+fn is_known(accepted: &BTreeSet<EventId>, head: Option<&Head>, id: &EventId) -> bool {
+    let in_set = accepted.contains(id) && !cfg!(sabotage = "ledger_of_last_versions_only");
+    let is_head = head.is_some_and(|head| head.event_id == *id) && !cfg!(sabotage = "ledger_without_heads");
+    in_set || is_head
+}
+
+/// `created` is said only when proven.
+fn kind_of(change: &Change, head: Option<&Head>, baseline: Baseline) -> EventKind {
+    match change.shown {
+        Shown::Deleted => EventKind::Deleted,
+        Shown::Created => EventKind::Created,
+        Shown::Updated => EventKind::Updated,
+        Shown::State if change.first_version => EventKind::Created,
+        Shown::State if head.is_none() && baseline == Baseline::Complete => EventKind::Created,
+        Shown::State => EventKind::Updated,
+    }
+}
+
+fn next_head(change: &Change, head: Option<&Head>, version: &VersionKey, event_id: &EventId) -> Head {
+    let hash = change.content.as_ref().map(|content| content.hash.clone());
+    let changes = match head {
+        Some(head) if hash.is_some() && head.hash == hash => head.changes,
+        Some(head) => head.changes + 1,
+        None => 1,
+    };
+    let life = if change.shown == Shown::Deleted {
+        Life::Deleted
+    } else {
+        Life::Live
+    };
+    Head {
+        version: version.clone(),
+        event_id: event_id.clone(),
+        order: change.order,
+        hash,
+        life,
+        changes,
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger/tests.rs"]
+mod tests;

@@ -1,0 +1,290 @@
+//! The store: everything that must survive, behind one trait with one meaning.
+//!
+//! Four operations are the flow's atomic points: [`Store::accept_page`], [`Store::settle_changes`],
+//! [`Store::fan_out`] and [`Store::record_attempts`]. Each is one transaction, durable before it returns, and each
+//! checks the fence of its connection in that transaction. What the rules say is decided by `domain`; a store
+//! loads what they need, calls them, and writes what they return. All stores pass one contract suite
+//! (`tests/it/store_contract`), and [`memory`] is its executable specification.
+
+pub mod memory;
+mod model;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use courier_sdk::{ConnectionName, FeedName};
+use jiff::Timestamp;
+use thiserror::Error;
+
+pub use model::*;
+
+use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
+use crate::domain::identity::EventId;
+use crate::domain::name::{DestinationName, SubscriptionName};
+
+/// A store operation that did not happen: nothing of it was written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another worker holds the connection now: stop working on it.
+    #[error("the lease on {connection} has passed to another worker")]
+    Fenced {
+        /// The connection.
+        connection: ConnectionName,
+    },
+    /// The cursor, the poll or the position moved meanwhile: read the state again and start over.
+    #[error("{what} moved meanwhile")]
+    Conflict {
+        /// What moved.
+        what: &'static str,
+    },
+    /// The operation needs a state that is not there (an unknown id, a stage that is being released).
+    #[error("{reason}")]
+    Refused {
+        /// Why, in words for an operator.
+        reason: String,
+    },
+    /// The store cannot be used by this process (locked, newer schema, another renderer): exit.
+    #[error("{reason}")]
+    Unusable {
+        /// Why, and what to do about it.
+        reason: String,
+    },
+    /// The engine failed. After a failed fsync the process must not go on.
+    #[error("the store failed while {operation}")]
+    Engine {
+        /// What was being done.
+        operation: &'static str,
+        /// The engine's own error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Durable state: feeds, ledger, stage, inbox, quarantine, event log, outbox, dead letters, leases.
+///
+/// **Cancel safety.** A write whose future is dropped may still happen, whole; every caller can repeat it.
+#[async_trait]
+pub trait Store: Send + Sync {
+    // --- definitions and leases -------------------------------------------------------------------------
+
+    /// Makes the subscriptions and connections in force equal to `definitions`: new subscriptions get a standing,
+    /// edited ones re-render what was not attempted (or everything, if the content narrows), removed ones have
+    /// their pending deliveries cancelled. Numbers go on where a name was used before.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when a pending delivery needs a renderer that this binary lacks.
+    async fn define(&self, definitions: &Definitions, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Grants a connection to a holder if it is free, lapsed or already this holder's; raises the fence.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only; a connection held by another answers `None`.
+    async fn acquire_lease(
+        &self,
+        request: &LeaseRequest,
+        now: Timestamp,
+    ) -> Result<Option<Fence>, StoreError>;
+
+    /// Extends a lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when it has passed to another.
+    async fn renew_lease(
+        &self,
+        request: &LeaseRequest,
+        fence: Fence,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Gives a lease back; a lease that has passed on is left alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError>;
+
+    // --- polling ------------------------------------------------------------------------------------------
+
+    /// Reads how a feed stands; a feed never seen answers the empty state.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn feed(&self, connection: &ConnectionName, feed: &FeedName) -> Result<FeedState, StoreError>;
+
+    /// Atomic point 1. Hands a slice of a page's changes over: new ones to the inbox, with their record to the event
+    /// log; and, by [`Progress`], the resume link or the cursor, by compare-and-set on the cursor and the poll that
+    /// the slice came from.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Conflict`] (another poll moved the feed), [`StoreError::Refused`] while
+    /// the feed has a stage.
+    async fn accept_page(&self, page: &AcceptPage) -> Result<Accepted, StoreError>;
+
+    /// Puts a slice of a newest-first page into the feed's stage. [`Progress::Done`] ends the collection: from then
+    /// on the stage is released, never discarded.
+    ///
+    /// # Errors
+    /// As [`Store::accept_page`]; [`StoreError::Refused`] while the stage is being released.
+    async fn stage_page(&self, page: &AcceptPage) -> Result<(), StoreError>;
+
+    /// Hands the oldest `limit` staged changes over, as [`Store::accept_page`] does; with the last of them the stage
+    /// ends and the cursor moves.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]; [`StoreError::Refused`] when the stage is not being released.
+    async fn release_stage(&self, release: &ReleaseStage) -> Result<Released, StoreError>;
+
+    /// Ends a running poll without moving the cursor: forgets its resume link and discards a collecting stage.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]; [`StoreError::Conflict`] when the poll is over already.
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError>;
+
+    /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] while a stage is being released.
+    async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError>;
+
+    // --- fetching ------------------------------------------------------------------------------------------
+
+    /// Claims due changes of a connection, oldest first, at most one per record; each claim is counted durably.
+    /// A claim ends when it is settled, or with its fence.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`].
+    async fn claim_changes(&self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError>;
+
+    /// Atomic point 2. Settles claimed changes: out of the inbox, the event into the log, the ledger moved. A row
+    /// that was shown again while it was claimed stays due.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`].
+    async fn settle_changes(&self, settle: &SettleChanges) -> Result<Settled, StoreError>;
+
+    // --- fan-out -------------------------------------------------------------------------------------------
+
+    /// Reads a lane's position, the next events after it (at most `limit`) and the subscriptions' standings.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn fan_out_view(
+        &self,
+        connection: &ConnectionName,
+        lane: &Lane,
+        limit: usize,
+    ) -> Result<FanOutView, StoreError>;
+
+    /// Atomic point 3. Writes a slice's deliveries with their numbers and moves the lane's position, by
+    /// compare-and-set on the position and the revision of the definitions. A lane of its own that has caught up
+    /// joins the common one.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Conflict`].
+    async fn fan_out(&self, slice: &FanOut) -> Result<(), StoreError>;
+
+    // --- delivering ------------------------------------------------------------------------------------------
+
+    /// Lists destinations that have deliveries due on connections which the holder leases, and when the next one
+    /// falls due elsewhere.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn due_destinations(&self, holder: &Holder, now: Timestamp) -> Result<DueDestinations, StoreError>;
+
+    /// Claims due deliveries of one destination: at most one per subscription and record, the lowest number first.
+    /// The claim is this process's alone and is lost with it: it ends with [`Store::record_attempts`].
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn claim_deliveries(&self, claim: &ClaimDeliveries) -> Result<Vec<ClaimedDelivery>, StoreError>;
+
+    /// Atomic point 4. Records what became of attempts. Those whose fence has passed are left out and counted.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn record_attempts(&self, attempts: &[AttemptRecord]) -> Result<Recorded, StoreError>;
+
+    // --- operating -----------------------------------------------------------------------------------------------
+
+    /// Lists events, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn events(&self, query: &EventQuery) -> Result<Vec<EventRow>, StoreError>;
+
+    /// Reads one event whole, with its deliveries.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only; an unknown id answers `None`.
+    async fn event(&self, id: &EventId) -> Result<Option<EventDetail>, StoreError>;
+
+    /// Owes an event's settled deliveries again, marked as replayed; returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn replay(&self, replay: &ReplayRequest, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// Lists dead letters, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRow>, StoreError>;
+
+    /// Owes dead letters again with a fresh schedule; returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn redrive(&self, query: &DeadLetterQuery, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// Lists changes in quarantine.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn quarantine(&self, limit: usize) -> Result<Vec<QuarantineRow>, StoreError>;
+
+    /// Puts quarantined changes back into the inbox; returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn redrive_quarantine(
+        &self,
+        connection: &ConnectionName,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
+
+    /// Lists the cursors of all feeds.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError>;
+
+    /// Counts what waits on a connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError>;
+
+    /// Deletes, in one slice of at most `limit` rows of each kind, what is settled and past its retention, and
+    /// accepted ids that the source can no longer show.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError>;
+
+    /// Where a subscription's numbers stand, per connection, for checks and tables.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn standings(&self, subscription: &SubscriptionName) -> Result<Vec<StandingRow>, StoreError>;
+
+    /// Counts deliveries by state for one destination.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn deliveries_by_state(&self, destination: &DestinationName) -> Result<DeliveryCounts, StoreError>;
+
+    /// Reads one delivery.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<ClaimedDelivery>, StoreError>;
+}

@@ -1,0 +1,190 @@
+//! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, RecordKey};
+use jiff::Timestamp;
+
+use super::intake::{Batch, Effect, known_id};
+use super::lease::later;
+use super::state::{Bounds, ConnectionState, InboxRow, QuarantinedChange, State, change_bytes};
+use crate::domain::event::{Change, Timeliness};
+use crate::domain::ledger::Source;
+use crate::store::{
+    ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement, StoreError,
+};
+
+/// A fetch that brought nothing the ledger can use is tried again after this long.
+const INCOMPLETE_RETRIED_AFTER: Duration = Duration::from_mins(1);
+
+impl State {
+    pub(super) fn claim_changes(&mut self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {
+        let state = self.fenced(&claim.connection, claim.fence)?;
+        let mut claimed = Vec::new();
+        let mut seen: BTreeSet<RecordKey> = BTreeSet::new();
+        let mut bounds = Bounds::new(claim.limit);
+        for (id, row) in &mut state.inbox {
+            let front = seen.insert(row.change.key.clone());
+            let free = row.claimed != Some(claim.fence) && row.due_at <= claim.at;
+            if !front || !free {
+                continue;
+            }
+            if !bounds.admit(change_bytes(&row.change)) {
+                break;
+            }
+            row.claimed = Some(claim.fence);
+            row.claims += 1;
+            claimed.push(row.as_claimed(*id));
+        }
+        Ok(claimed)
+    }
+
+    pub(super) fn settle_changes(&mut self, settle: &SettleChanges) -> Result<Settled, StoreError> {
+        let state = self.fenced(&settle.connection, settle.fence)?;
+        let mut settled = Settled::default();
+        for settlement in &settle.settlements {
+            let ours = state
+                .inbox
+                .get(&settlement.id)
+                .is_some_and(|row| row.claimed == Some(settle.fence));
+            if ours {
+                state.settle(settle, settlement, &mut settled);
+            }
+        }
+        Ok(settled)
+    }
+
+    pub(super) fn redrive_quarantine(&mut self, connection: &ConnectionName, now: Timestamp) -> u64 {
+        let state = self.connection(connection);
+        let rows = std::mem::take(&mut state.quarantine);
+        let mut redriven = 0;
+        for row in rows.into_values() {
+            if let Some(id) = known_id(&row.change) {
+                state.accepted.remove(id);
+            }
+            state.put_into_inbox(&row.feed, &(row.change, row.fresh_as_of), now);
+            redriven += 1;
+        }
+        redriven
+    }
+}
+
+impl InboxRow {
+    fn as_claimed(&self, id: InboxId) -> ClaimedChange {
+        ClaimedChange {
+            id,
+            generation: self.generation,
+            feed: self.feed.clone(),
+            change: self.change.clone(),
+            fresh_as_of: self.fresh_as_of,
+            attempts: self.attempts,
+            claims: self.claims,
+        }
+    }
+
+    fn retry(&mut self, due_at: Timestamp) {
+        self.attempts += 1;
+        self.due_at = due_at;
+        self.claimed = None;
+    }
+}
+
+impl ConnectionState {
+    /// Settles one claimed row.
+    fn settle(&mut self, settle: &SettleChanges, settlement: &Settlement, settled: &mut Settled) {
+        match &settlement.result {
+            SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+                self.settle_found(settle, settlement, change, settled);
+            }
+            SettleResult::RetryAt { due_at, reason: _ } => {
+                if let Some(row) = self.inbox.get_mut(&settlement.id) {
+                    row.retry(*due_at);
+                }
+            }
+            SettleResult::Release { due_at } => {
+                if let Some(row) = self.inbox.get_mut(&settlement.id) {
+                    row.due_at = *due_at;
+                    row.claimed = None;
+                    // A polite end is no killed worker.
+                    row.claims = row.claims.saturating_sub(1);
+                }
+            }
+            SettleResult::Quarantine { reason } => {
+                self.settle_given_up(settlement.id, reason, settle.at, settled);
+            }
+        }
+    }
+
+    fn settle_found(
+        &mut self,
+        settle: &SettleChanges,
+        settlement: &Settlement,
+        change: &Change,
+        settled: &mut Settled,
+    ) {
+        let Some(row) = self.inbox.remove(&settlement.id) else {
+            return;
+        };
+        let batch = Batch {
+            connection: &settle.connection,
+            feed: &row.feed,
+            source: Source::Inbox,
+            at: settle.at,
+        };
+        let arrival = (change.clone(), row.fresh_as_of);
+        for written in self.decide_and_write(&batch, std::slice::from_ref(&arrival)) {
+            match written.effect {
+                Effect::Appended(timeliness) => {
+                    settled.appended += 1;
+                    settled.late += u64::from(timeliness == Timeliness::Late);
+                }
+                Effect::Known => settled.known += 1,
+                Effect::Silenced | Effect::Refused => {}
+                Effect::Enqueued => {
+                    let mut row = row;
+                    row.retry(later(settle.at, INCOMPLETE_RETRIED_AFTER));
+                    self.inbox.insert(settlement.id, row);
+                    return;
+                }
+            }
+            let asked_for = known_id(&row.change);
+            if let Some(id) = asked_for
+                && written.id.as_ref() != asked_for
+            {
+                self.accept(id, row.change.order, settle.at);
+                settled.superseded += 1;
+            }
+        }
+        let shown_again = row.generation != settlement.generation;
+        if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
+            let mut row = row;
+            row.claimed = None;
+            row.due_at = settle.at;
+            self.inbox.insert(settlement.id, row);
+            settled.shown_again += 1;
+        }
+    }
+
+    fn settle_given_up(&mut self, id: InboxId, reason: &str, at: Timestamp, settled: &mut Settled) {
+        let Some(row) = self.inbox.remove(&id) else {
+            return;
+        };
+        if let Some(event_id) = known_id(&row.change) {
+            if self.accepted.contains_key(event_id) {
+                // It came by another way meanwhile: there is nothing left to give up.
+                settled.known += 1;
+                return;
+            }
+            self.accept(event_id, row.change.order, at);
+        }
+        let quarantined = QuarantinedChange {
+            feed: row.feed,
+            change: row.change,
+            fresh_as_of: row.fresh_as_of,
+            reason: reason.to_owned(),
+            at,
+        };
+        settled.quarantined += u64::from(self.put_into_quarantine(quarantined));
+    }
+}

@@ -1,0 +1,465 @@
+//! Atomic point 1, and what it shares with the others: changes meet the ledger, and the verdicts are written.
+
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
+use jiff::Timestamp;
+
+use super::lease::earlier;
+use super::state::{AcceptedId, ConnectionState, FeedRow, InboxRow, PollEnd, QuarantinedChange, State};
+use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
+use crate::domain::identity::EventId;
+use crate::domain::ledger::{self, Baseline, LedgerView, Queue, RecordView, Source, Verdict};
+use crate::store::{
+    AcceptPage, Accepted, BaselineProof, FeedState, InboxId, PollRef, Progress, SetCursor, StageState,
+    StoreError,
+};
+
+/// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
+const SHOWING_RENEWED_AFTER: Duration = Duration::from_hours(24);
+
+/// The reason of a record that is quarantined by reference.
+const OVERSIZED: &str = "larger than the record limit";
+
+/// Where a batch of changes comes from.
+pub(super) struct Batch<'a> {
+    pub(super) connection: &'a ConnectionName,
+    pub(super) feed: &'a FeedName,
+    pub(super) source: Source,
+    pub(super) at: Timestamp,
+}
+
+/// A change with the source's time at the start of the poll that found it.
+pub(super) type Arrival = (Change, Timestamp);
+
+/// What was written of one change, and the id that it turned out to have.
+pub(super) struct Written {
+    pub(super) effect: Effect,
+    pub(super) id: Option<EventId>,
+}
+
+/// What was written of one change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// An event.
+    Appended(Timeliness),
+    /// An accepted id without an event.
+    Silenced,
+    /// An inbox row; for a change out of the inbox: nothing, it is not complete.
+    Enqueued,
+    /// At most a newer showing.
+    Known,
+    /// Nothing.
+    Refused,
+}
+
+impl State {
+    pub(super) fn feed(&self, connection: &ConnectionName, feed: &FeedName) -> FeedState {
+        self.connections
+            .get(connection)
+            .and_then(|state| state.feeds.get(feed))
+            .map(|row| row.state.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn accept_page(&mut self, page: &AcceptPage) -> Result<Accepted, StoreError> {
+        let state = self.fenced(&page.poll.connection, page.poll.fence)?;
+        let feed = state.feed_at(page)?;
+        if feed.state.stage != StageState::None {
+            return Err(StoreError::Refused {
+                reason: format!("feed {} has a stage", page.poll.feed),
+            });
+        }
+        let arrivals: Vec<Arrival> = page
+            .changes
+            .iter()
+            .map(|change| (change.clone(), page.fresh_as_of))
+            .collect();
+        let batch = page_batch(&page.poll, page.at);
+        let mut accepted = state.take_in(&batch, &arrivals);
+        accepted.quarantined = state.quarantine_oversized(page);
+        let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
+        match &page.progress {
+            Progress::Slice => {}
+            Progress::Page(resume) => feed.state.resume = Some(resume.clone()),
+            Progress::Done { cursor, baseline } => {
+                let end = PollEnd {
+                    cursor: cursor.clone(),
+                    baseline: *baseline,
+                    fresh_as_of: page.fresh_as_of,
+                };
+                feed.complete(end, page.at);
+            }
+            Progress::Inconclusive => feed.end_poll(),
+        }
+        Ok(accepted)
+    }
+
+    pub(super) fn abandon_poll(&mut self, poll: &PollRef) -> Result<(), StoreError> {
+        let state = self.fenced(&poll.connection, poll.fence)?;
+        let feed = state.feeds.entry(poll.feed.clone()).or_default();
+        if feed.state.poll != poll.poll {
+            return Err(StoreError::Conflict { what: "the poll" });
+        }
+        feed.end_poll();
+        Ok(())
+    }
+
+    pub(super) fn set_cursor(&mut self, set: &SetCursor) -> Result<(), StoreError> {
+        let feed = self
+            .connection(&set.connection)
+            .feeds
+            .entry(set.feed.clone())
+            .or_default();
+        if feed.state.stage == StageState::Releasing {
+            return Err(StoreError::Refused {
+                reason: format!("the stage of feed {} is being released", set.feed),
+            });
+        }
+        feed.end_poll();
+        feed.state.cursor.clone_from(&set.cursor);
+        feed.state.advanced_at = Some(set.at);
+        // What the jump leaves out was never seen: a first sight no longer proves a creation.
+        feed.baseline = Baseline::Unproven;
+        Ok(())
+    }
+}
+
+impl FeedRow {
+    /// Ends the running poll: its resume link and a collecting stage go, and it cannot write any more.
+    pub(super) fn end_poll(&mut self) {
+        self.state.resume = None;
+        self.state.poll.0 += 1;
+        match self.state.stage {
+            StageState::Collecting => {
+                self.stage.clear();
+                self.state.stage = StageState::None;
+            }
+            StageState::None | StageState::Releasing => {}
+        }
+    }
+
+    /// Ends a complete poll: the cursor moves.
+    pub(super) fn complete(&mut self, end: PollEnd, at: Timestamp) {
+        self.end_poll();
+        if self.state.cursor.as_ref() != Some(&end.cursor) {
+            self.state.advanced_at = Some(at);
+        }
+        self.state.cursor = Some(end.cursor);
+        self.state.fresh_as_of = Some(end.fresh_as_of);
+        match end.baseline {
+            BaselineProof::Proven => self.baseline = Baseline::Complete,
+            BaselineProof::Unproven => {}
+        }
+    }
+}
+
+/// A batch that came with a page or out of a stage.
+pub(super) fn page_batch(poll: &PollRef, at: Timestamp) -> Batch<'_> {
+    Batch {
+        connection: &poll.connection,
+        feed: &poll.feed,
+        source: Source::Page,
+        at,
+    }
+}
+
+impl ConnectionState {
+    /// The feed, if it stands where the page's poll started.
+    pub(super) fn feed_at(&mut self, page: &AcceptPage) -> Result<&mut FeedRow, StoreError> {
+        let feed = self.feeds.entry(page.poll.feed.clone()).or_default();
+        if feed.state.poll != page.poll.poll {
+            return Err(StoreError::Conflict { what: "the poll" });
+        }
+        if feed.state.cursor != page.from {
+            return Err(StoreError::Conflict { what: "the cursor" });
+        }
+        Ok(feed)
+    }
+
+    /// Decides a batch and writes and counts what was decided.
+    pub(super) fn take_in(&mut self, batch: &Batch<'_>, arrivals: &[Arrival]) -> Accepted {
+        let mut accepted = Accepted::default();
+        for written in self.decide_and_write(batch, arrivals) {
+            match written.effect {
+                Effect::Appended(timeliness) => {
+                    accepted.appended += 1;
+                    accepted.late += u64::from(timeliness == Timeliness::Late);
+                }
+                Effect::Silenced => accepted.silent += 1,
+                Effect::Enqueued => accepted.enqueued += 1,
+                Effect::Known => accepted.known += 1,
+                Effect::Refused => {}
+            }
+        }
+        accepted
+    }
+
+    /// Decides a batch and writes what was decided.
+    pub(super) fn decide_and_write(&mut self, batch: &Batch<'_>, arrivals: &[Arrival]) -> Vec<Written> {
+        let changes: Vec<Change> = arrivals.iter().map(|(change, _)| change.clone()).collect();
+        let mut view = self.ledger_view(batch, &changes);
+        let verdicts = ledger::decide(batch.connection, &mut view, &changes, batch.source);
+        let written = arrivals
+            .iter()
+            .zip(verdicts)
+            .map(|(arrival, verdict)| self.write(batch, arrival, verdict))
+            .collect();
+        for (key, record) in view.records {
+            if let Some(head) = record.head {
+                self.heads.insert(key, head);
+            }
+        }
+        written
+    }
+
+    fn ledger_view(&self, batch: &Batch<'_>, changes: &[Change]) -> LedgerView {
+        let mut view = LedgerView {
+            baseline: self
+                .feeds
+                .get(batch.feed)
+                .map_or(Baseline::Unproven, |feed| feed.baseline),
+            ..LedgerView::default()
+        };
+        for change in changes {
+            let record = RecordView {
+                head: self.heads.get(&change.key).cloned(),
+                queue: self.queue_of(&change.key, batch.feed),
+            };
+            view.records.insert(change.key.clone(), record);
+            if let VersionClue::Known(_, id) = &change.version
+                && self.accepted.contains_key(id)
+            {
+                view.accepted.insert(id.clone());
+            }
+        }
+        view
+    }
+
+    /// A record waits behind the inbox and behind the stages of other feeds.
+    fn queue_of(&self, key: &RecordKey, own: &FeedName) -> Queue {
+        let in_inbox = self.inbox.values().any(|row| row.change.key == *key);
+        let in_stage = self
+            .feeds
+            .iter()
+            .any(|(name, feed)| name != own && feed.stage.iter().any(|staged| staged.change.key == *key));
+        if in_inbox || in_stage {
+            Queue::Waiting
+        } else {
+            Queue::Empty
+        }
+    }
+
+    fn write(&mut self, batch: &Batch<'_>, arrival: &Arrival, verdict: Verdict) -> Written {
+        let (change, fresh_as_of) = arrival;
+        match verdict {
+            Verdict::Append {
+                version,
+                event_id,
+                kind,
+                timeliness,
+            } => {
+                self.accept(&event_id, change.order, batch.at);
+                let event = Event {
+                    connection: batch.connection.clone(),
+                    position: self.last_position + 1,
+                    id: event_id.clone(),
+                    key: change.key.clone(),
+                    version,
+                    version_id: change.version_id.clone(),
+                    kind,
+                    changed_at: change.order.stamp,
+                    fresh_as_of: *fresh_as_of,
+                    recorded_at: batch.at,
+                    timeliness,
+                    feed: batch.feed.clone(),
+                    record: change.content.as_ref().map(|content| content.record.clone()),
+                };
+                Written {
+                    effect: self.append(event),
+                    id: Some(event_id),
+                }
+            }
+            Verdict::Silence { event_id } => {
+                self.accept(&event_id, change.order, batch.at);
+                Written {
+                    effect: Effect::Silenced,
+                    id: Some(event_id),
+                }
+            }
+            Verdict::Known { event_id } => {
+                self.renew(&event_id, change.order, batch.at);
+                Written {
+                    effect: Effect::Known,
+                    id: Some(event_id),
+                }
+            }
+            Verdict::Enqueue => Written {
+                effect: self.enqueue(batch, arrival),
+                id: None,
+            },
+            Verdict::Refuse => Written {
+                effect: Effect::Refused,
+                id: None,
+            },
+        }
+    }
+
+    /// Appends an event; the unique index decides whether it is one.
+    fn append(&mut self, event: Event) -> Effect {
+        if self.event_ids.contains_key(&event.id) {
+            return Effect::Known;
+        }
+        let timeliness = event.timeliness;
+        self.last_position = event.position;
+        self.event_ids.insert(event.id.clone(), event.position);
+        self.log.insert(event.position, event);
+        Effect::Appended(timeliness)
+    }
+
+    /// Enters an id as accepted, shown now.
+    pub(super) fn accept(&mut self, id: &EventId, order: VersionOrder, at: Timestamp) {
+        let accepted = AcceptedId {
+            shown_at: at,
+            stamp: order.stamp,
+        };
+        self.accepted.insert(id.clone(), accepted);
+    }
+
+    fn renew(&mut self, id: &EventId, order: VersionOrder, at: Timestamp) {
+        match self.accepted.get_mut(id) {
+            Some(accepted) if accepted.shown_at < earlier(at, SHOWING_RENEWED_AFTER) => {
+                accepted.shown_at = at;
+            }
+            Some(_) => {}
+            None => self.accept(id, order, at),
+        }
+    }
+
+    fn enqueue(&mut self, batch: &Batch<'_>, arrival: &Arrival) -> Effect {
+        match batch.source {
+            Source::Inbox => Effect::Enqueued,
+            Source::Page if self.is_quarantined_without_id(&arrival.0) => Effect::Known,
+            Source::Page => {
+                self.put_into_inbox(batch.feed, arrival, batch.at);
+                Effect::Enqueued
+            }
+        }
+    }
+
+    /// A change that cannot be told from a quarantined one waits for the operator with it.
+    fn is_quarantined_without_id(&self, change: &Change) -> bool {
+        let unnamed = |change: &Change| known_id(change).is_none();
+        unnamed(change)
+            && self
+                .quarantine
+                .values()
+                .any(|row| unnamed(&row.change) && row.change.key == change.key)
+    }
+
+    /// Puts a change into the inbox; a further showing of one that waits there raises that row's generation, even
+    /// while it is claimed.
+    pub(super) fn put_into_inbox(&mut self, feed: &FeedName, arrival: &Arrival, at: Timestamp) {
+        let (change, fresh_as_of) = arrival;
+        if let Some(row) = self.waiting_row(change) {
+            row.show_again(change, *fresh_as_of, at);
+            return;
+        }
+        let id = InboxId(self.next_row());
+        let row = InboxRow {
+            feed: feed.clone(),
+            change: change.clone(),
+            fresh_as_of: *fresh_as_of,
+            generation: 1,
+            attempts: 0,
+            claims: 0,
+            due_at: at,
+            claimed: None,
+            written_at: at,
+        };
+        self.inbox.insert(id, row);
+    }
+
+    /// The row that a change is a further showing of: by event id where that is known, else the last unnamed one of
+    /// the record if it carries the same content (or, like this one, none).
+    fn waiting_row(&mut self, change: &Change) -> Option<&mut InboxRow> {
+        let content = change.content.as_ref().map(|content| &content.hash);
+        match known_id(change) {
+            Some(id) => self
+                .inbox
+                .values_mut()
+                .find(|row| known_id(&row.change) == Some(id)),
+            None => self
+                .inbox
+                .values_mut()
+                .rev()
+                .find(|row| row.change.key == change.key && known_id(&row.change).is_none())
+                .filter(|row| row.change.content.as_ref().map(|content| &content.hash) == content),
+        }
+    }
+
+    pub(super) fn quarantine_oversized(&mut self, page: &AcceptPage) -> u64 {
+        let mut quarantined = 0;
+        for key in &page.oversized {
+            let row = QuarantinedChange {
+                feed: page.poll.feed.clone(),
+                change: change_by_reference(key),
+                fresh_as_of: page.fresh_as_of,
+                reason: OVERSIZED.to_owned(),
+                at: page.at,
+            };
+            quarantined += u64::from(self.put_into_quarantine(row));
+        }
+        quarantined
+    }
+
+    /// Puts a change into quarantine, unless it is there; answers whether it is new there.
+    pub(super) fn put_into_quarantine(&mut self, row: QuarantinedChange) -> bool {
+        let id = known_id(&row.change);
+        let there = self.quarantine.values().any(|other| match id {
+            Some(_) => known_id(&other.change) == id,
+            None => known_id(&other.change).is_none() && other.change.key == row.change.key,
+        });
+        if !there {
+            let number = self.next_row();
+            self.quarantine.insert(number, row);
+        }
+        !there
+    }
+}
+
+impl InboxRow {
+    fn show_again(&mut self, change: &Change, fresh_as_of: Timestamp, at: Timestamp) {
+        let mut shown = change.clone();
+        shown.content = shown.content.or_else(|| self.change.content.take());
+        if self.change.novelty == Novelty::Announce {
+            shown.novelty = Novelty::Announce;
+        }
+        self.change = shown;
+        self.fresh_as_of = fresh_as_of;
+        self.generation += 1;
+        self.due_at = at;
+    }
+}
+
+/// The event id of a change, where it is known before the ledger is asked.
+pub(super) fn known_id(change: &Change) -> Option<&EventId> {
+    match &change.version {
+        VersionClue::Known(_, id) => Some(id),
+        VersionClue::ByContent | VersionClue::InferredDelete | VersionClue::Unknown => None,
+    }
+}
+
+/// A change of which nothing is known but its record.
+fn change_by_reference(key: &RecordKey) -> Change {
+    Change {
+        key: key.clone(),
+        shown: Shown::State,
+        novelty: Novelty::Announce,
+        version_id: None,
+        version: VersionClue::Unknown,
+        order: VersionOrder::default(),
+        first_version: false,
+        content: None,
+    }
+}

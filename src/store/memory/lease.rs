@@ -1,0 +1,95 @@
+//! Leases and the fence: who may write a connection's state.
+
+use std::time::Duration;
+
+use courier_sdk::ConnectionName;
+use jiff::Timestamp;
+
+use super::state::{ConnectionState, State};
+use crate::domain::delivery::Fence;
+use crate::store::{Holder, LeaseRequest, StoreError};
+
+/// One connection's lease.
+#[derive(Default)]
+pub(super) struct Lease {
+    /// The number of the last grant; absent before the first.
+    pub(super) fence: Option<Fence>,
+    /// Who holds it, until when.
+    term: Option<(Holder, Timestamp)>,
+}
+
+impl Lease {
+    /// Whether the holder has it now.
+    pub(super) fn is_held_by(&self, holder: &Holder, now: Timestamp) -> bool {
+        matches!(&self.term, Some((by, until)) if by == holder && *until > now)
+    }
+
+    /// Ends the term; the fence stays.
+    pub(super) fn lapse(&mut self) {
+        self.term = None;
+    }
+}
+
+impl State {
+    pub(super) fn acquire_lease(&mut self, request: &LeaseRequest, now: Timestamp) -> Option<Fence> {
+        let lease = &mut self.connection(&request.connection).lease;
+        let taken = matches!(&lease.term, Some((holder, until)) if *holder != request.holder && *until > now);
+        if taken {
+            return None;
+        }
+        let fence = Fence(lease.fence.map_or(0, |Fence(last)| last) + 1);
+        lease.fence = Some(fence);
+        lease.term = Some((request.holder.clone(), later(now, request.ttl)));
+        Some(fence)
+    }
+
+    pub(super) fn renew_lease(
+        &mut self,
+        request: &LeaseRequest,
+        fence: Fence,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let lease = &mut self.fenced(&request.connection, fence)?.lease;
+        match &lease.term {
+            Some((holder, _)) if *holder == request.holder => {
+                lease.term = Some((request.holder.clone(), later(now, request.ttl)));
+                Ok(())
+            }
+            Some(_) | None => Err(passed_on(&request.connection)),
+        }
+    }
+
+    pub(super) fn release_lease(&mut self, connection: &ConnectionName, fence: Fence) {
+        if let Ok(state) = self.fenced(connection, fence) {
+            state.lease.lapse();
+        }
+    }
+
+    /// The one fence check: answers the connection's tables to the holder of its last lease only.
+    pub(super) fn fenced(
+        &mut self,
+        connection: &ConnectionName,
+        fence: Fence,
+    ) -> Result<&mut ConnectionState, StoreError> {
+        match self.connections.get_mut(connection) {
+            Some(state) if state.lease.fence == Some(fence) || cfg!(sabotage = "no_fence") => Ok(state),
+            Some(_) | None => Err(passed_on(connection)),
+        }
+    }
+}
+
+fn passed_on(connection: &ConnectionName) -> StoreError {
+    StoreError::Fenced {
+        connection: connection.clone(),
+    }
+}
+
+/// An instant plus a duration; the end of time when that does not exist.
+pub(super) fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// An instant less a duration; the beginning of time when that does not exist.
+pub(super) fn earlier(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_sub(by).unwrap_or(Timestamp::MIN)
+}

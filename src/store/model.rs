@@ -1,0 +1,558 @@
+//! What goes into the store and comes out of it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, Cursor, FeedName, Novelty, RecordKey, Resume, Shown};
+use jiff::Timestamp;
+
+use crate::domain::delivery::{Delivery, DeliveryId, DeliveryState, Fence};
+use crate::domain::event::{Change, Event, EventKind};
+use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
+use crate::domain::identity::EventId;
+use crate::domain::name::{DestinationName, SubscriptionName};
+
+/// The most rows of one transaction; larger pages are cut into slices.
+pub const SLICE_ROWS_MAX: usize = 1_000;
+/// The most body bytes of one transaction; a larger record is an operation by itself.
+pub const SLICE_BYTES_MAX: usize = 4 << 20;
+
+/// The connections and subscriptions in force.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Definitions {
+    /// The connections.
+    pub connections: BTreeSet<ConnectionName>,
+    /// The subscriptions, in the order of their names.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// Names one worker process for the time it lives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder(pub String);
+
+/// Who asks for which connection, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The worker.
+    pub holder: Holder,
+    /// How long the lease lasts without renewal.
+    pub ttl: Duration,
+}
+
+/// Counts a feed's polls; a poll that ended cannot write any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PollId(pub u64);
+
+/// How a feed stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FeedState {
+    /// The durable cursor; absent before the first complete poll.
+    pub cursor: Option<Cursor>,
+    /// The poll that is running or comes next.
+    pub poll: PollId,
+    /// Where the running poll goes on, if it was left in the middle.
+    pub resume: Option<Resume>,
+    /// Whether it has a stage.
+    pub stage: StageState,
+    /// When its cursor moved last.
+    pub advanced_at: Option<Timestamp>,
+    /// The source's own time at the start of the last complete poll.
+    pub fresh_as_of: Option<Timestamp>,
+}
+
+/// Whether a feed has a stage, and what happens to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StageState {
+    /// It has none.
+    #[default]
+    None,
+    /// Pages are being collected.
+    Collecting,
+    /// The stage is complete and is being released; the feed does not poll.
+    Releasing,
+}
+
+/// Names the poll that a write belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollRef {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The feed.
+    pub feed: FeedName,
+    /// The lease.
+    pub fence: Fence,
+    /// The poll.
+    pub poll: PollId,
+}
+
+/// One slice of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptPage {
+    /// The poll that it belongs to.
+    pub poll: PollRef,
+    /// The cursor that the poll started from.
+    pub from: Option<Cursor>,
+    /// The changes, in the order of the answer.
+    pub changes: Vec<Change>,
+    /// Records too large to carry: to quarantine by reference.
+    pub oversized: Vec<RecordKey>,
+    /// What the slice does to the feed.
+    pub progress: Progress,
+    /// The source's own time at the poll's start.
+    pub fresh_as_of: Timestamp,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What a slice does to its feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// More slices of the same page follow.
+    Slice,
+    /// The page is in; the poll goes on here.
+    Page(Resume),
+    /// The poll is complete: the cursor moves, the resume link is forgotten, the next poll begins.
+    Done {
+        /// Where the cursor moves.
+        cursor: Cursor,
+        /// Whether the poll saw everything from the beginning without a filter: first sights are creations from
+        /// now on.
+        baseline: BaselineProof,
+    },
+    /// The poll is over but proved incomplete: the cursor stays, the next poll begins.
+    Inconclusive,
+}
+
+/// Whether a complete poll proves a baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaselineProof {
+    /// It showed everything, from the beginning and unfiltered.
+    Proven,
+    /// It says nothing about it.
+    Unproven,
+}
+
+/// What became of a slice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// The ids among the slice's changes that stand accepted now: they may be remembered in front of the store.
+    pub ids: Vec<EventId>,
+    /// Events appended to the log.
+    pub appended: u64,
+    /// Changes put into the inbox.
+    pub enqueued: u64,
+    /// Changes that were known.
+    pub known: u64,
+    /// Changes before the feed's start.
+    pub silent: u64,
+    /// Events among the appended ones that came after a newer version.
+    pub late: u64,
+    /// Records put into quarantine by reference.
+    pub quarantined: u64,
+}
+
+/// Asks for the oldest part of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseStage {
+    /// The feed and the lease; the poll is not checked: any later holder continues.
+    pub poll: PollRef,
+    /// The most changes to hand over; at most [`SLICE_ROWS_MAX`].
+    pub limit: usize,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What a release did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// What became of the changes.
+    pub accepted: Accepted,
+    /// Whether the stage is empty now, and the cursor moved.
+    pub stage: StageState,
+}
+
+/// An operator's move of a cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetCursor {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The feed.
+    pub feed: FeedName,
+    /// The new cursor; `None` forgets it, so that the feed starts anew.
+    pub cursor: Option<Cursor>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// Asks for changes to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimChanges {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The lease.
+    pub fence: Fence,
+    /// The most changes.
+    pub limit: usize,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// Identifies one inbox row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InboxId(pub u64);
+
+/// A change claimed for fetching, or for moving on behind an earlier one that is now settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedChange {
+    /// The row.
+    pub id: InboxId,
+    /// How often the row had been shown when it was claimed.
+    pub generation: u64,
+    /// The feed that found it.
+    pub feed: FeedName,
+    /// The change; with its content if that came along.
+    pub change: Change,
+    /// The source's own time at the start of the poll that found it.
+    pub fresh_as_of: Timestamp,
+    /// How often it was tried and failed.
+    pub attempts: u32,
+    /// How often it was claimed, this time included.
+    pub claims: u32,
+}
+
+/// What became of claimed changes of one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettleChanges {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The lease.
+    pub fence: Fence,
+    /// One entry per claim.
+    pub settlements: Vec<Settlement>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What became of one claimed change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// The row.
+    pub id: InboxId,
+    /// The generation that was claimed.
+    pub generation: u64,
+    /// What follows.
+    pub result: SettleResult,
+}
+
+/// What follows from one fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SettleResult {
+    /// The record was fetched; its identity is complete. It may be a newer version than the one asked for, which is
+    /// then entered as superseded.
+    Fetched(Change),
+    /// The source showed by 410 that the record is deleted.
+    Deleted(Change),
+    /// It is tried again.
+    RetryAt {
+        /// When.
+        due_at: Timestamp,
+        /// Why; no PHI.
+        reason: String,
+    },
+    /// It is given up and kept, with its reason; no PHI.
+    Quarantine {
+        /// Why.
+        reason: String,
+    },
+    /// The claim ends without an attempt (shutdown, throttled).
+    Release {
+        /// When it is due again.
+        due_at: Timestamp,
+    },
+}
+
+/// What a settlement did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// The ids that stand accepted now: they may be remembered in front of the store.
+    pub ids: Vec<EventId>,
+    /// Events appended to the log.
+    pub appended: u64,
+    /// Changes that turned out to be known.
+    pub known: u64,
+    /// Versions that were asked for but superseded at the fetch.
+    pub superseded: u64,
+    /// Rows that were shown again meanwhile and stay due.
+    pub shown_again: u64,
+    /// Rows put into quarantine.
+    pub quarantined: u64,
+    /// Events among the appended ones that came after a newer version.
+    pub late: u64,
+}
+
+/// Which place in the log is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lane {
+    /// The connection's, at which all subscriptions move that do not have their own.
+    Common,
+    /// One subscription's own.
+    Own(SubscriptionName),
+}
+
+/// What fan-out needs to cut its next slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FanOutView {
+    /// Where the lane stands.
+    pub position: Position,
+    /// The revision of the definitions in force.
+    pub revision: u64,
+    /// The subscriptions in force that cover the connection, in the order of their names, with their standings.
+    pub members: Vec<(Subscription, Standing)>,
+    /// The next events, without a gap.
+    pub events: Vec<Event>,
+}
+
+/// One slice of fan-out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FanOut {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The lease.
+    pub fence: Fence,
+    /// Which lane moves.
+    pub lane: Lane,
+    /// Where it stood.
+    pub from: Position,
+    /// The revision that the slice was cut with.
+    pub revision: u64,
+    /// The deliveries, in order.
+    pub owed: Vec<Owed>,
+    /// Where it stands now.
+    pub to: Position,
+    /// Subscriptions that leave the common lane, each with the last event it was given.
+    pub suspended: Vec<(SubscriptionName, u64)>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// Destinations with work.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DueDestinations {
+    /// Those with deliveries due and not claimed.
+    pub due: BTreeSet<DestinationName>,
+    /// When the next delivery falls due, if none of it is due yet.
+    pub next_due_at: Option<Timestamp>,
+}
+
+/// Asks for deliveries of one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimDeliveries {
+    /// The worker; only connections that it leases count.
+    pub holder: Holder,
+    /// The destination.
+    pub destination: DestinationName,
+    /// The most deliveries.
+    pub limit: usize,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What a record of attempts did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recorded {
+    /// Attempts recorded.
+    pub recorded: u64,
+    /// Attempts left out because the lease has passed on.
+    pub fenced: u64,
+}
+
+/// Which events to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventQuery {
+    /// Only this connection.
+    pub connection: Option<ConnectionName>,
+    /// Only this record, as `Type/id`, or only this type.
+    pub record: Option<String>,
+    /// Only events recorded at or after this.
+    pub since: Option<Timestamp>,
+    /// The most rows.
+    pub limit: usize,
+}
+
+/// One line of the event list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// Its place in the log.
+    pub position: u64,
+    /// The id.
+    pub id: EventId,
+    /// Which record.
+    pub key: RecordKey,
+    /// The source's version id, or the version key.
+    pub version: String,
+    /// What happened.
+    pub kind: EventKind,
+    /// When it changed by the source's clock.
+    pub changed_at: Option<Timestamp>,
+    /// When it was written to the log.
+    pub recorded_at: Timestamp,
+    /// How many deliveries are in which state.
+    pub deliveries: DeliveryCounts,
+}
+
+/// Deliveries by state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeliveryCounts {
+    /// Owed.
+    pub pending: u64,
+    /// Accepted.
+    pub done: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+}
+
+impl DeliveryCounts {
+    /// Counts one more in a state.
+    pub fn add(&mut self, state: DeliveryState) {
+        match state {
+            DeliveryState::Pending => self.pending += 1,
+            DeliveryState::Done => self.done += 1,
+            DeliveryState::Dead => self.dead += 1,
+            DeliveryState::Cancelled => self.cancelled += 1,
+        }
+    }
+}
+
+/// One event with its deliveries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventDetail {
+    /// The event.
+    pub event: Event,
+    /// Its deliveries, in the order of subscriptions.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// Which events to send again, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayRequest {
+    /// The event.
+    pub event: EventId,
+    /// Only this subscription.
+    pub subscription: Option<SubscriptionName>,
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeadLetterQuery {
+    /// Only this delivery.
+    pub delivery: Option<DeliveryId>,
+    /// Only this destination.
+    pub destination: Option<DestinationName>,
+    /// Only this subscription.
+    pub subscription: Option<SubscriptionName>,
+    /// The most rows; 0 for all.
+    pub limit: usize,
+}
+
+/// One dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterRow {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The event's id.
+    pub event_id: EventId,
+    /// Which record.
+    pub key: RecordKey,
+    /// When it was given up.
+    pub died_at: Timestamp,
+}
+
+/// One change in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantineRow {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The feed that found it.
+    pub feed: FeedName,
+    /// Which record.
+    pub key: RecordKey,
+    /// What was shown of it.
+    pub shown: Shown,
+    /// Whether it may become an event.
+    pub novelty: Novelty,
+    /// Why it was given up; no PHI.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How one feed stands, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CursorRow {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The feed.
+    pub feed: FeedName,
+    /// The state.
+    pub state: FeedState,
+}
+
+/// What waits on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Changes in the inbox.
+    pub inbox: u64,
+    /// Events not yet fanned out by the common lane.
+    pub log: u64,
+    /// Deliveries owed.
+    pub outbox: u64,
+    /// Changes in quarantine.
+    pub quarantine: u64,
+    /// When the oldest of inbox, unfanned log and due outbox was written.
+    pub oldest: Option<Timestamp>,
+}
+
+/// What the sweep may delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    /// Now.
+    pub at: Timestamp,
+    /// How long settled deliveries and their events are kept.
+    pub retention: Duration,
+    /// An accepted id must not have been shown for this long …
+    pub unseen_for: Duration,
+    /// … and its stamp must lie at least this far before now (the largest rewind, three times).
+    pub stamped_before: Duration,
+    /// The most rows of each kind.
+    pub limit: usize,
+}
+
+/// What a sweep deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Settled deliveries.
+    pub deliveries: u64,
+    /// Events.
+    pub events: u64,
+    /// Accepted ids.
+    pub accepted: u64,
+}
+
+/// Where a subscription's numbers stand on one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandingRow {
+    /// The connection.
+    pub connection: ConnectionName,
+    /// The last number that was allocated; 0 for none.
+    pub last_number: u64,
+    /// Its standing.
+    pub standing: Standing,
+}
