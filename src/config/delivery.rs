@@ -260,14 +260,7 @@ fn subscription(
         }
         None => Some(Content::IdOnly),
     };
-    if let Some(text) = &given.format {
-        let later = ["cloudevents-binary", "fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
-        context.word(text, &format!("{path}.format"), &[("cloudevents", ())], &later);
-    }
-    if let Some(text) = &given.order {
-        let later = ["latest-only", "strict", "none"];
-        context.word(text, &format!("{path}.order"), &[("per-record", ())], &later);
-    }
+    rendering(given, path, context);
     let destination = match &given.destination {
         Some(text) => reference(
             text,
@@ -291,6 +284,18 @@ fn subscription(
         content: detail?,
         destination: destination?,
     })
+}
+
+/// Refuses formats and orders that are not built: there is one of each for now.
+fn rendering(given: &RawSubscription, path: &str, context: &mut Context<'_>) {
+    if let Some(text) = &given.format {
+        let later = ["cloudevents-binary", "fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
+        context.word(text, &format!("{path}.format"), &[("cloudevents", ())], &later);
+    }
+    if let Some(text) = &given.order {
+        let later = ["latest-only", "strict", "none"];
+        context.word(text, &format!("{path}.order"), &[("per-record", ())], &later);
+    }
 }
 
 fn topic(text: &str) -> Result<Topic, Refusal> {

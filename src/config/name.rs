@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// The longest accepted name, in bytes; the same as for the names of connections and feeds.
-pub const NAME_BYTES_MAX: usize = 255;
+const NAME_BYTES_MAX: usize = 255;
 
 /// A name that cannot be used, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
