@@ -1,4 +1,6 @@
-//! Integration tests: one binary, one module per topic.
+//! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
 mod config;
+#[cfg(test)]
+mod store_contract;
