@@ -7,5 +7,6 @@ pub mod dedup;
 pub mod destination;
 pub mod domain;
 pub mod pipeline;
+pub mod sandbox;
 pub mod store;
 pub mod wire;
