@@ -7,6 +7,7 @@ pub mod canonical;
 pub mod delivery;
 pub mod event;
 pub mod fan_out;
+pub mod identify;
 pub mod identity;
 pub mod ledger;
 pub mod name;

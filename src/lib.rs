@@ -1,7 +1,11 @@
 //! EHR Courier: polls health record systems that cannot push, works out what changed, and pushes one signed
 //! notification per changed record version. `ARCHITECTURE.md` has the map.
 
+pub mod clock;
+pub mod config;
+pub mod dedup;
 pub mod destination;
 pub mod domain;
+pub mod pipeline;
 pub mod store;
 pub mod wire;

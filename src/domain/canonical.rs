@@ -37,7 +37,7 @@ impl ContentHash {
         let left_out =
             |path: &str| ALWAYS_VOLATILE.contains(&path) || volatile_paths.iter().any(|p| p == path);
         write_canonical(raw.get(), &mut path, &left_out, &mut out)?;
-        Ok(Self::of_text(out.as_bytes()))
+        Ok(Self::of_bytes(out.as_bytes()))
     }
 
     /// Accepts the text form as it stands in a store.
@@ -52,13 +52,10 @@ impl ContentHash {
         &self.0
     }
 
-    fn of_text(text: &[u8]) -> Self {
-        Self(data_encoding::HEXLOWER.encode(digest::digest(&digest::SHA256, text).as_ref()))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn of_bytes_for_vectors(text: &[u8]) -> Self {
-        Self::of_text(text)
+    /// Hashes bytes as they are, for bodies that have no canonical form.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(data_encoding::HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref()))
     }
 }
 

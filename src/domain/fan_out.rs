@@ -1,6 +1,6 @@
 //! Which subscriptions an event concerns, and where a connection's fan-out stands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use courier_sdk::{ConnectionName, RecordType};
 use jiff::Timestamp;
@@ -197,13 +197,14 @@ pub fn slice(
         to: from.clone(),
         suspended: Vec::new(),
     };
+    let mut added: BTreeMap<&SubscriptionName, u64> = BTreeMap::new();
     for event in events {
-        for (subscription, standing) in members {
+        for (index, (subscription, standing)) in members.iter().enumerate() {
             let done = slice
                 .to
                 .within
                 .as_ref()
-                .is_some_and(|last| subscription.name <= *last);
+                .is_some_and(|last| is_done(subscription, index, last));
             let elsewhere = slice.suspended.iter().any(|(name, _)| *name == subscription.name);
             if done || elsewhere || standing.after >= event.position || !subscription.matches(event) {
                 continue;
@@ -211,19 +212,16 @@ pub fn slice(
             if slice.owed.len() >= limits.rows {
                 return slice;
             }
-            let mine = slice
-                .owed
-                .iter()
-                .filter(|owed| owed.subscription == subscription.name)
-                .count();
-            if standing.pending + mine as u64 >= limits.outbox {
+            let mine = added.entry(&subscription.name).or_default();
+            if standing.pending + *mine >= limits.outbox {
                 slice
                     .suspended
                     .push((subscription.name.clone(), event.position - 1));
                 continue;
             }
+            *mine += 1;
             slice.owed.push(owe(subscription, event, now));
-            slice.to.within = Some(subscription.name.clone());
+            slice.to.within = place(subscription, index);
         }
         slice.to = Position {
             event: event.position,
@@ -231,6 +229,25 @@ pub fn slice(
         };
     }
     slice
+}
+
+/// Whether a subscription was served before the slice that left off at `last`.
+fn is_done(subscription: &Subscription, index: usize, last: &SubscriptionName) -> bool {
+    if cfg!(sabotage = "fan_out_position_by_index") {
+        return last
+            .as_str()
+            .parse::<usize>()
+            .is_ok_and(|left_off| index <= left_off);
+    }
+    subscription.name <= *last
+}
+
+/// Where a slice leaves off within an event: at a name, which stays right when subscriptions come and go.
+fn place(subscription: &Subscription, index: usize) -> Option<SubscriptionName> {
+    if cfg!(sabotage = "fan_out_position_by_index") {
+        return SubscriptionName::parse(&index.to_string()).ok();
+    }
+    Some(subscription.name.clone())
 }
 
 /// How large a slice may become.
@@ -250,5 +267,173 @@ fn owe(subscription: &Subscription, event: &Event, now: Timestamp) -> Owed {
         content: subscription.content,
         format: subscription.format,
         due_at: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use courier_sdk::{FeedName, Record, RecordId, RecordKey};
+
+    use super::*;
+    use crate::domain::event::{EventKind, Timeliness};
+    use crate::domain::identity::{EventId, VersionKey};
+
+    fn event(position: u64) -> Event {
+        let connection = ConnectionName::parse("c").unwrap();
+        let key = RecordKey {
+            record_type: RecordType::parse("Patient").unwrap(),
+            id: RecordId::parse(&position.to_string()).unwrap(),
+        };
+        let version = VersionKey::of_version_id("1");
+        Event {
+            id: EventId::derive(&connection, &key, &version),
+            connection,
+            position,
+            key,
+            version,
+            version_id: Some("1".to_owned()),
+            kind: EventKind::Updated,
+            changed_at: None,
+            fresh_as_of: Timestamp::UNIX_EPOCH,
+            recorded_at: Timestamp::UNIX_EPOCH,
+            timeliness: Timeliness::InOrder,
+            feed: FeedName::parse("f").unwrap(),
+            record: Some(Record::new(Bytes::from_static(b"{}"))),
+        }
+    }
+
+    fn subscription(name: &str) -> Subscription {
+        Subscription {
+            name: SubscriptionName::parse(name).unwrap(),
+            connections: ConnectionSet::All,
+            topic: Topic::Any,
+            from: From::Now,
+            content: ContentLevel::IdOnly,
+            format: Format::CloudEvents,
+            destination: DestinationName::parse("d").unwrap(),
+        }
+    }
+
+    fn standing(name: &str, after: u64, pending: u64) -> Standing {
+        Standing {
+            subscription: SubscriptionName::parse(name).unwrap(),
+            after,
+            own: None,
+            pending,
+        }
+    }
+
+    /// Cuts slices of `rows` until nothing is left; `members_at` tells who is in force at each slice.
+    fn drain(rows: usize, members_at: impl Fn(usize) -> Vec<&'static str>) -> Vec<(u64, String)> {
+        let events: Vec<Event> = (1..=6).map(event).collect();
+        let (mut position, mut given) = (Position::default(), Vec::new());
+        for round in 0..100 {
+            let members: Vec<(Subscription, Standing)> = members_at(round)
+                .into_iter()
+                .map(|name| (subscription(name), standing(name, 0, 0)))
+                .collect();
+            let borrowed: Vec<(&Subscription, &Standing)> = members.iter().map(|(a, b)| (a, b)).collect();
+            let left: Vec<Event> = events
+                .iter()
+                .filter(|e| e.position > position.event)
+                .cloned()
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            let limits = SliceLimits { rows, outbox: 1000 };
+            let cut = slice(&position, &left, &borrowed, limits, Timestamp::UNIX_EPOCH);
+            given.extend(
+                cut.owed
+                    .iter()
+                    .map(|owed| (owed.event, owed.subscription.to_string())),
+            );
+            position = cut.to;
+        }
+        assert_eq!(
+            position,
+            Position {
+                event: 6,
+                within: None
+            }
+        );
+        given
+    }
+
+    #[test]
+    fn slices_of_every_size_give_each_event_to_each_subscription_once() {
+        let whole = drain(1000, |_| vec!["a", "b", "c"]);
+        assert_eq!(whole.len(), 18);
+        for rows in 1..20 {
+            assert_eq!(drain(rows, |_| vec!["a", "b", "c"]), whole, "slices of {rows}");
+        }
+    }
+
+    #[test]
+    fn a_subscription_removed_between_two_slices_of_one_event_costs_the_others_nothing() {
+        // The first slice leaves off within the first event; then "a" goes.
+        let given = drain(2, |round| {
+            if round == 0 {
+                vec!["a", "b", "c"]
+            } else {
+                vec!["b", "c"]
+            }
+        });
+        for name in ["b", "c"] {
+            let got: Vec<u64> = given
+                .iter()
+                .filter(|(_, to)| to == name)
+                .map(|(event, _)| *event)
+                .collect();
+            assert_eq!(got, [1, 2, 3, 4, 5, 6], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_subscription_is_not_given_what_came_before_it_nor_what_is_off_topic() {
+        let mut off_topic = subscription("b");
+        off_topic.topic = Topic::Records(RecordType::parse("Encounter").unwrap());
+        let (a, at_a, at_b) = (subscription("a"), standing("a", 2, 0), standing("b", 0, 0));
+        let events: Vec<Event> = (1..=4).map(event).collect();
+        let limits = SliceLimits {
+            rows: 1000,
+            outbox: 1000,
+        };
+        let members = [(&a, &at_a), (&off_topic, &at_b)];
+        let cut = slice(
+            &Position::default(),
+            &events,
+            &members,
+            limits,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(cut.owed.iter().map(|owed| owed.event).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn a_subscription_at_its_outbox_limit_leaves_at_the_event_it_was_not_given() {
+        let (a, at_a) = (subscription("a"), standing("a", 0, 3));
+        let events: Vec<Event> = (1..=4).map(event).collect();
+        let limits = SliceLimits {
+            rows: 1000,
+            outbox: 5,
+        };
+        let cut = slice(
+            &Position::default(),
+            &events,
+            &[(&a, &at_a)],
+            limits,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(cut.owed.len(), 2);
+        assert_eq!(cut.suspended, [(a.name.clone(), 2)]);
+        assert_eq!(
+            cut.to,
+            Position {
+                event: 4,
+                within: None
+            }
+        );
     }
 }

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_three_published_vectors_hold() {
-        let hash = ContentHash::of_bytes_for_vectors(b"{}");
+        let hash = ContentHash::of_bytes(b"{}");
         let time: Timestamp = "2026-11-20T10:00:12.345Z".parse().unwrap();
         let vectors = [
             (

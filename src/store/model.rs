@@ -135,8 +135,10 @@ pub enum BaselineProof {
 }
 
 /// What became of a slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Accepted {
+    /// The ids among the slice's changes that stand accepted now: they may be remembered in front of the store.
+    pub ids: Vec<EventId>,
     /// Events appended to the log.
     pub appended: u64,
     /// Changes put into the inbox.
@@ -163,7 +165,7 @@ pub struct ReleaseStage {
 }
 
 /// What a release did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
     /// What became of the changes.
     pub accepted: Accepted,
@@ -272,8 +274,10 @@ pub enum SettleResult {
 }
 
 /// What a settlement did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settled {
+    /// The ids that stand accepted now: they may be remembered in front of the store.
+    pub ids: Vec<EventId>,
     /// Events appended to the log.
     pub appended: u64,
     /// Changes that turned out to be known.

@@ -1,4 +1,6 @@
-//! Tests of the whole, in one binary.
+//! The integration tests: one binary, one module a subject.
 
+#[cfg(test)]
+mod config;
 #[cfg(test)]
 mod store_contract;

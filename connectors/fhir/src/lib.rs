@@ -1,1 +1,155 @@
+//! EHR Courier's connector for FHIR servers.
 //!
+//! It finds changes by `_lastUpdated` search and carries each record byte for byte, whatever FHIR release
+//! it is of. Vendors differ by [`Profile`], which is data. It keeps no state: cursors and page links
+//! travel with the caller. It must not know stores, events, subscriptions or other connectors.
+
+mod answer;
+mod bundle;
+mod depth;
+mod digest;
+mod exchange;
+mod instant;
+mod last_updated;
+mod poll;
+mod profile;
+mod query;
+mod read;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use courier_sdk::{
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Fetched, Http, PollRequest, RecordType,
+    VersionRule,
+};
+use jiff::Timestamp;
+use url::Url;
+
+pub use exchange::Auth;
+pub use profile::{FullPage, InvalidProfile, Paging, Profile};
+
+use exchange::Exchange;
+use last_updated::CursorState;
+
+/// What a connection gives its connector.
+pub struct Settings {
+    /// The server's FHIR base address.
+    pub base_url: Url,
+    /// The credentials.
+    pub auth: Auth,
+    /// The constants of the kind of server.
+    pub profile: Profile,
+    /// Through which requests are sent.
+    pub http: Arc<dyn Http>,
+    /// Our own clock, for where the source names no time.
+    pub clock: Arc<dyn Clock>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// The limits of requests and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of a search's answer; above, the poll fails.
+    pub page_bytes_max: usize,
+    /// The most bytes of a record; above, it is named but not carried.
+    pub record_bytes_max: usize,
+    /// The deepest nesting of a record's JSON; above, the poll or read fails.
+    pub json_depth_max: usize,
+    /// The total deadline of one request.
+    pub deadline: Duration,
+    /// How many records a page should hold.
+    pub page_count: u32,
+}
+
+impl Default for Limits {
+    /// The page limit is twice the record limit of the design, so that one record of the greatest size
+    /// still leaves room for its neighbours; 200 records a page is what most servers grant.
+    fn default() -> Self {
+        Self {
+            page_bytes_max: 64 << 20,
+            record_bytes_max: 32 << 20,
+            json_depth_max: 64,
+            deadline: Duration::from_secs(30),
+            page_count: 200,
+        }
+    }
+}
+
+/// Speaks FHIR REST to one server.
+pub struct FhirConnector {
+    exchange: Exchange,
+    profile: Profile,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    /// Whether the missing `Date` was told already; a log line's memory, nothing depends on it.
+    warned_of_date: AtomicBool,
+}
+
+impl fmt::Debug for FhirConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "FhirConnector({})",
+            self.exchange.base.host_str().unwrap_or("-")
+        )
+    }
+}
+
+impl FhirConnector {
+    /// Makes a connector; nothing is sent.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let Settings {
+            base_url,
+            auth,
+            profile,
+            http,
+            clock,
+            limits,
+        } = settings;
+        let exchange = Exchange {
+            base: base_url,
+            auth,
+            http,
+            deadline: limits.deadline,
+        };
+        Self {
+            exchange,
+            profile,
+            clock,
+            limits,
+            warned_of_date: AtomicBool::new(false),
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for FhirConnector {
+    async fn poll(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError> {
+        self.poll_page(request).await
+    }
+
+    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+        self.read(change).await
+    }
+
+    fn version_rule(&self, _record_type: &RecordType) -> VersionRule {
+        self.profile.version_rule()
+    }
+
+    /// Everything from that instant on is announced, unless the ledger knows it.
+    fn cursor_at(&self, instant: Timestamp) -> Cursor {
+        poll::cursor(CursorState::at(instant))
+    }
+
+    /// 1970 is where a feed stands that has shown nothing yet: no instant to measure a lag from.
+    fn describe(&self, cursor: &Cursor) -> Option<Timestamp> {
+        let state = CursorState::parse(cursor.as_str())?;
+        Some(state.watermark.0).filter(|instant| *instant > Timestamp::UNIX_EPOCH)
+    }
+}

@@ -36,7 +36,7 @@ pub struct ChangeRef {
     pub shown: Shown,
     /// Whether it may become an event.
     pub novelty: Novelty,
-    /// The source's version id, bare (an ETag's `W/"7"` is `7`), if the source sent one.
+    /// The source's version id, bare (an `ETag`'s `W/"7"` is `7`), if the source sent one.
     pub version_id: Option<String>,
     /// When the record changed by the source's clock, if the source said so.
     pub last_updated: Option<Timestamp>,

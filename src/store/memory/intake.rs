@@ -72,6 +72,7 @@ impl ConnectionState {
                 Effect::Known => accepted.known += 1,
                 Effect::Refused => {}
             }
+            accepted.ids.extend(written.id);
         }
         accepted
     }

@@ -1,0 +1,335 @@
+//! Rows and properties of the strategy, without HTTP.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the one outcome that it expects"
+)]
+
+use super::*;
+use courier_sdk::{FeedName, FetchMode, RecordType};
+use proptest::prelude::*;
+
+const RULES: Rules = Rules {
+    overlap: Duration::from_mins(5),
+    paging: Paging::Live,
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn feed(start: Start) -> FeedSpec {
+    FeedSpec {
+        name: FeedName::parse("a").unwrap(),
+        record_type: RecordType::parse("Appointment").unwrap(),
+        filter: String::new(),
+        start,
+        overlap: RULES.overlap,
+        fetch: FetchMode::FromPage,
+    }
+}
+
+/// A poll from a cursor at `watermark`, begun when the source's clock says `bound`.
+fn poll(watermark: i64, bound: i64) -> Poll {
+    let plan = plan(&feed(Start::Now), Some(CursorState::at(at(watermark))), at(0));
+    Poll::begin(&plan, at(bound))
+}
+
+fn page(seconds: &[i64], next: Option<&str>) -> Shown {
+    Shown {
+        stamps: seconds.iter().map(|second| Some(at(*second))).collect(),
+        digest: seconds.iter().map(|second| second.unsigned_abs() + 1).sum(),
+        entries: seconds.len(),
+        unusable: 0,
+        filter: Filter::Applied,
+        next: next.map(str::to_owned),
+        fill: Fill::Whole,
+    }
+}
+
+fn ask(step: Step) -> Poll {
+    match step {
+        Step::Ask(poll) => Poll::parse(&serde_json::to_string(&poll).unwrap()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn watermark(step: Step) -> Timestamp {
+    match step {
+        Step::Done(state) => state.watermark.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bounds(poll: &Poll) -> Option<(Option<Timestamp>, Timestamp)> {
+    let window = poll
+        .window
+        .as_ref()
+        .filter(|_| poll.target == Some(Target::Window))?;
+    Some((window.lo.map(|lo| lo.0), window.hi.0))
+}
+
+#[test]
+fn the_watermark_moves_to_the_greatest_stamp_not_after_the_bound() {
+    let future = 5_000_000_000 - 1_700_000_000;
+    let rows: [(&[i64], i64); 7] = [
+        (&[], 1000),
+        (&[1010], 1010),
+        (&[1010, 1010, 1010], 1010),
+        (&[900], 1000),
+        (&[1010, 1060], 1060),
+        (&[1010, 1061], 1010),
+        (&[future], 1000),
+    ];
+    for (stamps, expected) in rows {
+        let step = poll(1000, 1060).absorb(&page(stamps, None), RULES);
+        assert_eq!(watermark(step), at(expected), "{stamps:?}");
+    }
+}
+
+#[test]
+fn a_feed_begins_where_its_start_says() {
+    let now = plan(&feed(Start::Now), None, at(1000));
+    assert_eq!(now.lower, Some(at(700)));
+    let begun = Poll::begin(&now, at(990));
+    assert_eq!(begun.start, Some(Stored(at(990))));
+    match begun.absorb(&page(&[800, 985, 995], None), RULES) {
+        Step::Done(state) => assert_eq!((state.watermark.0, state.start), (at(990), Some(Stored(at(990))))),
+        other => panic!("{other:?}"),
+    }
+
+    let instant = plan(&feed(Start::At(at(500))), None, at(1000));
+    assert_eq!(instant.lower, Some(at(500)));
+    let step = Poll::begin(&instant, at(990)).absorb(&page(&[], None), RULES);
+    assert_eq!(watermark(step), at(500));
+
+    let beginning = plan(&feed(Start::Beginning), None, at(1000));
+    assert_eq!(beginning.lower, None);
+    let step = Poll::begin(&beginning, at(990)).absorb(&page(&[], None), RULES);
+    assert_eq!(watermark(step), Timestamp::UNIX_EPOCH);
+}
+
+#[test]
+fn a_seam_older_than_the_next_polls_reach_is_read_again() {
+    // The bound is 10 000 and the overlap 300: the next poll covers what is stamped from 9 700 on.
+    let first = ask(poll(1000, 10_000).absorb(&page(&[1000, 2000], Some("p2")), RULES));
+    let second = ask(first.absorb(&page(&[2500, 9800], Some("p3")), RULES));
+    assert_eq!(bounds(&second), Some((Some(at(2000)), at(2500))));
+    let third = ask(second.absorb(&page(&[2000, 2200, 2500], None), RULES));
+    assert_eq!(third.target, Some(Target::Link("p3".to_owned())));
+    // This seam lies within the overlap.
+    assert_eq!(watermark(third.absorb(&page(&[9900], None), RULES)), at(9900));
+}
+
+#[test]
+fn descending_pages_have_seams_too_and_a_step_back_is_no_order() {
+    let first = ask(poll(1000, 10_000).absorb(&page(&[9000, 8000], Some("p2")), RULES));
+    let repeated = ask(first.clone().absorb(&page(&[8500, 7000], Some("p3")), RULES));
+    assert_eq!((bounds(&repeated), repeated.order), (None, Order::Mixed));
+    let seam = ask(first.clone().absorb(&page(&[7900, 7000], None), RULES));
+    assert_eq!(bounds(&seam), Some((Some(at(7900)), at(8000))));
+    let emptied = ask(first.absorb(&page(&[], None), RULES));
+    assert_eq!(bounds(&emptied), Some((Some(at(700)), at(8000))));
+    assert_eq!(
+        watermark(seam.absorb(&page(&[8000, 7900], None), RULES)),
+        at(9000)
+    );
+}
+
+#[test]
+fn snapshots_need_no_second_look() {
+    let rules = Rules {
+        paging: Paging::Snapshot,
+        ..RULES
+    };
+    let first = ask(poll(1000, 10_000).absorb(&page(&[3000, 1000], Some("p2")), rules));
+    assert_eq!(
+        watermark(first.absorb(&page(&[2000, 9000], None), rules)),
+        at(9000)
+    );
+}
+
+#[test]
+fn pages_in_no_order_are_settled_by_reading_the_strip_at_stake() {
+    let first = ask(poll(1000, 10_000).absorb(&page(&[3000, 1000, 9000], Some("p2")), RULES));
+    let strip = ask(first.absorb(&page(&[2000], None), RULES));
+    assert_eq!(bounds(&strip), Some((Some(at(700)), at(9700))));
+    assert_eq!(
+        watermark(strip.absorb(&page(&[1000, 3000, 2000, 9000], None), RULES)),
+        at(9000)
+    );
+    // Within the overlap nothing is at stake.
+    let first = ask(poll(1000, 1010).absorb(&page(&[1003, 1001, 1004], Some("p2")), RULES));
+    assert_eq!(bounds(&first), None);
+    let last = first.absorb(&page(&[1002], None), RULES);
+    assert!(
+        matches!(last, Step::Ask(_)),
+        "ten seconds of the overlap's far end are at stake"
+    );
+}
+
+#[test]
+fn a_window_of_several_pages_is_read_until_two_passes_agree() {
+    let first = ask(poll(1000, 10_000).absorb(&page(&[2000, 2000], Some("p2")), RULES));
+    let mut running = ask(first.absorb(&page(&[2000, 2000], None), RULES));
+    for pass in [[2000_i64, 2000], [2000, 2000]] {
+        assert_eq!(bounds(&running), Some((Some(at(2000)), at(2000))));
+        running = ask(running.absorb(&page(&pass, Some("w2")), RULES));
+        match running.clone().absorb(&page(&[2000], None), RULES) {
+            Step::Ask(next) => running = *next,
+            Step::Done(state) => return assert_eq!(state.watermark.0, at(2000)),
+            Step::Inconclusive(reason) => panic!("{reason}"),
+        }
+    }
+    panic!("two equal passes settle a window");
+}
+
+#[test]
+fn a_window_that_never_rests_or_is_not_applied_leaves_the_cursor() {
+    let first = ask(poll(1000, 10_000).absorb(&page(&[1000, 2000], Some("p2")), RULES));
+    let window = ask(first.absorb(&page(&[2500], None), RULES));
+    let ignored = window.clone().absorb(&page(&[100], None), RULES);
+    assert_eq!(ignored, Step::Inconclusive(Doubt::WindowIgnored.reason()));
+    let mut running = window;
+    for pass in 1..=5 {
+        let mut half = page(&[2000], Some("w2"));
+        half.digest = pass;
+        running = ask(running.absorb(&half, RULES));
+        match running.absorb(&page(&[2400], None), RULES) {
+            Step::Ask(next) => running = *next,
+            other => {
+                assert_eq!(
+                    (pass, other),
+                    (5, Step::Inconclusive(Doubt::WindowRestless.reason()))
+                );
+                return;
+            }
+        }
+    }
+    panic!("a restless window ends");
+}
+
+#[test]
+fn doubts_leave_the_cursor() {
+    let ignored = Shown {
+        filter: Filter::Ignored,
+        ..page(&[1010], None)
+    };
+    let unusable = Shown {
+        unusable: 1,
+        ..page(&[1010], None)
+    };
+    let older = Shown {
+        filter: Filter::Unsaid,
+        ..page(&[100], None)
+    };
+    let full = Shown {
+        fill: Fill::PerhapsCut,
+        ..page(&[1000], None)
+    };
+    for (shown, doubt) in [
+        (ignored, Doubt::FilterIgnored),
+        (unusable, Doubt::Unusable),
+        (older, Doubt::FilterIgnored),
+        (full, Doubt::FullPage),
+        (page(&[], Some("p2")), Doubt::EmptyPage),
+    ] {
+        let step = poll(1000, 1060).absorb(&shown, RULES);
+        assert_eq!(step, Step::Inconclusive(doubt.reason()));
+    }
+}
+
+#[test]
+fn what_an_ascending_answer_showed_counts_even_if_the_rest_cannot_be_had() {
+    let full = Shown {
+        fill: Fill::PerhapsCut,
+        ..page(&[1010, 1020], None)
+    };
+    assert_eq!(watermark(poll(1000, 1060).absorb(&full, RULES)), at(1020));
+    let descending = Shown {
+        fill: Fill::PerhapsCut,
+        ..page(&[1020, 1010], None)
+    };
+    assert!(matches!(
+        poll(1000, 1060).absorb(&descending, RULES),
+        Step::Inconclusive(_)
+    ));
+}
+
+#[test]
+fn links_that_run_in_a_circle_end_the_poll() {
+    let first = ask(poll(1000, 1060).absorb(&page(&[1010], Some("p2")), RULES));
+    let step = first.absorb(&page(&[1010], Some("p2")), RULES);
+    let step = match step {
+        // The seam of equal stamps lies within the overlap, so that no window comes between.
+        Step::Ask(poll) => panic!("{poll:?}"),
+        other => other,
+    };
+    assert_eq!(step, Step::Inconclusive(Doubt::Circle.reason()));
+}
+
+#[test]
+fn a_poll_of_too_many_pages_is_cut_where_it_stands() {
+    let mut running = poll(0, 1_000_000);
+    running.lower = Some(Stored(at(999_700)));
+    for number in 1..PAGES_MAX {
+        let second = 999_700 + i64::from(number / 50);
+        running = match running.absorb(&page(&[second, second], Some(&format!("p{number}"))), RULES) {
+            Step::Ask(poll) => *poll,
+            other => panic!("{number}: {other:?}"),
+        };
+        assert!(running.visited.len() <= VISITED_MAX);
+    }
+    assert_eq!(
+        watermark(running.absorb(&page(&[1_000_000], Some("more")), RULES)),
+        at(1_000_000)
+    );
+}
+
+#[test]
+fn stored_forms_of_another_version_are_not_read() {
+    assert_eq!(
+        CursorState::parse(r#"{"v":2,"watermark":"2026-11-20T10:00:00Z","start":null}"#),
+        None
+    );
+    assert_eq!(CursorState::parse("{}"), None);
+    let text = r#"{"v":1,"watermark":"2026-11-20T10:00:00.123456789Z","start":null}"#;
+    assert_eq!(
+        serde_json::to_string(&CursorState::parse(text).unwrap()).unwrap(),
+        text
+    );
+}
+
+proptest! {
+    #[test]
+    fn the_watermark_never_moves_back_and_never_passes_the_bound(
+        watermark in 0_i64..10_000,
+        bound in 0_i64..10_000,
+        pages in prop::collection::vec(prop::collection::vec(0_i64..12_000, 0..5), 1..6),
+        snapshot in any::<bool>(),
+    ) {
+        let rules = Rules { paging: if snapshot { Paging::Snapshot } else { Paging::Live }, ..RULES };
+        let mut running = poll(watermark, bound);
+        let greatest = pages.iter().flatten().copied().filter(|stamp| *stamp <= bound).max();
+        let mut links = pages.iter().enumerate();
+        for _ in 0..100 {
+            let shown = if running.window.is_some() {
+                page(&[], None)
+            } else {
+                let Some((index, stamps)) = links.next() else { break };
+                let link = format!("p{index}");
+                page(stamps, (index + 1 < pages.len()).then_some(link.as_str()))
+            };
+            match running.absorb(&shown, rules) {
+                Step::Ask(next) => running = *next,
+                Step::Inconclusive(_) => return Ok(()),
+                Step::Done(state) => {
+                    prop_assert!(state.watermark.0 >= at(watermark));
+                    prop_assert!(state.watermark.0 <= at(bound.max(watermark)));
+                    prop_assert!(state.watermark.0 <= at(greatest.unwrap_or(0).max(watermark)));
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! One page of a poll: asks, reads, and lets `last_updated` say what follows.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use courier_sdk::{
+    ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpResponse, Next, Novelty,
+    PageOrder, PollRequest, Record, Resume, Shown as ShownAs,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use url::Url;
+
+use crate::answer::{self, Asked};
+use crate::bundle::{self, Item, Page};
+use crate::exchange::{NoAnswer, Wanted};
+use crate::instant::{self, Stored};
+use crate::last_updated::{self, CursorState, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use crate::profile::FullPage;
+use crate::query::Search;
+use crate::{FhirConnector, digest, query};
+
+/// How far behind our own clock the source's time is put where it names none: more than clocks of kept
+/// machines differ.
+const UNKNOWN_DATE_MARGIN: Duration = Duration::from_mins(5);
+
+/// Where the poll stands before its request.
+enum Stand {
+    Fresh(Plan),
+    Running(Box<Poll>),
+}
+
+pub(crate) fn cursor(state: CursorState) -> Cursor {
+    Cursor::new(text(&state))
+}
+
+impl FhirConnector {
+    pub(crate) async fn poll_page(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError> {
+        let feed = request.feed;
+        let operation = operation(feed);
+        let stand = self.stand(request, &operation)?;
+        let url = self.address(feed, &stand)?;
+        let wanted = self.exchange.get(
+            &operation,
+            url.clone(),
+            Wanted::Search,
+            self.limits.page_bytes_max,
+        );
+        let response = wanted.await.map_err(|error| match error {
+            NoAnswer::NotSent(error) => error,
+            NoAnswer::Broken(error) => answer::broken(operation.clone(), &error),
+        })?;
+        let page = self.read_page(feed, &stand, &response)?;
+        let running = match stand {
+            Stand::Fresh(plan) => Poll::begin(&plan, self.source_time(&response)),
+            Stand::Running(poll) => *poll,
+        };
+        let shown = self.shown(feed, &page, &url)?;
+        let start = running.start.map(|start| start.0);
+        let fresh_as_of = running.bound.0;
+        let rules = Rules {
+            overlap: feed.overlap,
+            paging: self.profile.paging,
+        };
+        let next = match running.absorb(&shown, rules) {
+            Step::Ask(poll) => Next::Page(Resume::new(text(&poll))),
+            Step::Done(state) => Next::Done(cursor(state)),
+            Step::Inconclusive(reason) => Next::Inconclusive {
+                reason: reason.to_owned(),
+            },
+        };
+        let mut answered = ChangePage {
+            changes: Vec::new(),
+            oversized: Vec::new(),
+            order: PageOrder::OldestFirst,
+            next,
+            fresh_as_of,
+        };
+        for item in page.items {
+            if item.body.len() > self.limits.record_bytes_max {
+                answered.oversized.push(item.key);
+            } else {
+                answered.changes.push(change(item, feed.fetch, start));
+            }
+        }
+        Ok(answered)
+    }
+
+    fn stand(&self, request: PollRequest<'_>, operation: &str) -> Result<Stand, ConnectorError> {
+        if let Some(resume) = request.resume {
+            // Written by another release of the courier: the poll begins again, which loses nothing.
+            let expired = || ConnectorError::PageExpired {
+                operation: operation.to_owned(),
+                status: 0,
+            };
+            return Poll::parse(resume.as_str())
+                .map(Box::new)
+                .map(Stand::Running)
+                .ok_or_else(expired);
+        }
+        let cursor = request.cursor.map(|cursor| {
+            // A cursor is never guessed: to begin anew would lose or repeat.
+            CursorState::parse(cursor.as_str()).ok_or_else(|| ConnectorError::Forbidden {
+                operation: operation.to_owned(),
+                reason: "the stored cursor is of a form that this release does not know".to_owned(),
+            })
+        });
+        let plan = last_updated::plan(request.feed, cursor.transpose()?, self.clock.now());
+        Ok(Stand::Fresh(plan))
+    }
+
+    fn address(&self, feed: &FeedSpec, stand: &Stand) -> Result<Url, ConnectorError> {
+        let expired = || ConnectorError::PageExpired {
+            operation: operation(feed),
+            status: 0,
+        };
+        let (from, to) = match stand {
+            Stand::Fresh(plan) => (plan.lower, None),
+            Stand::Running(poll) => match (&poll.target, &poll.window) {
+                // A link of before base_url was changed is of no use either.
+                (Some(Target::Link(link)), _) => {
+                    let url = Url::parse(link)
+                        .ok()
+                        .filter(|url| query::same_origin(&self.exchange.base, url));
+                    return url.ok_or_else(expired);
+                }
+                (Some(Target::Window), Some(window)) => (window.lo.map(|lo| lo.0), Some(window.hi.0)),
+                (Some(Target::Window), None) | (None, _) => return Err(expired()),
+            },
+        };
+        let search = Search {
+            record_type: &feed.record_type,
+            from,
+            to,
+            sort: &self.profile.sort,
+            count: self.limits.page_count,
+            ids_only: feed.fetch == FetchMode::ByRead && self.profile.ids_only,
+            filter: &feed.filter,
+        };
+        Ok(query::search(&self.exchange.base, &search))
+    }
+
+    fn read_page(
+        &self,
+        feed: &FeedSpec,
+        stand: &Stand,
+        response: &HttpResponse,
+    ) -> Result<Page, ConnectorError> {
+        if response.status.as_u16() != 200 {
+            let asked = match stand {
+                Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => {
+                    Asked::PageLink(&self.profile.expired_page_statuses)
+                }
+                Stand::Fresh(_) | Stand::Running(_) => Asked::Search,
+            };
+            return Err(answer::refusal(
+                operation(feed),
+                response,
+                asked,
+                self.clock.now(),
+            ));
+        }
+        let limit = self.limits.page_bytes_max;
+        if response.body.len() > limit {
+            let reason = format!("the answer exceeds the page limit of {limit} bytes");
+            return Err(ConnectorError::Unreadable {
+                operation: operation(feed),
+                reason,
+            });
+        }
+        bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
+            .map_err(|error| answer::unusable(operation(feed), &error))
+    }
+
+    /// The source's time at the poll's start, or a careful guess.
+    fn source_time(&self, response: &HttpResponse) -> Timestamp {
+        answer::server_time(response).unwrap_or_else(|| {
+            if !self.warned_of_date.swap(true, Ordering::Relaxed) {
+                tracing::warn!("source names no usable date, our clock less five minutes is used");
+            }
+            instant::back(self.clock.now(), UNKNOWN_DATE_MARGIN)
+        })
+    }
+
+    fn shown(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Result<Shown, ConnectorError> {
+        let self_link = page.self_link.as_deref().and_then(|link| url.join(link).ok());
+        let filter = match &self_link {
+            None => Filter::Unsaid,
+            Some(link) if query::applied(url, link, &feed.filter) => Filter::Applied,
+            Some(_) => Filter::Ignored,
+        };
+        let next = page
+            .next
+            .as_deref()
+            .map(|link| self.next_link(feed, url, link))
+            .transpose()?;
+        let granted = self_link.as_ref().and_then(query::count_of).unwrap_or(u64::MAX);
+        let count = granted.min(u64::from(self.limits.page_count)).max(1);
+        let rows = page.items.len() as u64;
+        let all = page.total.is_some_and(|total| total <= rows);
+        let cut = rows >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
+        Ok(Shown {
+            stamps: page.items.iter().map(|item| item.last_updated).collect(),
+            digest: page.items.iter().map(identity).fold(0, u64::wrapping_add),
+            entries: page.entries,
+            unusable: page.unusable,
+            filter,
+            next,
+            fill: if cut { Fill::PerhapsCut } else { Fill::Whole },
+        })
+    }
+
+    /// Follows a link verbatim, but only within the source: neither records nor credentials go elsewhere.
+    fn next_link(&self, feed: &FeedSpec, url: &Url, link: &str) -> Result<String, ConnectorError> {
+        let joined = url
+            .join(link)
+            .ok()
+            .filter(|next| query::same_origin(&self.exchange.base, next));
+        joined.map(String::from).ok_or_else(|| ConnectorError::Forbidden {
+            operation: operation(feed),
+            reason: "the link to the next page leads to another origin than base_url".to_owned(),
+        })
+    }
+}
+
+fn change(item: Item, fetch: FetchMode, start: Option<Timestamp>) -> ChangeRef {
+    let silent = matches!((item.last_updated, start), (Some(stamp), Some(start)) if stamp < start);
+    let carried = fetch == FetchMode::FromPage && !item.subsetted;
+    ChangeRef {
+        key: item.key,
+        shown: ShownAs::State,
+        novelty: if silent {
+            Novelty::Silent
+        } else {
+            Novelty::Announce
+        },
+        version_id: item.version_id,
+        last_updated: item.last_updated,
+        record: carried.then(|| Record::new(item.body)),
+    }
+}
+
+/// What makes a row the same row in two passes through a window.
+fn identity(item: &Item) -> u64 {
+    let stamp = item
+        .last_updated
+        .map(Stored)
+        .map(String::from)
+        .unwrap_or_default();
+    let version = item.version_id.as_deref().unwrap_or_default();
+    digest::of(&[
+        item.key.id.as_str().as_bytes(),
+        version.as_bytes(),
+        stamp.as_bytes(),
+    ])
+}
+
+fn operation(feed: &FeedSpec) -> String {
+    format!("search {}", feed.record_type)
+}
+
+fn text(state: &impl Serialize) -> String {
+    // Cannot fail for structs of instants, numbers and texts; an empty text would be refused when read.
+    serde_json::to_string(state).unwrap_or_default()
+}

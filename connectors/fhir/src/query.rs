@@ -1,0 +1,222 @@
+//! Builds the addresses that are asked, and checks which parameters an answer says it applied. Pure.
+
+use std::collections::BTreeSet;
+
+use courier_sdk::{RecordKey, RecordType};
+use jiff::Timestamp;
+use url::{Url, form_urlencoded};
+
+use crate::instant;
+
+/// Parameters that shape an answer without choosing its records; a server need not repeat them.
+const SHAPING: [&str; 11] = [
+    "_sort",
+    "_count",
+    "_include",
+    "_revinclude",
+    "_summary",
+    "_total",
+    "_elements",
+    "_contained",
+    "_containedType",
+    "_format",
+    "_pretty",
+];
+
+/// What a search asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Search<'a> {
+    pub(crate) record_type: &'a RecordType,
+    /// Lower bound, inclusive.
+    pub(crate) from: Option<Timestamp>,
+    /// Upper bound, inclusive.
+    pub(crate) to: Option<Timestamp>,
+    /// The profile's `_sort` value, or empty.
+    pub(crate) sort: &'a str,
+    pub(crate) count: u32,
+    pub(crate) ids_only: bool,
+    /// Further parameters, already in query syntax.
+    pub(crate) filter: &'a str,
+}
+
+/// The address of a search.
+pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
+    let mut url = with_segments(base, &[search.record_type.as_str()]);
+    let mut parameters = Vec::new();
+    if let Some(from) = search.from {
+        parameters.push(format!("_lastUpdated=ge{}", instant::floor_text(from)));
+    }
+    if let Some(to) = search.to {
+        parameters.push(format!("_lastUpdated=le{}", instant::ceiling_text(to)));
+    }
+    if !search.sort.is_empty() {
+        parameters.push(format!("_sort={}", search.sort));
+    }
+    parameters.push(format!("_count={}", search.count));
+    if search.ids_only {
+        parameters.push("_elements=id,meta".to_owned());
+    }
+    let filter = search.filter.trim_matches('&');
+    if !filter.is_empty() {
+        parameters.push(filter.to_owned());
+    }
+    url.set_query(Some(&parameters.join("&")));
+    url
+}
+
+/// The address of a record's current version.
+pub(crate) fn read(base: &Url, key: &RecordKey) -> Url {
+    with_segments(base, &[key.record_type.as_str(), key.id.as_str()])
+}
+
+/// The address of one of a record's versions.
+pub(crate) fn version_read(base: &Url, key: &RecordKey, version_id: &str) -> Url {
+    let segments = [key.record_type.as_str(), key.id.as_str(), "_history", version_id];
+    with_segments(base, &segments)
+}
+
+/// Says whether two addresses share scheme, host and port, and the second carries no credentials.
+pub(crate) fn same_origin(base: &Url, other: &Url) -> bool {
+    base.origin() == other.origin() && other.username().is_empty() && other.password().is_none()
+}
+
+/// Says whether the `self` link shows `_lastUpdated` and the feed's own parameters, as far as the request
+/// held them: a page behind an opaque link holds none, and what else such a link holds is the source's.
+pub(crate) fn applied(request: &Url, self_link: &Url, filter: &str) -> bool {
+    let mut ours = selecting(filter);
+    ours.insert("_lastUpdated".to_owned());
+    let asked = selecting(request.query().unwrap_or_default());
+    let shown = selecting(self_link.query().unwrap_or_default());
+    ours.intersection(&asked).all(|name| shown.contains(name))
+}
+
+/// The page size that an answer says it applied.
+pub(crate) fn count_of(link: &Url) -> Option<u64> {
+    let pair = link.query_pairs().find(|(name, _)| name == "_count");
+    pair.and_then(|(_, value)| value.parse().ok())
+}
+
+/// Names of the parameters that choose records, without modifiers (`status:not` is `status`).
+fn selecting(query: &str) -> BTreeSet<String> {
+    form_urlencoded::parse(query.as_bytes())
+        .map(|(name, _)| name.split(':').next().unwrap_or_default().to_owned())
+        .filter(|name| !name.is_empty() && !SHAPING.contains(&name.as_str()))
+        .collect()
+}
+
+fn with_segments(base: &Url, segments: &[&str]) -> Url {
+    let mut url = base.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Fails only for addresses without a path (`mailto:`), which no HTTP client would send.
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use courier_sdk::RecordId;
+
+    fn base() -> Url {
+        Url::parse("https://ehr.example/fhir/R4/").unwrap()
+    }
+
+    #[test]
+    fn a_search_names_bounds_order_size_and_filter() {
+        let record_type = RecordType::parse("Appointment").unwrap();
+        let asked = Search {
+            record_type: &record_type,
+            from: instant::parse("2026-11-20T10:00:00.1239Z"),
+            to: None,
+            sort: "_lastUpdated",
+            count: 200,
+            ids_only: false,
+            filter: "status=booked&location=7",
+        };
+        assert_eq!(
+            search(&base(), &asked).as_str(),
+            "https://ehr.example/fhir/R4/Appointment?_lastUpdated=ge2026-11-20T10:00:00.123Z\
+             &_sort=_lastUpdated&_count=200&status=booked&location=7"
+        );
+        let ids = Search {
+            from: None,
+            to: asked.from,
+            sort: "",
+            ids_only: true,
+            filter: "",
+            ..asked
+        };
+        assert_eq!(
+            search(&base(), &ids).query(),
+            Some("_lastUpdated=le2026-11-20T10:00:00.124Z&_count=200&_elements=id,meta")
+        );
+    }
+
+    #[test]
+    fn odd_ids_stay_inside_their_path_segment() {
+        let key = RecordKey {
+            record_type: RecordType::parse("Patient").unwrap(),
+            id: RecordId::parse("a.b|7").unwrap(),
+        };
+        assert_eq!(read(&base(), &key).path(), "/fhir/R4/Patient/a.b|7");
+        let version = version_read(&base(), &key, "1/../../x?y");
+        assert_eq!(
+            version.path(),
+            "/fhir/R4/Patient/a.b|7/_history/1%2F..%2F..%2Fx%3Fy"
+        );
+        assert_eq!(version.query(), None);
+    }
+
+    #[test]
+    fn a_self_link_must_repeat_every_selecting_parameter() {
+        let asked = "https://e/A?_lastUpdated=ge2026&_sort=_lastUpdated&_count=9&status=booked";
+        let rows = [
+            ("https://e/A?_lastUpdated=ge2026&status=booked", true),
+            ("https://e/A?status:not=x&_lastUpdated=ge2026-01-01", true),
+            ("https://e/A?_lastUpdated=ge2026", false),
+            ("https://e/A?status=booked", false),
+            ("https://e/A", false),
+        ];
+        for (link, expected) in rows {
+            let link = Url::parse(link).unwrap();
+            assert_eq!(
+                applied(&Url::parse(asked).unwrap(), &link, "status=booked"),
+                expected,
+                "{link}"
+            );
+        }
+        // A page behind an opaque token has nothing to repeat.
+        let token = Url::parse("https://e/?_getpages=1").unwrap();
+        let second = Url::parse("https://e/?_getpages=2").unwrap();
+        assert!(applied(&token, &second, "status=booked"));
+        // An offset is the page link's own.
+        let offset = Url::parse("https://e/A?_lastUpdated=ge2026&offset=9").unwrap();
+        assert!(applied(
+            &offset,
+            &Url::parse("https://e/A?_lastUpdated=ge2026").unwrap(),
+            ""
+        ));
+    }
+
+    #[test]
+    fn another_host_port_scheme_or_embedded_credentials_are_another_origin() {
+        let rows = [
+            ("https://ehr.example/other", true),
+            ("https://ehr.example:443/other", true),
+            ("http://ehr.example/fhir", false),
+            ("https://ehr.example:8443/", false),
+            ("https://evil.example/", false),
+            ("https://user@ehr.example/", false),
+        ];
+        for (other, expected) in rows {
+            assert_eq!(
+                same_origin(&base(), &Url::parse(other).unwrap()),
+                expected,
+                "{other}"
+            );
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Reads one changed record: the version asked for where the source offers it, else the current one.
+
+use courier_sdk::{ChangeRef, ConnectorError, Fetched, HttpError, HttpResponse, Novelty, Record, Shown};
+use http::header::ETAG;
+use url::Url;
+
+use crate::answer::{self, Asked};
+use crate::exchange::{NoAnswer, Wanted};
+use crate::{FhirConnector, bundle, query};
+
+/// A read that was answered, or whose answer is too large.
+enum Answer {
+    Response(HttpResponse),
+    TooLarge,
+}
+
+impl FhirConnector {
+    pub(crate) async fn read(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+        let base = &self.exchange.base;
+        if self.profile.version_read
+            && let Some(version_id) = &change.version_id
+        {
+            let url = query::version_read(base, &change.key, version_id);
+            match self.ask(change, url).await? {
+                Answer::TooLarge => return Ok(Fetched::TooLarge),
+                // The version is gone or such reads are not offered: no word on the record itself.
+                Answer::Response(response) if matches!(response.status.as_u16(), 404 | 405 | 410 | 501) => {}
+                Answer::Response(response) => return self.judge(change, &response),
+            }
+        }
+        match self.ask(change, query::read(base, &change.key)).await? {
+            Answer::TooLarge => Ok(Fetched::TooLarge),
+            Answer::Response(response) => match response.status.as_u16() {
+                404 => Ok(Fetched::NotFound),
+                410 => Ok(Fetched::Deleted),
+                _ => self.judge(change, &response),
+            },
+        }
+    }
+
+    async fn ask(&self, change: &ChangeRef, url: Url) -> Result<Answer, ConnectorError> {
+        let operation = operation(change);
+        let bytes_max = self.limits.record_bytes_max;
+        match self
+            .exchange
+            .get(&operation, url, Wanted::Record, bytes_max)
+            .await
+        {
+            Ok(response) if response.body.len() > bytes_max => Ok(Answer::TooLarge),
+            Ok(response) => Ok(Answer::Response(response)),
+            Err(NoAnswer::Broken(HttpError::TooLarge { .. })) => Ok(Answer::TooLarge),
+            Err(NoAnswer::Broken(error)) => Err(answer::broken(operation, &error)),
+            Err(NoAnswer::NotSent(error)) => Err(error),
+        }
+    }
+
+    fn judge(&self, change: &ChangeRef, response: &HttpResponse) -> Result<Fetched, ConnectorError> {
+        match response.status.as_u16() {
+            200 => {}
+            403 => return Ok(Fetched::Unavailable),
+            _ => {
+                return Err(answer::refusal(
+                    operation(change),
+                    response,
+                    Asked::Read,
+                    self.clock.now(),
+                ));
+            }
+        }
+        let item = bundle::record(&response.body, self.limits.json_depth_max)
+            .map_err(|error| answer::unusable(operation(change), &error))?;
+        if item.key != change.key {
+            let reason = "the answer is another record than the one asked for".to_owned();
+            return Err(ConnectorError::Unreadable {
+                operation: operation(change),
+                reason,
+            });
+        }
+        let version_id = item.version_id.or_else(|| etag(response));
+        let same = version_id == change.version_id && item.last_updated == change.last_updated;
+        let found = ChangeRef {
+            key: item.key,
+            shown: Shown::State,
+            // What was shown before the feed's start is silent, a version that came since then is not.
+            novelty: if same { change.novelty } else { Novelty::Announce },
+            version_id,
+            last_updated: item.last_updated,
+            record: None,
+        };
+        Ok(Fetched::Found(found, Record::new(item.body)))
+    }
+}
+
+fn operation(change: &ChangeRef) -> String {
+    format!("read {}", change.key.record_type)
+}
+
+/// The bare value of an `ETag`, weak or strong.
+fn etag(response: &HttpResponse) -> Option<String> {
+    let value = response.headers.get(ETAG)?.to_str().ok()?.trim();
+    let bare = value.strip_prefix("W/").unwrap_or(value).trim_matches('"');
+    (!bare.is_empty()).then(|| bare.to_owned())
+}

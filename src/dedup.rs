@@ -1,0 +1,22 @@
+//! Deduplication in front of the store: a memory of accepted event ids that spares the store a look-up.
+//!
+//! A hit suppresses, because ids are marked only after their event was committed. Everything else (a miss, an
+//! eviction, an empty memory) costs one look-up in the store, whose unique index decides.
+
+pub mod memory;
+
+use async_trait::async_trait;
+use courier_sdk::ConnectionName;
+
+use crate::domain::identity::EventId;
+
+/// Remembers accepted event ids for a while.
+#[async_trait]
+pub trait Dedup: Send + Sync {
+    /// Says for each id whether it is known to be accepted. Never wrong when it says yes; never fails: what
+    /// cannot be answered in time is a no.
+    async fn seen(&self, connection: &ConnectionName, ids: &[EventId]) -> Vec<bool>;
+
+    /// Remembers ids whose events are committed. A failure only costs later look-ups.
+    async fn mark(&self, connection: &ConnectionName, ids: &[EventId]);
+}

@@ -1,0 +1,146 @@
+//! One connection at work: its connector, feeds, budget, lease and condition.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::budget::Budget;
+use crate::domain::delivery::Fence;
+
+/// One connection at work.
+pub struct Connection {
+    /// Its name.
+    pub name: ConnectionName,
+    /// Who speaks to the source.
+    pub connector: Arc<dyn Connector>,
+    /// What is polled.
+    pub feeds: Vec<Feed>,
+    /// What the source is asked to bear.
+    pub budget: Budget,
+    /// How many requests may be under way at once.
+    pub concurrent: usize,
+    lease: Mutex<Option<Held>>,
+    condition: Mutex<std::collections::BTreeMap<FeedName, Condition>>,
+}
+
+/// One feed and its interval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// What the connector needs to know.
+    pub spec: FeedSpec,
+    /// How often it is polled.
+    pub every: Duration,
+}
+
+/// How a feed fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Failed turns in a row.
+    pub failures: u32,
+    /// When its last turn ended well.
+    pub succeeded_at: Option<Timestamp>,
+    /// Why it is set aside or failing; no PHI.
+    pub trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    fence: Fence,
+    trusted_until: Instant,
+}
+
+impl Connection {
+    /// Makes a connection that holds no lease yet.
+    #[must_use]
+    pub fn new(
+        name: ConnectionName,
+        connector: Arc<dyn Connector>,
+        feeds: Vec<Feed>,
+        budget: Budget,
+        concurrent: usize,
+    ) -> Self {
+        let condition = feeds
+            .iter()
+            .map(|feed| {
+                (
+                    feed.spec.name.clone(),
+                    Condition {
+                        failures: 0,
+                        succeeded_at: None,
+                        trouble: None,
+                    },
+                )
+            })
+            .collect();
+        Self {
+            name,
+            connector,
+            feeds,
+            budget,
+            concurrent,
+            lease: Mutex::new(None),
+            condition: Mutex::new(condition),
+        }
+    }
+
+    /// The fence of the lease, while it can be trusted. A lease in doubt is no lease: nothing is asked of the source.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        let held = *self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        held.filter(|held| Instant::now() < held.trusted_until)
+            .map(|held| held.fence)
+    }
+
+    /// Notes a lease that was granted or renewed by a request sent at `asked_at`.
+    pub fn hold(&self, fence: Fence, asked_at: Instant, trust: Duration) {
+        let held = Held {
+            fence,
+            trusted_until: asked_at + trust,
+        };
+        *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    }
+
+    /// Notes that the lease is gone.
+    pub fn let_go(&self) {
+        *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How a feed fares.
+    #[must_use]
+    pub fn condition(&self, feed: &FeedName) -> Option<Condition> {
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(feed)
+            .cloned()
+    }
+
+    /// Notes a turn that ended well.
+    pub fn note_success(&self, feed: &FeedName, now: Timestamp) {
+        let healthy = Condition {
+            failures: 0,
+            succeeded_at: Some(now),
+            trouble: None,
+        };
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(feed.clone(), healthy);
+    }
+
+    /// Notes a turn that failed, and returns how many have in a row.
+    pub fn note_failure(&self, feed: &FeedName, trouble: String) -> u32 {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        let condition = conditions.entry(feed.clone()).or_insert(Condition {
+            failures: 0,
+            succeeded_at: None,
+            trouble: None,
+        });
+        condition.failures = condition.failures.saturating_add(1);
+        condition.trouble = Some(trouble);
+        condition.failures
+    }
+}

@@ -1,0 +1,217 @@
+//! Deliver: attempts what is due, within each destination's share, and records what came of it in batches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Outlet, Worker};
+use crate::destination::{Attempt, Notification};
+use crate::domain::delivery::{AttemptOutcome, AttemptRecord, ClaimedDelivery};
+use crate::domain::name::DestinationName;
+use crate::domain::retry::{Failure, NextAttempt, next_attempt};
+use crate::store::{ClaimDeliveries, StoreError};
+use crate::wire;
+
+/// Whether to look for due deliveries: not after every single attempt, but when there is room for many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Now,
+    Later,
+}
+
+type Attempts = JoinSet<(DestinationName, AttemptRecord)>;
+
+/// Delivers for all connections that this worker holds, until `stop`; attempts in flight may end.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut attempts = Attempts::new();
+    let mut in_flight: BTreeMap<DestinationName, usize> = BTreeMap::new();
+    let mut look = Look::Now;
+    let mut next_due_at = None;
+    loop {
+        if look == Look::Now {
+            next_due_at = claim(&worker, &mut attempts, &mut in_flight).await?;
+        }
+        let wait = next_due_at.map_or(worker.limits.fallback, |due: Timestamp| {
+            let left = due.duration_since(worker.clock.now());
+            Duration::try_from(left)
+                .unwrap_or_default()
+                .min(worker.limits.fallback)
+        });
+        look = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(joined) = attempts.join_next() => {
+                record(&worker, joined, &mut attempts, &mut in_flight).await?
+            }
+            () = worker.bells.deliver.notified() => Look::Now,
+            () = tokio::time::sleep(wait + Duration::from_millis(1)) => Look::Now,
+        };
+    }
+    let drain = async {
+        while let Some(joined) = attempts.join_next().await {
+            record(&worker, joined, &mut attempts, &mut in_flight).await?;
+        }
+        Ok(())
+    };
+    // What is still in flight after the grace stays owed: at worst it is sent twice, with the same id and bytes.
+    tokio::time::timeout(worker.limits.shutdown_grace, drain)
+        .await
+        .unwrap_or(Ok(()))
+}
+
+/// Claims due deliveries while there is room, in turns over the destinations; answers when the next falls due.
+async fn claim(
+    worker: &Arc<Worker>,
+    attempts: &mut Attempts,
+    in_flight: &mut BTreeMap<DestinationName, usize>,
+) -> Result<Option<Timestamp>, StoreError> {
+    let now = worker.clock.now();
+    let due = worker.store.due_destinations(&worker.holder, now).await?;
+    for name in due.due {
+        let Some(outlet) = worker.destinations.get(&name) else {
+            debug!(destination = %name, "deliveries wait for a destination that is not configured");
+            continue;
+        };
+        let flying = in_flight.get(&name).copied().unwrap_or_default();
+        let share = worker.limits.in_flight_per_destination.saturating_sub(flying);
+        let room = share.min(worker.limits.in_flight.saturating_sub(attempts.len()));
+        if room == 0 {
+            continue;
+        }
+        let claim = ClaimDeliveries {
+            holder: worker.holder.clone(),
+            destination: name.clone(),
+            limit: room,
+            at: worker.clock.now(),
+        };
+        let claimed = worker.store.claim_deliveries(&claim).await?;
+        *in_flight.entry(name.clone()).or_default() += claimed.len();
+        for delivery in claimed {
+            begin(worker, outlet, delivery, attempts);
+        }
+    }
+    Ok(due.next_due_at)
+}
+
+fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attempts: &mut Attempts) {
+    let destination = Arc::clone(&outlet.destination);
+    let worker = Arc::clone(worker);
+    attempts.spawn(async move {
+        let notification = Notification {
+            event_id: claimed.event.id.clone(),
+            connection: claimed.event.connection.clone(),
+            key: claimed.event.key.clone(),
+            kind: claimed.event.kind,
+            rendered: wire::render(&claimed.event, &claimed.delivery),
+            replay: claimed.delivery.replay,
+        };
+        let attempt = destination.deliver(&notification, worker.clock.now()).await;
+        let name = claimed.delivery.destination.clone();
+        (name, conclude(&worker, &claimed, attempt))
+    });
+}
+
+fn conclude(worker: &Worker, claimed: &ClaimedDelivery, attempt: Attempt) -> AttemptRecord {
+    let at = worker.clock.now();
+    let delivery = &claimed.delivery;
+    let outcome = match attempt {
+        Attempt::Accepted { detail } => AttemptOutcome::Delivered { detail },
+        Attempt::Failed { detail, retry_after } => {
+            let schedule = worker
+                .destinations
+                .get(&delivery.destination)
+                .map_or(&[][..], |outlet| &outlet.retry);
+            let failure = Failure {
+                attempts: delivery.attempts.saturating_add(1),
+                scheduled_from: delivery.scheduled_from,
+                failed_at: at,
+                retry_after,
+                draw: worker.draw(),
+            };
+            match next_attempt(schedule, &failure) {
+                NextAttempt::At(due_at) => AttemptOutcome::RetryAt { due_at, detail },
+                NextAttempt::Never => AttemptOutcome::Dead { detail },
+            }
+        }
+    };
+    log(claimed, &outcome);
+    AttemptRecord {
+        id: delivery.id,
+        connection: claimed.event.connection.clone(),
+        fence: claimed.fence,
+        outcome,
+        at,
+    }
+}
+
+fn log(claimed: &ClaimedDelivery, outcome: &AttemptOutcome) {
+    let (event_id, subscription) = (&claimed.event.id, &claimed.delivery.subscription);
+    let destination = &claimed.delivery.destination;
+    let attempt = claimed.delivery.attempts.saturating_add(1);
+    let count = |word: &'static str| {
+        metrics::counter!("courier_attempts_total", "destination" => destination.to_string(), "outcome" => word)
+            .increment(1);
+    };
+    match outcome {
+        AttemptOutcome::Delivered { detail } => {
+            count("delivered");
+            debug!(%event_id, %subscription, %destination, attempt, detail, "delivered");
+        }
+        AttemptOutcome::RetryAt { due_at, detail } => {
+            count("retry");
+            info!(%event_id, %subscription, %destination, attempt, detail, %due_at, "attempt failed");
+        }
+        AttemptOutcome::Dead { detail } => {
+            count("dead");
+            warn!(%event_id, %subscription, %destination, attempt, detail, "dead letter: the schedule is over");
+        }
+        AttemptOutcome::Released => {}
+    }
+}
+
+/// Records an ended attempt together with all others that have ended by now; says whether there is room for many.
+async fn record(
+    worker: &Worker,
+    first: Result<(DestinationName, AttemptRecord), JoinError>,
+    attempts: &mut Attempts,
+    in_flight: &mut BTreeMap<DestinationName, usize>,
+) -> Result<Look, StoreError> {
+    let mut records = Vec::new();
+    let mut look = Look::Later;
+    let mut ended = Some(first);
+    while let Some(joined) = ended {
+        match joined {
+            Ok((name, record)) => {
+                let flying = in_flight.entry(name).or_default();
+                *flying = flying.saturating_sub(1);
+                if *flying <= worker.limits.in_flight_per_destination / 2 {
+                    look = Look::Now;
+                }
+                records.push(record);
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+        ended = if records.len() < worker.limits.record_batch {
+            attempts.try_join_next()
+        } else {
+            None
+        };
+    }
+    let recorded = worker.store.record_attempts(&records).await?;
+    if recorded.fenced > 0 {
+        warn!(
+            attempts = recorded.fenced,
+            "attempts were left out: their lease has passed to another worker"
+        );
+    }
+    Ok(look)
+}

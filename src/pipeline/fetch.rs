@@ -1,0 +1,260 @@
+//! Fetch: reads the full record of changes whose page did not bring it, and moves on what waited behind them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use courier_sdk::{ChangeRef, ConnectionName, ConnectorError, Fetched, Shown};
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Worker;
+use super::connection::Connection;
+use crate::domain::event::{Change, VersionClue};
+use crate::domain::identify::identify;
+use crate::domain::plan;
+use crate::store::{ClaimChanges, ClaimedChange, SettleChanges, SettleResult, Settlement, StoreError};
+
+/// A failed fetch is tried again after this, doubled each time.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Inboxes are looked at this often even if nobody rang: for retries that fell due.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a batch found: whether it is worth looking again at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    Full,
+    Empty,
+}
+
+/// Fetches for all connections that this worker holds, one batch a connection at a time, until `stop`.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut waiting: BTreeMap<ConnectionName, Timestamp> = BTreeMap::new();
+    let mut batches: JoinSet<(ConnectionName, Result<Batch, StoreError>)> = JoinSet::new();
+    let mut running: std::collections::BTreeSet<ConnectionName> = std::collections::BTreeSet::new();
+    for name in worker.connections.keys() {
+        worker.bells.fetch.ring(name);
+    }
+    loop {
+        let now = worker.clock.now();
+        for name in worker.bells.fetch.take() {
+            waiting.insert(name, now);
+        }
+        let due: Vec<ConnectionName> = waiting
+            .iter()
+            .filter(|(name, at)| **at <= now && !running.contains(*name))
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in due {
+            waiting.remove(&name);
+            running.insert(name.clone());
+            let (worker, stop) = (Arc::clone(&worker), stop.clone());
+            batches.spawn(async move {
+                let result = batch(&worker, &name, &stop).await;
+                (name, result)
+            });
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(joined) = batches.join_next() => match joined {
+                Ok((name, result)) => {
+                    running.remove(&name);
+                    let again = match result? {
+                        Batch::Full => Duration::ZERO,
+                        Batch::Empty => LOOK_AGAIN,
+                    };
+                    let at = worker.clock.now().saturating_add(again).unwrap_or(Timestamp::MAX);
+                    waiting.entry(name).or_insert(at);
+                }
+                Err(error) => if error.is_panic() { std::panic::resume_unwind(error.into_panic()) },
+            },
+            () = worker.bells.fetch.rung() => {}
+            () = tokio::time::sleep(worker.limits.fallback) => {}
+        }
+    }
+    let all = async { while batches.join_next().await.is_some() {} };
+    // A batch cut short here is claimed again under the next lease.
+    if tokio::time::timeout(worker.limits.shutdown_grace, all)
+        .await
+        .is_err()
+    {
+        debug!("fetches were cut short by the shutdown");
+    }
+    Ok(())
+}
+
+async fn batch(
+    worker: &Worker,
+    name: &ConnectionName,
+    stop: &CancellationToken,
+) -> Result<Batch, StoreError> {
+    let Some(connection) = worker.connections.get(name) else {
+        return Ok(Batch::Empty);
+    };
+    let Some(fence) = connection.fence() else {
+        return Ok(Batch::Empty);
+    };
+    let claim = ClaimChanges {
+        connection: name.clone(),
+        fence,
+        limit: worker.limits.fetch_batch,
+        at: worker.clock.now(),
+    };
+    let claimed = match worker.store.claim_changes(&claim).await {
+        Err(StoreError::Fenced { .. }) => {
+            connection.let_go();
+            return Ok(Batch::Empty);
+        }
+        other => other?,
+    };
+    if claimed.is_empty() {
+        return Ok(Batch::Empty);
+    }
+    let settlements: Vec<Settlement> = stream::iter(claimed)
+        .map(|change| settle_one(worker, connection, change, stop))
+        .buffered(connection.concurrent.max(1))
+        .collect()
+        .await;
+    let settle = SettleChanges {
+        connection: name.clone(),
+        fence,
+        settlements,
+        at: worker.clock.now(),
+    };
+    match worker.store.settle_changes(&settle).await {
+        Err(StoreError::Fenced { .. }) => connection.let_go(),
+        Err(error) => return Err(error),
+        Ok(settled) => {
+            worker.dedup.mark(name, &settled.ids).await;
+            metrics::counter!("courier_events_total").increment(settled.appended);
+            metrics::counter!("courier_superseded_total").increment(settled.superseded);
+            if settled.appended > 0 {
+                worker.bells.fan_out.ring(name);
+            }
+            if settled.quarantined > 0 {
+                warn!(connection = %name, changes = settled.quarantined, "changes went to quarantine");
+            }
+        }
+    }
+    Ok(Batch::Full)
+}
+
+async fn settle_one(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: ClaimedChange,
+    stop: &CancellationToken,
+) -> Settlement {
+    let (id, generation) = (claimed.id, claimed.generation);
+    let result = if claimed.change.content.is_some() || claimed.change.shown == Shown::Deleted {
+        // It came with its record and waited behind an earlier change of it.
+        SettleResult::Fetched(claimed.change)
+    } else if claimed.claims > worker.limits.fetch_claims {
+        SettleResult::Quarantine {
+            reason: "its worker died at it three times".to_owned(),
+        }
+    } else {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => SettleResult::Release { due_at: worker.clock.now() },
+            result = fetch(worker, connection, claimed) => result,
+        }
+    };
+    Settlement {
+        id,
+        generation,
+        result,
+    }
+}
+
+async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
+    let wanted = as_reference(&claimed.change);
+    let leave = connection.budget.leave().await;
+    let answer = connection.connector.fetch(&wanted).await;
+    drop(leave);
+    metrics::counter!("courier_ehr_requests_total", "connection" => connection.name.to_string()).increment(1);
+    let failed = |reason: String| retry_or_quarantine(worker, &claimed, reason);
+    match answer {
+        Ok(Fetched::Found(mut found, record)) => {
+            let rule = connection.connector.version_rule(&found.key.record_type);
+            found.record = Some(record);
+            SettleResult::Fetched(identify(&connection.name, found, &rule))
+        }
+        Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change)),
+        Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),
+        Ok(Fetched::Unavailable) => failed("the source does not let us read the record (403)".to_owned()),
+        Ok(Fetched::TooLarge) => SettleResult::Quarantine {
+            reason: "the record exceeds the record limit".to_owned(),
+        },
+        Err(ConnectorError::Throttled { retry_after, .. }) => {
+            let pause = retry_after.unwrap_or(RETRY);
+            connection.budget.pause(pause);
+            SettleResult::Release {
+                due_at: after(worker.clock.now(), pause),
+            }
+        }
+        Err(ConnectorError::Unauthorized { status, .. }) => {
+            connection.budget.pause(Duration::from_secs(60));
+            warn!(connection = %connection.name, status, "fetch was not authorised; the connection waits");
+            SettleResult::Release {
+                due_at: after(worker.clock.now(), Duration::from_secs(60)),
+            }
+        }
+        // The source is away, not the record bad: that never costs the change one of its attempts.
+        Err(error @ ConnectorError::Transient { .. }) => {
+            debug!(connection = %connection.name, %error, "fetch failed for now");
+            SettleResult::Release {
+                due_at: after(worker.clock.now(), RETRY),
+            }
+        }
+        Err(
+            error @ (ConnectorError::PageExpired { .. }
+            | ConnectorError::Unreadable { .. }
+            | ConnectorError::Refused { .. }
+            | ConnectorError::Forbidden { .. }),
+        ) => failed(error.to_string()),
+    }
+}
+
+fn retry_or_quarantine(worker: &Worker, claimed: &ClaimedChange, reason: String) -> SettleResult {
+    if claimed.attempts + 1 >= worker.limits.fetch_attempts {
+        return SettleResult::Quarantine { reason };
+    }
+    let due_at = plan::turn_after_failure(worker.clock.now(), RETRY, claimed.attempts + 1, None);
+    SettleResult::RetryAt { due_at, reason }
+}
+
+fn as_reference(change: &Change) -> ChangeRef {
+    ChangeRef {
+        key: change.key.clone(),
+        shown: change.shown,
+        novelty: change.novelty,
+        version_id: change.version_id.clone(),
+        last_updated: change.order.stamp,
+        record: None,
+    }
+}
+
+fn inferred_delete(change: Change) -> Change {
+    Change {
+        shown: Shown::Deleted,
+        version: VersionClue::InferredDelete,
+        version_id: None,
+        order: crate::domain::event::VersionOrder::default(),
+        first_version: false,
+        content: None,
+        ..change
+    }
+}
+
+fn after(now: Timestamp, by: Duration) -> Timestamp {
+    now.saturating_add(by).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,78 @@
+//! The pipeline's limits, each with its number's reason.
+
+use std::time::Duration;
+
+/// How much work is held at once, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Polls under way at once over all connections.
+    pub polls: usize,
+    /// Pages of one poll before other feeds get their turn; the poll goes on where it was.
+    pub pages_per_turn: usize,
+    /// Changes waiting in a connection's inbox above which its feeds skip their turn: the source keeps them for us.
+    pub inbox: u64,
+    /// Events of a connection waiting for fan-out above which its feeds skip their turn.
+    pub log: u64,
+    /// Deliveries of one subscription on one connection above which nothing more is materialised.
+    pub outbox: u64,
+    /// Changes of one connection fetched in one batch.
+    pub fetch_batch: usize,
+    /// Failed fetches of a change before it goes to quarantine.
+    pub fetch_attempts: u32,
+    /// Claims of a change that ended without a word (its worker died) before it goes to quarantine.
+    pub fetch_claims: u32,
+    /// Events read for one slice of fan-out.
+    pub fan_out_events: usize,
+    /// Deliveries written by one slice of fan-out.
+    pub fan_out_rows: usize,
+    /// Deliveries in flight to one destination.
+    pub in_flight_per_destination: usize,
+    /// Deliveries in flight over all destinations.
+    pub in_flight: usize,
+    /// Attempts recorded in one transaction.
+    pub record_batch: usize,
+    /// How long a lease lasts without renewal.
+    pub lease_ttl: Duration,
+    /// How often it is renewed.
+    pub lease_renewal: Duration,
+    /// How long a worker trusts it after the last renewal was sent, by its own monotonic clock.
+    pub lease_trust: Duration,
+    /// How long what is in flight may take after a stop.
+    pub shutdown_grace: Duration,
+    /// A lost ring costs at most this.
+    pub fallback: Duration,
+    /// How often settled state is swept.
+    pub sweep_every: Duration,
+    /// How long settled deliveries and their events are kept.
+    pub retention: Duration,
+    /// The largest rewind of a cursor that the accepted ids must outlive.
+    pub rewind_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            polls: 64,
+            pages_per_turn: 20,
+            inbox: 10_000,
+            log: 100_000,
+            outbox: 100_000,
+            fetch_batch: 16,
+            fetch_attempts: 8,
+            fetch_claims: 3,
+            fan_out_events: 500,
+            fan_out_rows: 1_000,
+            in_flight_per_destination: 64,
+            in_flight: 512,
+            record_batch: 256,
+            lease_ttl: Duration::from_secs(30),
+            lease_renewal: Duration::from_secs(10),
+            lease_trust: Duration::from_secs(20),
+            shutdown_grace: Duration::from_secs(20),
+            fallback: Duration::from_secs(2),
+            sweep_every: Duration::from_secs(60),
+            retention: Duration::from_secs(7 * 86_400),
+            rewind_max: Duration::from_secs(86_400),
+        }
+    }
+}

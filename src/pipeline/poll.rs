@@ -1,0 +1,254 @@
+//! Handing a page over: known changes left out, the rest identified, cut into slices, and given to the store
+//! together with the place where the poll goes on.
+
+use std::ops::ControlFlow;
+
+use courier_sdk::{ChangePage, ChangeRef, ConnectionName, Cursor, Next, PageOrder, Resume, VersionRule};
+use tracing::{info, warn};
+
+use super::Worker;
+use super::connection::{Connection, Feed};
+use super::turn::{lag_seconds, proves_baseline};
+use crate::domain::delivery::Fence;
+use crate::domain::event::Change;
+use crate::domain::identify::{id_at_first_rung, identify};
+use crate::domain::identity::EventId;
+use crate::store::{
+    AcceptPage, Accepted, BaselineProof, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
+    SLICE_ROWS_MAX, StoreError,
+};
+
+/// A poll under way.
+pub(super) struct Poll<'a> {
+    /// The connection.
+    pub(super) connection: &'a Connection,
+    /// The feed.
+    pub(super) feed: &'a Feed,
+    /// The lease.
+    pub(super) fence: Fence,
+    /// The cursor that it started from.
+    pub(super) cursor: Option<Cursor>,
+    /// Where it goes on.
+    pub(super) resume: Option<Resume>,
+    id: PollId,
+    baseline: BaselineProof,
+}
+
+impl<'a> Poll<'a> {
+    /// Begins a poll, or goes on with one that was left in the middle.
+    pub(super) fn new(connection: &'a Connection, feed: &'a Feed, fence: Fence, state: FeedState) -> Self {
+        let baseline = if proves_baseline(feed, &state) {
+            BaselineProof::Proven
+        } else {
+            BaselineProof::Unproven
+        };
+        Self {
+            connection,
+            feed,
+            fence,
+            cursor: state.cursor,
+            resume: state.resume,
+            id: state.poll,
+            baseline,
+        }
+    }
+
+    /// Names the poll to the store.
+    pub(super) fn reference(&self) -> PollRef {
+        PollRef {
+            connection: self.connection.name.clone(),
+            feed: self.feed.spec.name.clone(),
+            fence: self.fence,
+            poll: self.id,
+        }
+    }
+
+    /// Hands a page over and says whether the poll goes on.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not take it: then nothing after the last slice it took is remembered.
+    pub(super) async fn hand_over(
+        &mut self,
+        worker: &Worker,
+        page: ChangePage,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let rule = self
+            .connection
+            .connector
+            .version_rule(&self.feed.spec.record_type);
+        let shown = page.changes.len();
+        let unknown = leave_out_known(worker, &self.connection.name, page.changes, &rule).await;
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => "dedup")
+            .increment((shown - unknown.len()) as u64);
+        let changes: Vec<Change> = unknown
+            .into_iter()
+            .map(|change| identify(&self.connection.name, change, &rule))
+            .collect();
+        let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
+            && self.resume.is_none();
+        let progress = self.progress(&page.next);
+        if changes.is_empty() && page.oversized.is_empty() && moves_nothing {
+            // The commonest poll of all, an empty one, costs no write.
+            self.note_complete(worker, page.fresh_as_of);
+            return Ok(ControlFlow::Break(()));
+        }
+        let mut slices = slices(changes);
+        let last = slices.pop().unwrap_or_default();
+        let template = AcceptPage {
+            poll: self.reference(),
+            from: self.cursor.clone(),
+            changes: Vec::new(),
+            oversized: page.oversized,
+            progress: Progress::Slice,
+            fresh_as_of: page.fresh_as_of,
+            at: worker.clock.now(),
+        };
+        for changes in slices {
+            let slice = AcceptPage {
+                changes,
+                oversized: Vec::new(),
+                ..template.clone()
+            };
+            self.give(worker, page.order, slice).await?;
+        }
+        self.give(
+            worker,
+            page.order,
+            AcceptPage {
+                changes: last,
+                progress,
+                ..template
+            },
+        )
+        .await?;
+        Ok(self.go_on(worker, page.next, page.order, page.fresh_as_of))
+    }
+
+    fn progress(&self, next: &Next) -> Progress {
+        match next {
+            Next::Page(resume) => Progress::Page(resume.clone()),
+            Next::Done(cursor) => Progress::Done {
+                cursor: cursor.clone(),
+                baseline: self.baseline,
+            },
+            Next::Inconclusive { .. } => Progress::Inconclusive,
+        }
+    }
+
+    async fn give(&mut self, worker: &Worker, order: PageOrder, slice: AcceptPage) -> Result<(), StoreError> {
+        match order {
+            PageOrder::NewestFirst => worker.store.stage_page(&slice).await,
+            PageOrder::OldestFirst => {
+                let accepted = worker.store.accept_page(&slice).await?;
+                worker.announce(&self.connection.name, &accepted).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        worker: &Worker,
+        next: Next,
+        order: PageOrder,
+        fresh_as_of: jiff::Timestamp,
+    ) -> ControlFlow<()> {
+        match next {
+            Next::Page(resume) => {
+                self.resume = Some(resume);
+                ControlFlow::Continue(())
+            }
+            // A complete stage is released at the feed's next turn, which then comes at once.
+            Next::Done(_) if order == PageOrder::NewestFirst => ControlFlow::Break(()),
+            Next::Done(_) => {
+                self.note_complete(worker, fresh_as_of);
+                ControlFlow::Break(())
+            }
+            Next::Inconclusive { reason } => {
+                let (connection, feed) = (&self.connection.name, &self.feed.spec.name);
+                warn!(%connection, %feed, reason, "the poll proved incomplete; the cursor stays");
+                self.connection.note_failure(feed, reason);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn note_complete(&self, worker: &Worker, fresh_as_of: jiff::Timestamp) {
+        let now = worker.clock.now();
+        self.connection.note_success(&self.feed.spec.name, now);
+        metrics::gauge!(
+            "courier_cursor_lag_seconds",
+            "connection" => self.connection.name.to_string(), "feed" => self.feed.spec.name.to_string()
+        )
+        .set(lag_seconds(now, fresh_as_of));
+    }
+}
+
+impl Worker {
+    /// Rings for what a hand-over brought, counts it, and remembers the accepted ids: only now, after the commit.
+    pub(super) async fn announce(&self, connection: &ConnectionName, accepted: &Accepted) {
+        self.dedup.mark(connection, &accepted.ids).await;
+        metrics::counter!("courier_events_total").increment(accepted.appended);
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => "store").increment(accepted.known);
+        if accepted.appended > 0 {
+            self.bells.fan_out.ring(connection);
+            info!(%connection, events = accepted.appended, late = accepted.late, "changes accepted");
+        }
+        if accepted.enqueued > 0 {
+            self.bells.fetch.ring(connection);
+        }
+        if accepted.quarantined > 0 {
+            warn!(%connection, records = accepted.quarantined, "records above the record limit went to quarantine");
+        }
+    }
+}
+
+/// Leaves out what is known to be accepted, by the ids that need no look at the record.
+async fn leave_out_known(
+    worker: &Worker,
+    connection: &ConnectionName,
+    changes: Vec<ChangeRef>,
+    rule: &VersionRule,
+) -> Vec<ChangeRef> {
+    let ids: Vec<Option<EventId>> = changes
+        .iter()
+        .map(|change| id_at_first_rung(connection, change, rule).map(|(_, id)| id))
+        .collect();
+    let asked: Vec<EventId> = ids.iter().flatten().cloned().collect();
+    if asked.is_empty() {
+        return changes;
+    }
+    let mut seen = worker.dedup.seen(connection, &asked).await.into_iter();
+    if cfg!(sabotage = "mark_before_commit") {
+        worker.dedup.mark(connection, &asked).await;
+    }
+    changes
+        .into_iter()
+        .zip(ids)
+        .filter(|(_, id)| id.is_none() || !seen.next().unwrap_or(false))
+        .map(|(change, _)| change)
+        .collect()
+}
+
+/// Cuts changes into slices that one transaction may hold; a larger record stands alone.
+fn slices(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let mut slices: Vec<Vec<Change>> = Vec::new();
+    let mut bytes = 0;
+    for change in changes {
+        let size = change
+            .content
+            .as_ref()
+            .map_or(0, |content| content.record.bytes().len());
+        match slices.last_mut() {
+            Some(slice) if slice.len() < SLICE_ROWS_MAX && bytes + size <= SLICE_BYTES_MAX => {
+                slice.push(change);
+                bytes += size;
+            }
+            Some(_) | None => {
+                slices.push(vec![change]);
+                bytes = size;
+            }
+        }
+    }
+    slices
+}

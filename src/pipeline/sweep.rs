@@ -1,0 +1,59 @@
+//! The sweep: deletes, slice by slice, what is settled and past its retention.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::Worker;
+use crate::store::{StoreError, Sweep, Swept};
+
+/// Rows of each kind in one transaction, so that nobody waits long behind the sweep.
+const SLICE: usize = 1_000;
+
+/// An accepted id is kept at least this long after the source last showed it.
+const UNSEEN_MIN: Duration = Duration::from_secs(7 * 86_400);
+
+/// Sweeps at every interval until `stop`.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(worker.limits.sweep_every) => {}
+        }
+        let mut total = Swept::default();
+        loop {
+            let swept = worker.store.sweep(&bounds(&worker)).await?;
+            total.deliveries += swept.deliveries;
+            total.events += swept.events;
+            total.accepted += swept.accepted;
+            if swept == Swept::default() || stop.is_cancelled() {
+                break;
+            }
+        }
+        if total != Swept::default() {
+            info!(
+                deliveries = total.deliveries,
+                events = total.events,
+                accepted_ids = total.accepted,
+                "swept"
+            );
+        }
+    }
+}
+
+fn bounds(worker: &Worker) -> Sweep {
+    let rewind = worker.limits.rewind_max.saturating_mul(3);
+    Sweep {
+        at: worker.clock.now(),
+        retention: worker.limits.retention,
+        unseen_for: rewind.max(UNSEEN_MIN),
+        stamped_before: rewind,
+        limit: SLICE,
+    }
+}

@@ -1,0 +1,212 @@
+//! One feed's turn: page after page of one poll, each handed over before the next is asked for.
+
+use std::time::Duration;
+
+use courier_sdk::{ConnectorError, PollRequest};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Worker;
+use super::connection::{Connection, Feed};
+use super::poll::Poll;
+use crate::domain::delivery::Fence;
+use crate::store::{FeedState, PollId, PollRef, ReleaseStage, SLICE_ROWS_MAX, StageState, StoreError};
+
+/// Failed turns in a row after which a poll that was left in the middle is begun anew.
+const FAILURES_BEFORE_RESTART: u32 = 3;
+
+/// A refused feed or an unauthorised connection is tried again this seldom: people must act first.
+const SET_ASIDE: Duration = Duration::from_secs(5 * 60);
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TurnEnd {
+    /// The poll is complete.
+    Complete,
+    /// The poll goes on at the feed's next turn, which may come at once.
+    MoreToCome,
+    /// Too much waits downstream: the source keeps the changes for us.
+    Skipped,
+    /// The lease is not ours, or the state moved: look again soon.
+    NotNow,
+    /// The poll failed.
+    Failed {
+        /// So many turns in a row have.
+        failures: u32,
+        /// The source asked for this pause, or the failure needs people.
+        wait: Option<Duration>,
+    },
+}
+
+/// Takes one turn of a feed.
+///
+/// # Errors
+/// [`StoreError`] when the store fails; a lost lease or a moved cursor only ends the turn.
+pub(super) async fn run(
+    worker: &Worker,
+    connection: &Connection,
+    feed: &Feed,
+    stop: &CancellationToken,
+) -> Result<TurnEnd, StoreError> {
+    let Some(fence) = connection.fence() else {
+        return Ok(TurnEnd::NotNow);
+    };
+    let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
+    let ended = if state.stage == StageState::Releasing {
+        release(worker, connection, feed, fence, stop).await
+    } else if is_backed_up(worker, connection).await? {
+        return Ok(TurnEnd::Skipped);
+    } else {
+        pages(worker, Poll::new(connection, feed, fence, state), stop).await
+    };
+    match ended {
+        Err(StoreError::Fenced { .. }) => {
+            warn!(connection = %connection.name, "the lease has passed to another worker");
+            connection.let_go();
+            Ok(TurnEnd::NotNow)
+        }
+        Err(StoreError::Conflict { what }) => {
+            debug!(connection = %connection.name, feed = %feed.spec.name, what, "the feed moved meanwhile");
+            Ok(TurnEnd::NotNow)
+        }
+        Err(StoreError::Refused { reason }) => {
+            warn!(connection = %connection.name, feed = %feed.spec.name, reason, "the store refused the page");
+            Ok(TurnEnd::Failed {
+                failures: connection.note_failure(&feed.spec.name, reason),
+                wait: None,
+            })
+        }
+        other => other,
+    }
+}
+
+async fn is_backed_up(worker: &Worker, connection: &Connection) -> Result<bool, StoreError> {
+    let backlog = worker.store.backlog(&connection.name).await?;
+    let full = backlog.inbox > worker.limits.inbox || backlog.log > worker.limits.log;
+    if full {
+        warn!(
+            connection = %connection.name, inbox = backlog.inbox, log = backlog.log,
+            "too much waits downstream: the poll is skipped, the source keeps the changes"
+        );
+    }
+    Ok(full)
+}
+
+async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) -> Result<TurnEnd, StoreError> {
+    for _ in 0..worker.limits.pages_per_turn {
+        let request = PollRequest {
+            feed: &poll.feed.spec,
+            cursor: poll.cursor.as_ref(),
+            resume: poll.resume.as_ref(),
+        };
+        let asked = async {
+            let leave = poll.connection.budget.leave().await;
+            let answer = poll.connection.connector.poll(request).await;
+            drop(leave);
+            answer
+        };
+        // Cancel safe: until a page is handed over nothing of it is remembered anywhere.
+        let answer = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(TurnEnd::NotNow),
+            answer = asked => answer,
+        };
+        if poll.connection.fence() != Some(poll.fence) {
+            return Ok(TurnEnd::NotNow);
+        }
+        metrics::counter!("courier_ehr_requests_total", "connection" => poll.connection.name.to_string())
+            .increment(1);
+        match answer {
+            Ok(page) => {
+                if poll.hand_over(worker, page).await?.is_break() {
+                    return Ok(TurnEnd::Complete);
+                }
+            }
+            Err(error) => return failed(worker, &poll, &error).await,
+        }
+    }
+    Ok(TurnEnd::MoreToCome)
+}
+
+async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Result<TurnEnd, StoreError> {
+    let (connection, feed) = (poll.connection, &poll.feed.spec.name);
+    let failures = connection.note_failure(feed, error.to_string());
+    warn!(connection = %connection.name, feed = %feed, class = error.class(), failures, %error, "poll failed");
+    metrics::counter!(
+        "courier_polls_failed_total", "connection" => connection.name.to_string(), "class" => error.class()
+    )
+    .increment(1);
+    let restart = match error {
+        ConnectorError::PageExpired { .. } => true,
+        ConnectorError::Transient { .. } | ConnectorError::Unreadable { .. } => {
+            failures.is_multiple_of(FAILURES_BEFORE_RESTART)
+        }
+        ConnectorError::Refused { .. } => true,
+        ConnectorError::Throttled { .. }
+        | ConnectorError::Unauthorized { .. }
+        | ConnectorError::Forbidden { .. } => false,
+    };
+    if restart && poll.resume.is_some() {
+        worker.store.abandon_poll(&poll.reference()).await?;
+    }
+    let wait = match error {
+        ConnectorError::Throttled { retry_after, .. } => {
+            // Without a word from the source: back off as for any failure, but for the whole connection.
+            let pause = retry_after.unwrap_or_else(|| Duration::from_secs(1 << failures.min(6)));
+            connection.budget.pause(pause);
+            Some(pause)
+        }
+        ConnectorError::Unauthorized { .. } => {
+            connection.budget.pause(SET_ASIDE);
+            Some(SET_ASIDE)
+        }
+        ConnectorError::Refused { .. } | ConnectorError::Forbidden { .. } => Some(SET_ASIDE),
+        ConnectorError::Transient { .. }
+        | ConnectorError::PageExpired { .. }
+        | ConnectorError::Unreadable { .. } => None,
+    };
+    Ok(TurnEnd::Failed { failures, wait })
+}
+
+async fn release(
+    worker: &Worker,
+    connection: &Connection,
+    feed: &Feed,
+    fence: Fence,
+    stop: &CancellationToken,
+) -> Result<TurnEnd, StoreError> {
+    let poll = PollRef {
+        connection: connection.name.clone(),
+        feed: feed.spec.name.clone(),
+        fence,
+        poll: PollId::default(),
+    };
+    loop {
+        let request = ReleaseStage {
+            poll: poll.clone(),
+            limit: SLICE_ROWS_MAX,
+            at: worker.clock.now(),
+        };
+        let released = worker.store.release_stage(&request).await?;
+        worker.announce(&connection.name, &released.accepted).await;
+        if released.stage == StageState::None {
+            connection.note_success(&feed.spec.name, worker.clock.now());
+            return Ok(TurnEnd::Complete);
+        }
+        if stop.is_cancelled() {
+            return Ok(TurnEnd::MoreToCome);
+        }
+    }
+}
+
+/// Whether a state proves a baseline once its poll is complete: from the beginning, without a filter, without a
+/// cursor so far.
+pub(super) fn proves_baseline(feed: &Feed, state: &FeedState) -> bool {
+    state.cursor.is_none() && feed.spec.filter.is_empty() && feed.spec.start == courier_sdk::Start::Beginning
+}
+
+/// How far behind the source a feed is, for the metric.
+pub(super) fn lag_seconds(now: Timestamp, fresh_as_of: Timestamp) -> f64 {
+    now.duration_since(fresh_as_of).as_secs_f64().max(0.0)
+}
