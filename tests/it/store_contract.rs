@@ -147,7 +147,6 @@ macro_rules! contract_tests {
         )*)*
     };
 }
-use contract_tests;
 
 /// The memory store: the next process finds the same tables without what is volatile.
 struct MemoryHome(MemoryStore);

@@ -42,7 +42,7 @@ pub(super) async fn a_slice_of_an_older_revision_conflicts(home: &dyn Home) {
     with_events(&world, 1).await;
     let slice = world.cut(&Lane::Common, AMPLE).await;
     world.define(&[subscription("a"), subscription("b")]).await;
-    assert_conflict(world.store.fan_out(&slice).await);
+    assert_conflict(&world.store.fan_out(&slice).await);
     assert!(world.numbered("a").await.is_empty());
 }
 
@@ -52,10 +52,10 @@ pub(super) async fn a_slice_from_another_position_conflicts(home: &dyn Home) {
     with_events(&world, 2).await;
     let slice = world.cut(&Lane::Common, AMPLE).await;
     world.store.fan_out(&slice).await.unwrap();
-    assert_conflict(world.store.fan_out(&slice).await);
+    assert_conflict(&world.store.fan_out(&slice).await);
     let mut elsewhere = world.cut(&Lane::Common, AMPLE).await;
     elsewhere.lane = own("a");
-    assert_conflict(world.store.fan_out(&elsewhere).await);
+    assert_conflict(&world.store.fan_out(&elsewhere).await);
     assert_eq!(world.numbered("a").await, numbers(1..=2));
 }
 

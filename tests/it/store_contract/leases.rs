@@ -55,9 +55,9 @@ pub(super) async fn renewing_needs_the_fence_and_the_holder(home: &dyn Home) {
     let fence = store.acquire_lease(&short("one"), at(0)).await.unwrap().unwrap();
     store.renew_lease(&short("one"), fence, at(20)).await.unwrap();
     assert_eq!(store.acquire_lease(&short("two"), at(40)).await.unwrap(), None);
-    assert_fenced(store.renew_lease(&short("two"), fence, at(40)).await);
+    assert_fenced(&store.renew_lease(&short("two"), fence, at(40)).await);
     store.acquire_lease(&short("two"), at(60)).await.unwrap().unwrap();
-    assert_fenced(store.renew_lease(&short("one"), fence, at(61)).await);
+    assert_fenced(&store.renew_lease(&short("one"), fence, at(61)).await);
 }
 
 pub(super) async fn every_write_under_an_old_fence_is_refused(home: &dyn Home) {
@@ -72,20 +72,20 @@ pub(super) async fn every_write_under_an_old_fence_is_refused(home: &dyn Home) {
     store.acquire_lease(&lease("one"), at(0)).await.unwrap().unwrap();
 
     let page = world.page(vec![version("4", 1)], done("c2")).await;
-    assert_fenced(store.accept_page(&page).await);
-    assert_fenced(store.stage_page(&page).await);
-    assert_fenced(store.abandon_poll(&page.poll).await);
+    assert_fenced(&store.accept_page(&page).await);
+    assert_fenced(&store.stage_page(&page).await);
+    assert_fenced(&store.abandon_poll(&page.poll).await);
     let release = ReleaseStage {
         poll: page.poll.clone(),
         limit: 1,
         at: at(0),
     };
-    assert_fenced(store.release_stage(&release).await);
-    assert_fenced(store.claim_changes(&world.claiming(0)).await);
+    assert_fenced(&store.release_stage(&release).await);
+    assert_fenced(&store.claim_changes(&world.claiming(0)).await);
     let settle = world.settling(&claimed[0], SettleResult::Fetched(version("2", 1)));
-    assert_fenced(store.settle_changes(&settle).await);
+    assert_fenced(&store.settle_changes(&settle).await);
     let slice = world.cut(&Lane::Common, AMPLE).await;
-    assert_fenced(store.fan_out(&slice).await);
+    assert_fenced(&store.fan_out(&slice).await);
     let recorded = world.record(&taken[0], delivered()).await;
     assert_eq!((recorded.recorded, recorded.fenced), (0, 1));
     assert_eq!(

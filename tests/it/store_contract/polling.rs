@@ -7,8 +7,8 @@ use ehr_courier::store::{BaselineProof, PollId, Progress, SetCursor, StageState}
 use super::Home;
 use super::world::*;
 
-fn cursor(text: &str) -> Option<Cursor> {
-    Some(Cursor::new(text.to_owned()))
+fn cursor(text: &str) -> Cursor {
+    Cursor::new(text.to_owned())
 }
 
 pub(super) async fn a_complete_poll_moves_the_cursor(home: &dyn Home) {
@@ -18,7 +18,7 @@ pub(super) async fn a_complete_poll_moves_the_cursor(home: &dyn Home) {
     let feed = world.feed().await;
     assert_eq!(
         (feed.cursor, feed.poll, feed.resume),
-        (cursor("c"), PollId(1), None)
+        (Some(cursor("c")), PollId(1), None)
     );
     assert_eq!((feed.advanced_at, feed.fresh_as_of), (Some(at(0)), Some(at(0))));
     world.poll_at(60, Vec::new()).await;
@@ -61,7 +61,7 @@ pub(super) async fn an_inconclusive_poll_leaves_the_cursor(home: &dyn Home) {
     let feed = world.feed().await;
     assert_eq!(
         (feed.cursor, feed.poll, feed.resume),
-        (cursor("c"), PollId(2), None)
+        (Some(cursor("c")), PollId(2), None)
     );
     assert_eq!(world.log().await.len(), 1, "what was shown is kept");
 }
@@ -70,18 +70,18 @@ pub(super) async fn a_page_of_a_poll_that_is_over_conflicts(home: &dyn Home) {
     let world = World::open(home).await;
     let late = world.page(vec![version("1", 1)], done("late")).await;
     world.store.abandon_poll(&late.poll).await.unwrap();
-    assert_conflict(world.store.accept_page(&late).await);
-    assert_conflict(world.store.stage_page(&late).await);
-    assert_conflict(world.store.abandon_poll(&late.poll).await);
+    assert_conflict(&world.store.accept_page(&late).await);
+    assert_conflict(&world.store.stage_page(&late).await);
+    assert_conflict(&world.store.abandon_poll(&late.poll).await);
     assert!(world.log().await.is_empty());
 }
 
 pub(super) async fn a_page_from_another_cursor_conflicts(home: &dyn Home) {
     let world = World::open(home).await;
     let mut page = world.page(vec![version("1", 1)], done("c")).await;
-    page.from = cursor("elsewhere");
-    assert_conflict(world.store.accept_page(&page).await);
-    assert_conflict(world.store.stage_page(&page).await);
+    page.from = Some(cursor("elsewhere"));
+    assert_conflict(&world.store.accept_page(&page).await);
+    assert_conflict(&world.store.stage_page(&page).await);
     assert!(world.log().await.is_empty());
 }
 
@@ -102,16 +102,16 @@ pub(super) async fn setting_the_cursor_ends_the_running_poll(home: &dyn Home) {
     let set = SetCursor {
         connection: mercy(),
         feed: appointments(),
-        cursor: cursor("back"),
+        cursor: Some(cursor("back")),
         at: at(1),
     };
     world.store.set_cursor(&set).await.unwrap();
     let feed = world.feed().await;
     assert_eq!(
         (feed.cursor, feed.poll, feed.resume),
-        (cursor("back"), PollId(1), None)
+        (Some(cursor("back")), PollId(1), None)
     );
-    assert_conflict(world.store.accept_page(&running).await);
+    assert_conflict(&world.store.accept_page(&running).await);
 }
 
 pub(super) async fn records_that_came_along_are_events_at_dense_positions(home: &dyn Home) {

@@ -95,16 +95,16 @@ pub(super) async fn a_staged_feed_accepts_no_page(home: &dyn Home) {
     let page = world.page(vec![version("1", 2)], next_page("p2")).await;
     world.store.stage_page(&page).await.unwrap();
     let direct = world.page(vec![version("1", 1)], done("c")).await;
-    assert_refused(world.store.accept_page(&direct).await);
+    assert_refused(&world.store.accept_page(&direct).await);
     world.stage(Vec::new()).await;
-    assert_refused(world.store.stage_page(&direct).await);
+    assert_refused(&world.store.stage_page(&direct).await);
     let set = SetCursor {
         connection: mercy(),
         feed: appointments(),
         cursor: None,
         at: at(0),
     };
-    assert_refused(world.store.set_cursor(&set).await);
+    assert_refused(&world.store.set_cursor(&set).await);
     world.release(100).await;
     assert_eq!(world.log().await, ["1 2 updated"]);
     let release = ehr_courier::store::ReleaseStage {
@@ -112,7 +112,7 @@ pub(super) async fn a_staged_feed_accepts_no_page(home: &dyn Home) {
         limit: 1,
         at: at(0),
     };
-    assert_refused(world.store.release_stage(&release).await);
+    assert_refused(&world.store.release_stage(&release).await);
 }
 
 pub(super) async fn a_collecting_stage_goes_with_its_poll(home: &dyn Home) {

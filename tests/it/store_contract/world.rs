@@ -428,16 +428,16 @@ pub(super) fn names(claimed: &[ClaimedDelivery]) -> Vec<String> {
 }
 
 #[track_caller]
-pub(super) fn assert_fenced<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+pub(super) fn assert_fenced<T: std::fmt::Debug>(result: &Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Fenced { .. })), "{result:?}");
 }
 
 #[track_caller]
-pub(super) fn assert_conflict<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+pub(super) fn assert_conflict<T: std::fmt::Debug>(result: &Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Conflict { .. })), "{result:?}");
 }
 
 #[track_caller]
-pub(super) fn assert_refused<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+pub(super) fn assert_refused<T: std::fmt::Debug>(result: &Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Refused { .. })), "{result:?}");
 }
