@@ -5,5 +5,6 @@ pub mod clock;
 pub mod dedup;
 pub mod destination;
 pub mod domain;
+pub mod egress;
 pub mod store;
 pub mod wire;
