@@ -6,5 +6,6 @@ pub mod dedup;
 pub mod destination;
 pub mod domain;
 pub mod egress;
+pub mod receiver;
 pub mod store;
 pub mod wire;
