@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod store_contract;
