@@ -2,9 +2,13 @@
 //! notification per changed record version. `ARCHITECTURE.md` has the map.
 
 pub mod clock;
+pub mod config;
 pub mod dedup;
 pub mod destination;
 pub mod domain;
+pub mod egress;
 pub mod pipeline;
+pub mod receiver;
+pub mod sandbox;
 pub mod store;
 pub mod wire;

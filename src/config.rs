@@ -1,0 +1,288 @@
+//! Configuration: `courier.toml` becomes a [`Config`], complete and valid, or is refused.
+//!
+//! Everything is parsed before anything is opened or bound: names, durations, addresses and secrets are
+//! resolved, references hold, unsafe combinations are refused. A refusal lists every problem that can be
+//! found, each with file, line, key and remedy, and shows no secret. A key whose feature is not built is
+//! refused, never ignored. This module knows nothing of stores, connectors or sockets.
+
+mod connection;
+mod delivery;
+mod environment;
+mod keys;
+mod problem;
+mod raw;
+mod resolve;
+mod source;
+mod suggest;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use secrecy::{SecretSlice, SecretString};
+use url::Url;
+
+use crate::domain::fan_out::Subscription;
+use crate::domain::name::{DestinationName, SubscriptionName};
+pub use environment::Environment;
+pub use problem::ConfigErrors;
+pub use raw::schema;
+
+/// What a configuration is read against.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The process environment: overrides and `env:` secrets.
+    pub environment: &'a Environment,
+    /// The names of the profiles that the connectors bring.
+    pub known_profiles: &'a [&'a str],
+    /// The current wall time; a feed cannot start after it.
+    pub now: Timestamp,
+}
+
+/// A complete, valid configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the courier keeps its state.
+    pub state: State,
+    /// The HTTP listener.
+    pub http: Http,
+    /// The source systems; at least one.
+    pub connections: BTreeMap<ConnectionName, Connection>,
+    /// Where notifications go.
+    pub destinations: BTreeMap<DestinationName, Destination>,
+    /// Which events go where. Every reference holds.
+    pub subscriptions: BTreeMap<SubscriptionName, Subscription>,
+    /// Choices that weaken protection and belong in the audit log.
+    pub audits: Vec<Audit>,
+}
+
+/// Where the courier keeps its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The SQLite file; relative paths were joined to the configuration file's folder.
+    pub database: PathBuf,
+    /// How long settled bodies and events are kept.
+    pub retention: Duration,
+    /// How bodies and secrets are protected at rest.
+    pub key: Key,
+}
+
+/// How bodies and secrets are protected at rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// Not at all: the configuration says so in so many words.
+    PlainText,
+}
+
+/// The HTTP listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http {
+    /// The loopback address to listen on.
+    pub listen: SocketAddr,
+}
+
+/// One source system.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name.
+    pub name: ConnectionName,
+    /// The vendor's constants, by a known profile's name.
+    pub profile: String,
+    /// The address below which the records lie; no user info, query or fragment.
+    pub base_url: Url,
+    /// How often a feed is polled unless it says otherwise.
+    pub every: Duration,
+    /// The credentials.
+    pub auth: Auth,
+    /// How hard the source may be worked.
+    pub limits: Limits,
+    /// Which networks may be reached.
+    pub egress: Egress,
+    /// The kinds of record to follow; at least one, names unique.
+    pub feeds: Vec<Feed>,
+}
+
+/// The credentials for a source. `Debug` shows no secret.
+#[derive(Debug)]
+pub enum Auth {
+    /// No credentials.
+    None,
+    /// HTTP Basic.
+    Basic {
+        /// The user name.
+        user: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// A fixed bearer token.
+    Bearer {
+        /// The token.
+        token: SecretString,
+    },
+}
+
+/// How hard a source may be worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests a second, if limited.
+    pub requests_per_second: Option<NonZeroU32>,
+    /// Requests at the same time.
+    pub concurrent: NonZeroUsize,
+}
+
+/// Which networks may be reached beside the public ones over https.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Private and loopback networks that may be reached; loopback ones also over plain http.
+    pub allow_networks: Vec<IpNet>,
+    /// Networks that may be reached over plain http.
+    pub plain_http_networks: Vec<IpNet>,
+}
+
+/// One kind of record to follow. `Debug` leaves the search parameters out: they can name patients.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// Its name, to which the cursor belongs.
+    pub name: FeedName,
+    /// The kind of record.
+    pub record_type: RecordType,
+    /// How often it is polled.
+    pub every: Duration,
+    /// Further search parameters, or empty.
+    pub filter: String,
+    /// Where it begins when it has no cursor.
+    pub start: Start,
+    /// How far back of the cursor each poll looks again.
+    pub overlap: Duration,
+    /// Whether the record is taken from the page or read by itself.
+    pub fetch: FetchMode,
+}
+
+impl Feed {
+    /// Returns what a connector needs to know of this feed.
+    #[must_use]
+    pub fn spec(&self) -> FeedSpec {
+        FeedSpec {
+            name: self.name.clone(),
+            record_type: self.record_type.clone(),
+            filter: self.filter.clone(),
+            start: self.start,
+            overlap: self.overlap,
+            fetch: self.fetch,
+        }
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Feed({} of {}, every {} s)",
+            self.name,
+            self.record_type,
+            self.every.as_secs()
+        )
+    }
+}
+
+/// A webhook. `Debug` shows the host only: the path can be a secret.
+pub struct Destination {
+    /// Its name.
+    pub name: DestinationName,
+    /// The address to post to.
+    pub url: Url,
+    /// The signing key's bytes, 24 to 64.
+    pub secret: SecretSlice<u8>,
+    /// The waits between attempts, 1 to 20 of them.
+    pub retry: Vec<Duration>,
+    /// Which networks may be reached.
+    pub egress: Egress,
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Destination({} at {})",
+            self.name,
+            self.url.host_str().unwrap_or("-")
+        )
+    }
+}
+
+/// A choice that weakens protection. `Display` is one line for the audit log, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audit {
+    /// Bodies are kept in plain text.
+    PlainTextState,
+    /// A connection or destination may be reached in these private or loopback networks.
+    AllowedNetworks {
+        /// `connections.NAME` or `destinations.NAME`.
+        place: String,
+        /// The networks.
+        networks: Vec<IpNet>,
+    },
+    /// A connection or destination may be reached over plain http in these networks.
+    PlainHttp {
+        /// `connections.NAME` or `destinations.NAME`.
+        place: String,
+        /// The networks.
+        networks: Vec<IpNet>,
+    },
+    /// A subscription sends whole records.
+    FullResource {
+        /// The subscription.
+        subscription: SubscriptionName,
+        /// Where it sends them.
+        destination: DestinationName,
+    },
+}
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |networks: &[IpNet]| {
+            networks
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        match self {
+            Self::PlainTextState => write!(f, "state.key: bodies are kept in plain text"),
+            Self::AllowedNetworks { place, networks } => write!(f, "{place}: may reach {}", list(networks)),
+            Self::PlainHttp { place, networks } => write!(f, "{place}: plain http in {}", list(networks)),
+            Self::FullResource {
+                subscription,
+                destination,
+            } => {
+                write!(
+                    f,
+                    "subscriptions.{subscription}: sends whole records to {destination}"
+                )
+            }
+        }
+    }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// [`ConfigErrors`] with every problem that was found; the caller prints it and exits with 78.
+pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
+    resolve::load(path, surroundings)
+}
+
+/// Reads a configuration from a text that stands for the file at `path`.
+///
+/// # Errors
+/// Those of [`load`], except what concerns the file itself.
+pub fn from_text(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
+    resolve::from_text(path, text, surroundings)
+}

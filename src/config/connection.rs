@@ -1,0 +1,378 @@
+//! The `[connections]` section: source systems, their credentials, limits and feeds.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, FeedName, FetchMode, RecordType, Start};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use toml::Spanned;
+use url::Url;
+
+use super::problem::Origin;
+use super::raw::{Number, RawAuth, RawConnection, RawFeed, RawLimits, Text};
+use super::resolve::Context;
+use super::suggest::nearest;
+use super::value::{self, Refusal, refusal};
+use super::{Auth, Connection, Feed, Limits};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_hours(24);
+/// Hospitals' servers stand a poll a minute; it is the interval that vendors' guides use.
+const EVERY_DEFAULT: Duration = Duration::from_mins(1);
+/// Covers the late commits that were seen with real servers.
+const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
+/// Few enough not to be noticed by a source that did not say what it bears.
+const CONCURRENT_DEFAULT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
+const CONCURRENT_MAX: i64 = 64;
+const LATER_AUTH: [&str; 4] = ["api-key", "oauth2", "smart-backend-services", "refresh-token"];
+
+pub(super) fn resolve(
+    raw: BTreeMap<Text, RawConnection>,
+    context: &mut Context<'_>,
+) -> BTreeMap<ConnectionName, Connection> {
+    if raw.is_empty() {
+        let help = "add [connections.NAME] with a base_url and at least one [[connections.NAME.feeds]]";
+        context.missing::<()>(Origin::File, "connections", help);
+    }
+    raw.into_iter()
+        .filter_map(|(name, raw)| {
+            let connection = connection(&name, &raw, context)?;
+            Some((connection.name.clone(), connection))
+        })
+        .collect()
+}
+
+fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Option<Connection> {
+    let path = format!("connections.{}", key.get_ref());
+    let name = ConnectionName::parse(key.get_ref())
+        .map_err(|error| refusal(error.to_string(), "rename it: [connections.mercy]"));
+    let name = context.accept(name, key, &path);
+    if let Some(connector) = &raw.connector {
+        let later = ["rest", "athenaone", "atomfeed", "aidbox"];
+        context.word(connector, &format!("{path}.connector"), &[("fhir", ())], &later);
+    }
+    let profile = profile(raw.profile.as_ref(), &path, context);
+    let every = every(raw.every.as_ref(), &path, EVERY_DEFAULT, context);
+    let egress = context.egress(
+        raw.allow_networks.as_ref(),
+        raw.plain_http_networks.as_ref(),
+        &path,
+    );
+    let base_url = base_url(key, raw, &path, context);
+    if let (Some(url), Some(egress), Some(text)) = (&base_url, &egress, &raw.base_url) {
+        context.accept(value::reachable(url, egress), text, &format!("{path}.base_url"));
+    }
+    let auth = raw.auth.as_ref().map_or(Some(Auth::None), |raw| {
+        auth(raw, &format!("{path}.auth"), context)
+    });
+    let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
+    let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), context);
+    Some(Connection {
+        name: name?,
+        profile: profile?,
+        base_url: base_url?,
+        every: every?,
+        auth: auth?,
+        limits: limits?,
+        egress: egress?,
+        feeds: feeds?,
+    })
+}
+
+fn profile(text: Option<&Text>, path: &str, context: &mut Context<'_>) -> Option<String> {
+    let known = context.surroundings.known_profiles;
+    let Some(text) = text else {
+        return Some("generic".to_owned());
+    };
+    let name = text.get_ref();
+    if known.contains(&name.as_str()) {
+        return Some(name.clone());
+    }
+    let help = match nearest(name, known.iter().copied()) {
+        Some(meant) => format!("write \"{meant}\""),
+        None => format!("write one of {}", known.join(", ")),
+    };
+    context.accept(
+        Err(refusal("unknown profile", help)),
+        text,
+        &format!("{path}.profile"),
+    )
+}
+
+fn every(text: Option<&Text>, path: &str, default: Duration, context: &mut Context<'_>) -> Option<Duration> {
+    let Some(text) = text else {
+        return Some(default);
+    };
+    let every = value::duration(text.get_ref(), &(SECOND..=DAY), "1s and 1d");
+    context.accept(every, text, &format!("{path}.every"))
+}
+
+fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'_>) -> Option<Url> {
+    let path = format!("{path}.base_url");
+    let Some(text) = &raw.base_url else {
+        return context.missing(key, &path, "write base_url = \"https://ehr.example.com/fhir\"");
+    };
+    let url = value::web_address(text.get_ref()).and_then(|url| match url.query() {
+        None => Ok(url),
+        Some(_) => Err(refusal(
+            "a base address must not hold a query",
+            "remove the `?` and what follows",
+        )),
+    });
+    context.accept(url, text, &path)
+}
+
+fn auth(raw: &Spanned<RawAuth>, path: &str, context: &mut Context<'_>) -> Option<Auth> {
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Kind {
+        None,
+        Basic,
+        Bearer,
+    }
+    let RawAuth {
+        kind,
+        user,
+        password,
+        token,
+    } = raw.get_ref();
+    let Some(kind) = kind else {
+        return context.missing(
+            raw,
+            &format!("{path}.type"),
+            "write type = \"none\", \"basic\" or \"bearer\"",
+        );
+    };
+    let known = [
+        ("none", Kind::None),
+        ("basic", Kind::Basic),
+        ("bearer", Kind::Bearer),
+    ];
+    let kind = context.word(kind, &format!("{path}.type"), &known, &LATER_AUTH)?;
+    for (key, text, of) in [
+        ("user", user, Kind::Basic),
+        ("password", password, Kind::Basic),
+        ("token", token, Kind::Bearer),
+    ] {
+        if let Some(text) = text.as_ref().filter(|_| kind != of) {
+            let right = if of == Kind::Basic { "basic" } else { "bearer" };
+            let refused = refusal(
+                "this key does not belong to this type",
+                format!("remove `{key}`, or write type = \"{right}\""),
+            );
+            context.accept::<()>(Err(refused), text, &format!("{path}.{key}"));
+        }
+    }
+    match kind {
+        Kind::None => Some(Auth::None),
+        Kind::Basic => {
+            let user = match user {
+                Some(user) => context.accept(user_name(user.get_ref()), user, &format!("{path}.user")),
+                None => context.missing(raw, &format!("{path}.user"), "write user = \"…\" in it"),
+            };
+            let password = secret(raw, password.as_ref(), &format!("{path}.password"), context);
+            Some(Auth::Basic {
+                user: user?,
+                password: password?,
+            })
+        }
+        Kind::Bearer => Some(Auth::Bearer {
+            token: secret(raw, token.as_ref(), &format!("{path}.token"), context)?,
+        }),
+    }
+}
+
+fn user_name(text: &str) -> Result<String, Refusal> {
+    if text.is_empty() || text.contains(':') || text.chars().any(char::is_control) {
+        let help = "write the user name alone; the password stands in `password`";
+        return Err(refusal("not a user name for HTTP Basic", help));
+    }
+    Ok(text.to_owned())
+}
+
+fn secret(
+    auth: &Spanned<RawAuth>,
+    text: Option<&Text>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<SecretString> {
+    let Some(text) = text else {
+        return context.missing(auth, path, "write \"env:NAME\" or \"file:PATH\" for it");
+    };
+    let secret = value::secret(text.get_ref(), context.folder, context.surroundings.environment);
+    context.accept(secret, text, path)
+}
+
+fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Option<Limits> {
+    let Some(raw) = raw else {
+        return Some(Limits {
+            requests_per_second: None,
+            concurrent: CONCURRENT_DEFAULT,
+        });
+    };
+    let rate = raw.requests_per_second.as_ref().map(|number| {
+        let whole = whole(
+            number,
+            REQUESTS_PER_SECOND_MAX,
+            &format!("{path}.requests_per_second"),
+            context,
+        );
+        whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
+    });
+    let concurrent = raw
+        .concurrent
+        .as_ref()
+        .map_or(Some(CONCURRENT_DEFAULT), |number| {
+            let whole = whole(number, CONCURRENT_MAX, &format!("{path}.concurrent"), context);
+            whole.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?))
+        });
+    let requests_per_second = match rate {
+        None => None,
+        Some(rate) => Some(rate?),
+    };
+    Some(Limits {
+        requests_per_second,
+        concurrent: concurrent?,
+    })
+}
+
+fn whole(number: &Number, most: i64, path: &str, context: &mut Context<'_>) -> Option<i64> {
+    let value = *number.get_ref();
+    let fits = (1..=most).contains(&value);
+    let result = fits.then_some(value).ok_or_else(|| {
+        refusal(
+            format!("not between 1 and {most}"),
+            "write a whole number in that range, or remove the key",
+        )
+    });
+    context.accept(result, number, path)
+}
+
+fn feeds(key: &Text, raw: &RawConnection, every: Duration, context: &mut Context<'_>) -> Option<Vec<Feed>> {
+    let path = format!("connections.{}.feeds", key.get_ref());
+    let raw = raw.feeds.as_deref().unwrap_or_default();
+    if raw.is_empty() {
+        let help = format!("add [[{path}]] with record = \"Appointment\"");
+        return context.missing(key, &path, &help);
+    }
+    let mut feeds: Vec<Option<Feed>> = Vec::new();
+    for (index, written) in raw.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let found = feed(written, &path, every, context);
+        let double = found
+            .as_ref()
+            .and_then(|found| feeds.iter().flatten().find(|other| other.name == found.name));
+        if double.is_some() {
+            let raw = written.get_ref();
+            let named = raw.name.as_ref().or(raw.record.as_ref());
+            let origin = named.map_or_else(|| Origin::from(written), Origin::from);
+            let help = "give each feed a `name` of its own: the cursor belongs to it";
+            let refused = refusal("two feeds of this connection have one name", help);
+            context.accept::<()>(Err(refused), origin, &format!("{path}.name"));
+        }
+        feeds.push(found);
+    }
+    feeds.into_iter().collect()
+}
+
+fn feed(
+    raw: &Spanned<RawFeed>,
+    path: &str,
+    every_default: Duration,
+    context: &mut Context<'_>,
+) -> Option<Feed> {
+    let written = raw.get_ref();
+    let record_type = match &written.record {
+        Some(text) => context.accept(record_type(text.get_ref()), text, &format!("{path}.record")),
+        None => context.missing(raw, &format!("{path}.record"), "write record = \"Appointment\""),
+    };
+    let name = written.name.as_ref().map(|text| {
+        let name = FeedName::parse(text.get_ref())
+            .map_err(|error| refusal(error.to_string(), "write name = \"appointments\""));
+        context.accept(name, text, &format!("{path}.name"))
+    });
+    let every = every(written.every.as_ref(), path, every_default, context);
+    let filter = match &written.filter {
+        Some(text) => {
+            let checked = value::search_parameters(text.get_ref()).map(|()| text.get_ref().clone());
+            context.accept(checked, text, &format!("{path}.where"))
+        }
+        None => Some(String::new()),
+    };
+    if let Some(text) = &written.detect {
+        let known = [("auto", ()), ("last-updated", ())];
+        context.word(
+            text,
+            &format!("{path}.detect"),
+            &known,
+            &["history", "window", "roster", "read"],
+        );
+    }
+    let overlap = match &written.overlap {
+        Some(text) if text.get_ref() != "auto" => {
+            let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
+            context.accept(overlap, text, &format!("{path}.overlap"))
+        }
+        Some(_) | None => Some(OVERLAP_DEFAULT),
+    };
+    let start = match &written.start {
+        Some(text) => {
+            let start = start(text.get_ref(), context.surroundings.now);
+            context.accept(start, text, &format!("{path}.start"))
+        }
+        None => Some(Start::Now),
+    };
+    let fetch = match &written.fetch {
+        Some(text) => {
+            let known = [("page", FetchMode::FromPage), ("read", FetchMode::ByRead)];
+            context.word(text, &format!("{path}.fetch"), &known, &[])
+        }
+        None => Some(FetchMode::FromPage),
+    };
+    let record_type = record_type?;
+    let name = match name {
+        Some(name) => name?,
+        None => FeedName::parse(record_type.as_str()).ok()?,
+    };
+    Some(Feed {
+        name,
+        record_type,
+        every: every?,
+        filter: filter?,
+        start: start?,
+        overlap: overlap?,
+        fetch: fetch?,
+    })
+}
+
+/// Parses a FHIR record type: letters and digits after a capital.
+pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
+    let help = "write the type as FHIR names it: \"Appointment\", \"DiagnosticReport\"";
+    let shaped =
+        text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
+    if !shaped {
+        return Err(refusal("not a record type", help));
+    }
+    RecordType::parse(text).map_err(|error| refusal(error.to_string(), help))
+}
+
+fn start(text: &str, now: Timestamp) -> Result<Start, Refusal> {
+    match text {
+        "now" => return Ok(Start::Now),
+        "beginning" => return Ok(Start::Beginning),
+        _ => {}
+    }
+    match text.parse::<Timestamp>() {
+        Ok(instant) if instant > now => Err(refusal(
+            "this instant is in the future",
+            "write \"now\", or an instant that has passed",
+        )),
+        Ok(instant) => Ok(Start::At(instant)),
+        Err(_) => Err(refusal(
+            "neither a word nor an instant",
+            "write \"now\", \"beginning\" or an instant with its offset: \"2026-01-31T00:00:00Z\"",
+        )),
+    }
+}

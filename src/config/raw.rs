@@ -1,0 +1,256 @@
+//! `courier.toml` as it is written: names of keys and kinds of values, nothing resolved.
+//!
+//! These structs are the one truth about which keys exist: the JSON Schema is generated from them and the
+//! loader refuses keys by that schema. They know nothing of ranges, references or files.
+
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use schemars::{JsonSchema, Schema};
+use serde::Deserialize;
+use serde_json::Value;
+use toml::Spanned;
+
+/// A text with its place in the file.
+pub(super) type Text = Spanned<String>;
+/// A list with its place in the file, each element with its own.
+pub(super) type Texts = Spanned<Vec<Text>>;
+/// A whole number with its place in the file.
+pub(super) type Number = Spanned<i64>;
+
+/// Configuration of EHR Courier.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    /// Where the courier keeps its state.
+    pub(super) state: Option<RawState>,
+    /// The HTTP listener.
+    pub(super) http: Option<RawHttp>,
+    /// The source systems, by name.
+    #[serde(default)]
+    #[schemars(with = "Option<BTreeMap<String, RawConnection>>")]
+    pub(super) connections: BTreeMap<Text, RawConnection>,
+    /// Where notifications go, by name.
+    #[serde(default)]
+    #[schemars(with = "Option<BTreeMap<String, RawDestination>>")]
+    pub(super) destinations: BTreeMap<Text, RawDestination>,
+    /// Which events go to which destination, and how.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<RawSubscription>>")]
+    pub(super) subscriptions: Vec<Spanned<RawSubscription>>,
+}
+
+/// Where the courier keeps its state.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawState {
+    /// The database: `sqlite://` and a path, relative to this file. Required (here or as `COURIER__STATE__URL`).
+    #[schemars(with = "Option<String>")]
+    pub(super) url: Option<Text>,
+    /// How long settled bodies and events are kept: 1h to 3650d. Default: 7d.
+    #[schemars(with = "Option<String>")]
+    pub(super) retention: Option<Text>,
+    /// The key that encrypts bodies at rest. Only "none" for now: you accept plain text. Required.
+    #[schemars(with = "Option<String>", extend("enum" = ["none"]))]
+    pub(super) key: Option<Text>,
+}
+
+/// The HTTP listener.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHttp {
+    /// The loopback address and port to listen on. Default: 127.0.0.1:8080.
+    #[schemars(with = "Option<String>")]
+    pub(super) listen: Option<Text>,
+}
+
+/// One source system.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConnection {
+    /// The protocol. Default: fhir.
+    #[schemars(with = "Option<String>", extend("enum" = ["fhir"]))]
+    pub(super) connector: Option<Text>,
+    /// The vendor's constants. Default: generic.
+    #[schemars(with = "Option<String>")]
+    pub(super) profile: Option<Text>,
+    /// The address below which the records lie, without query. Required.
+    #[schemars(with = "String")]
+    pub(super) base_url: Option<Text>,
+    /// How often each feed is polled: 1s to 1d. Default: 60s.
+    #[schemars(with = "Option<String>")]
+    pub(super) every: Option<Text>,
+    /// The credentials. Default: none.
+    #[schemars(with = "Option<RawAuth>")]
+    pub(super) auth: Option<Spanned<RawAuth>>,
+    /// How hard the source may be worked.
+    pub(super) limits: Option<RawLimits>,
+    /// Private and loopback networks that may be reached.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) allow_networks: Option<Texts>,
+    /// Networks that may be reached over plain http.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) plain_http_networks: Option<Texts>,
+    /// The kinds of record to follow. Required, at least one.
+    #[schemars(with = "Vec<RawFeed>", length(min = 1))]
+    pub(super) feeds: Option<Vec<Spanned<RawFeed>>>,
+}
+
+/// The credentials for a source.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAuth {
+    /// How to authenticate. Required.
+    #[serde(rename = "type")]
+    #[schemars(with = "String", extend("enum" = ["none", "basic", "bearer"]))]
+    pub(super) kind: Option<Text>,
+    /// The user name (basic).
+    #[schemars(with = "Option<String>")]
+    pub(super) user: Option<Text>,
+    /// The password (basic): `env:NAME` or `file:PATH`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) password: Option<Text>,
+    /// The token (bearer): `env:NAME` or `file:PATH`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) token: Option<Text>,
+}
+
+/// How hard a source may be worked.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    /// Requests a second: 1 to 10000. Default: no limit but the source's own.
+    #[schemars(with = "Option<i64>", range(min = 1, max = 10_000))]
+    pub(super) requests_per_second: Option<Number>,
+    /// Requests at the same time: 1 to 64. Default: 2.
+    #[schemars(with = "Option<i64>", range(min = 1, max = 64))]
+    pub(super) concurrent: Option<Number>,
+}
+
+/// One kind of record to follow.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFeed {
+    /// The record type, for example Appointment. Required.
+    #[schemars(with = "String")]
+    pub(super) record: Option<Text>,
+    /// The feed's name; the cursor belongs to it. Default: the record type; required when two feeds share one.
+    #[schemars(with = "Option<String>")]
+    pub(super) name: Option<Text>,
+    /// How often it is polled: 1s to 1d. Default: the connection's.
+    #[schemars(with = "Option<String>")]
+    pub(super) every: Option<Text>,
+    /// Further search parameters, `key=value` joined by `&`. A record that leaves the filter is no longer seen.
+    #[serde(rename = "where")]
+    #[schemars(with = "Option<String>")]
+    pub(super) filter: Option<Text>,
+    /// How changes are detected. Default: auto.
+    #[schemars(with = "Option<String>", extend("enum" = ["auto", "last-updated"]))]
+    pub(super) detect: Option<Text>,
+    /// How far back of the cursor each poll looks again: auto (5m) or 0s to 1d. Default: auto.
+    #[schemars(with = "Option<String>")]
+    pub(super) overlap: Option<Text>,
+    /// Where a feed without a cursor begins: now, beginning or an instant such as 2026-01-31T00:00:00Z. Default: now.
+    #[schemars(with = "Option<String>")]
+    pub(super) start: Option<Text>,
+    /// Whether a record is taken from the page that shows it or read by itself. Default: page.
+    #[schemars(with = "Option<String>", extend("enum" = ["page", "read"]))]
+    pub(super) fetch: Option<Text>,
+}
+
+/// Where notifications go.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDestination {
+    /// The kind of destination. Required.
+    #[serde(rename = "type")]
+    #[schemars(with = "String", extend("enum" = ["webhook"]))]
+    pub(super) kind: Option<Text>,
+    /// The address to post to. Required.
+    #[schemars(with = "String")]
+    pub(super) url: Option<Text>,
+    /// The signing key (`whsec_` and base64 of 24 to 64 bytes): `env:NAME` or `file:PATH`. Required.
+    #[schemars(with = "String", regex(pattern = "^(env|file):"))]
+    pub(super) secret: Option<Text>,
+    /// The waits between attempts: 1 to 20 steps of 1s to 7d. Default: 5s 30s 5m 30m 2h 5h 10h 14h 20h 24h.
+    #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 20))]
+    pub(super) retry: Option<Texts>,
+    /// Private and loopback networks that may be reached.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) allow_networks: Option<Texts>,
+    /// Networks that may be reached over plain http.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) plain_http_networks: Option<Texts>,
+}
+
+/// Which events go to which destination, and how.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSubscription {
+    /// The subscription's name; its numbers belong to it. Required.
+    #[schemars(with = "String")]
+    pub(super) name: Option<Text>,
+    /// The connections whose events it gets, or `["*"]`. Default: `["*"]`.
+    #[schemars(with = "Option<Vec<String>>", length(min = 1))]
+    pub(super) connections: Option<Texts>,
+    /// The record type whose changes it gets, or "*". Default: "*".
+    #[schemars(with = "Option<String>")]
+    pub(super) topic: Option<Text>,
+    /// Where it begins: now or the beginning of the retained log. Default: now.
+    #[schemars(with = "Option<String>", extend("enum" = ["now", "beginning"]))]
+    pub(super) from: Option<Text>,
+    /// How much a notification holds. Default: id-only.
+    #[schemars(with = "Option<String>", extend("enum" = ["empty", "id-only", "full-resource"]))]
+    pub(super) content: Option<Text>,
+    /// How a notification is written. Default: cloudevents.
+    #[schemars(with = "Option<String>", extend("enum" = ["cloudevents"]))]
+    pub(super) format: Option<Text>,
+    /// Which order is kept. Default: per-record.
+    #[schemars(with = "Option<String>", extend("enum" = ["per-record"]))]
+    pub(super) order: Option<Text>,
+    /// The destination's name. Required.
+    #[schemars(with = "String")]
+    pub(super) destination: Option<Text>,
+}
+
+/// Returns the JSON Schema of `courier.toml`.
+#[must_use]
+pub fn schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let mut schema = settings
+        .with_transform(WithoutNull)
+        .into_generator()
+        .into_root_schema_for::<RawConfig>();
+    schema.insert("title".to_owned(), Value::from("courier.toml"));
+    schema.to_value()
+}
+
+/// TOML has no null: an optional key is left out.
+#[derive(Debug, Clone)]
+struct WithoutNull;
+
+impl Transform for WithoutNull {
+    fn transform(&mut self, schema: &mut Schema) {
+        let null = Value::from("null");
+        if let Some(Value::Array(kinds)) = schema.get_mut("type") {
+            kinds.retain(|kind| *kind != null);
+            if let [only] = kinds.as_slice() {
+                let only = only.clone();
+                schema.insert("type".to_owned(), only);
+            }
+        }
+        if let Some(Value::Array(branches)) = schema.get_mut("anyOf") {
+            branches.retain(|branch| branch.get("type") != Some(&null));
+            if let [Value::Object(only)] = branches.as_slice() {
+                let only = only.clone();
+                schema.remove("anyOf");
+                for (key, value) in only {
+                    schema.insert(key, value);
+                }
+            }
+        }
+        schema.remove("default");
+        transform_subschemas(self, schema);
+    }
+}

@@ -1,0 +1,398 @@
+//! Single values: durations, addresses, networks, search parameters and secrets, parsed once.
+//!
+//! Every refusal is a message and a remedy; neither repeats a value that could be secret.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+use url::{Host, Url};
+
+use super::Egress;
+use super::environment::Environment;
+
+/// What is wrong with a value, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) message: String,
+    pub(super) help: String,
+}
+
+/// The largest secret file that is read, in bytes: a private key with its chain fits.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// Search parameters that the courier itself sets or that would hide changes from it.
+const RESERVED_PARAMETERS: [&str; 17] = [
+    "_at",
+    "_contained",
+    "_containedType",
+    "_count",
+    "_cursor",
+    "_elements",
+    "_format",
+    "_getpages",
+    "_include",
+    "_lastUpdated",
+    "_offset",
+    "_page",
+    "_revinclude",
+    "_since",
+    "_sort",
+    "_summary",
+    "_total",
+];
+
+pub(super) fn refusal(message: impl Into<String>, help: impl Into<String>) -> Refusal {
+    Refusal {
+        message: message.into(),
+        help: help.into(),
+    }
+}
+
+/// Parses `60s`, `5m`, `2h` or `7d` within a range, which is named in words.
+pub(super) fn duration(
+    text: &str,
+    range: &RangeInclusive<Duration>,
+    words: &str,
+) -> Result<Duration, Refusal> {
+    let refuse = |message: &str| {
+        refusal(
+            message,
+            format!("write a whole number and s, m, h or d, between {words}: \"60s\", \"5m\", \"2h\""),
+        )
+    };
+    let unit = match text.bytes().last() {
+        Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3_600,
+        Some(b'd') => 86_400,
+        _ => return Err(refuse("not a duration")),
+    };
+    let digits = text.get(..text.len() - 1).unwrap_or_default();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refuse("not a duration"));
+    }
+    let seconds = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    match seconds.map(Duration::from_secs) {
+        Some(duration) if range.contains(&duration) => Ok(duration),
+        _ => Err(refuse(&format!("not between {words}"))),
+    }
+}
+
+/// Parses an absolute http or https address without user name, password or fragment.
+pub(super) fn web_address(text: &str) -> Result<Url, Refusal> {
+    let example = "write an absolute address such as \"https://ehr.example.com/fhir\"";
+    let Ok(url) = Url::parse(text) else {
+        return Err(refusal("not an absolute address", example));
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refusal("neither http nor https", example));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refusal(
+            "an address must not hold a user name or password",
+            "remove what stands before the `@`",
+        ));
+    }
+    if url.fragment().is_some() {
+        return Err(refusal(
+            "an address must not hold a fragment",
+            "remove the `#` and what follows",
+        ));
+    }
+    Ok(url)
+}
+
+/// Checks that an address may be asked under the named networks, as far as the text shows it.
+pub(super) fn reachable(url: &Url, egress: &Egress) -> Result<(), Refusal> {
+    let plain = url.scheme() == "http";
+    let addresses: Vec<IpAddr> = match url.host() {
+        Some(Host::Ipv4(address)) => vec![address.into()],
+        Some(Host::Ipv6(address)) => vec![address.to_canonical()],
+        Some(Host::Domain(name)) if is_local_name(name) => {
+            vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()]
+        }
+        Some(Host::Domain(_)) | None => Vec::new(),
+    };
+    if addresses.is_empty() {
+        let named = !egress.plain_http_networks.is_empty();
+        return if plain && !named {
+            Err(refusal(
+                "plain http is not allowed here",
+                "write https, or name the network in `plain_http_networks`",
+            ))
+        } else {
+            Ok(())
+        };
+    }
+    let within = |networks: &[IpNet]| {
+        addresses
+            .iter()
+            .any(|address| networks.iter().any(|network| network.contains(address)))
+    };
+    let loopback = addresses.iter().all(IpAddr::is_loopback);
+    let allowed = within(&egress.allow_networks);
+    if !allowed && !addresses.iter().all(is_public) {
+        let help = match addresses.as_slice() {
+            [only] => format!(
+                "write allow_networks = [\"{}\"], or a wider range",
+                IpNet::from(*only)
+            ),
+            _ => "write allow_networks = [\"127.0.0.0/8\", \"::1/128\"]".to_owned(),
+        };
+        return Err(refusal(
+            "a private or loopback address that is not named in `allow_networks`",
+            help,
+        ));
+    }
+    if plain && !(loopback && allowed || within(&egress.plain_http_networks)) {
+        let help = "write https, or name the network in `plain_http_networks`";
+        return Err(refusal("plain http is not allowed here", help));
+    }
+    Ok(())
+}
+
+fn is_local_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Tells whether an address is outside the private, loopback and otherwise special ranges.
+fn is_public(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || shared
+                || a == 0
+                || a >= 240)
+        }
+        IpAddr::V6(v6) => {
+            let [first, ..] = v6.segments();
+            let site_local = first & 0xffc0 == 0xfec0;
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || site_local)
+        }
+    }
+}
+
+/// Parses a network such as `10.20.0.0/16`. The whole Internet is not one.
+pub(super) fn network(text: &str) -> Result<IpNet, Refusal> {
+    let help = "write an address and a prefix length: \"10.20.0.0/16\", \"127.0.0.1/32\"";
+    match text.parse::<IpNet>() {
+        Ok(network) if network.prefix_len() == 0 => Err(refusal("this names every address there is", help)),
+        Ok(network) if network.trunc() != network => Err(refusal(
+            "the address has bits outside the prefix",
+            format!("write \"{}\"", network.trunc()),
+        )),
+        Ok(network) => Ok(network),
+        Err(_) => Err(refusal("not a network", help)),
+    }
+}
+
+/// Checks further search parameters: `key=value` pairs that leave the courier's own parameters alone.
+pub(super) fn search_parameters(text: &str) -> Result<(), Refusal> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let form = "write `key=value` pairs joined by `&`, percent-encoded: \"status=booked&location=7\"";
+    for pair in text.split('&') {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(refusal("not `key=value` pairs", form));
+        };
+        let clean = |part: &str| {
+            part.bytes()
+                .all(|b| b.is_ascii_graphic() && !matches!(b, b'#' | b'?'))
+        };
+        if name.is_empty() || value.is_empty() || !clean(name) || !clean(value) {
+            return Err(refusal("not `key=value` pairs", form));
+        }
+        let bare = name.split([':', '.']).next().unwrap_or(name);
+        let bare = percent_decoded(bare);
+        if let Some(reserved) = RESERVED_PARAMETERS
+            .iter()
+            .find(|reserved| reserved.eq_ignore_ascii_case(&bare))
+        {
+            let help =
+                format!("remove `{reserved}`: a feed's limits are set with `start`, `overlap` and `every`");
+            return Err(refusal(
+                format!("`{reserved}` is set by the courier itself"),
+                help,
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn percent_decoded(name: &str) -> String {
+    let pair = format!("{name}=");
+    url::form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(name, _)| name.into_owned())
+        .unwrap_or_default()
+}
+
+/// Reads the secret that `env:NAME` or `file:PATH` refers to; one trailing newline of a file is left out.
+pub(super) fn secret(text: &str, folder: &Path, environment: &Environment) -> Result<SecretString, Refusal> {
+    let value = if let Some(name) = text.strip_prefix("env:") {
+        let help = "set it before the start, or refer to another with `env:NAME` or `file:PATH`";
+        let shown = if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            name
+        } else {
+            "…"
+        };
+        let missing = || refusal(format!("the variable {shown} is not set"), help);
+        environment.get(name).ok_or_else(missing)?.to_owned()
+    } else if let Some(path) = text.strip_prefix("file:") {
+        secret_file(path, folder)?
+    } else {
+        let help = "write \"env:NAME\" or \"file:PATH\" and keep the secret there";
+        return Err(refusal("a secret must not stand in the configuration", help));
+    };
+    if value.is_empty() {
+        return Err(refusal(
+            "the secret is empty",
+            "put the secret into the variable or file that is named here",
+        ));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(refusal(
+            "the secret holds control characters",
+            "keep it on one line, without tabs",
+        ));
+    }
+    Ok(SecretString::from(value))
+}
+
+fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {
+    let help =
+        "create it with the secret as its only line, or write another `file:PATH` (relative to this file)";
+    let full = folder.join(path);
+    let readable =
+        |error: std::io::Error| refusal(format!("the file cannot be read: {}", error.kind()), help);
+    let metadata = std::fs::metadata(&full).map_err(readable)?;
+    if !metadata.is_file() {
+        return Err(refusal("not a regular file", help));
+    }
+    if metadata.len() > SECRET_BYTES_MAX {
+        return Err(refusal(
+            format!("the file is larger than {SECRET_BYTES_MAX} bytes"),
+            help,
+        ));
+    }
+    let mut value = String::from_utf8(std::fs::read(&full).map_err(readable)?)
+        .map_err(|_| refusal("the file is not UTF-8", help))?;
+    if value.ends_with('\n') {
+        value.pop();
+        if value.ends_with('\r') {
+            value.pop();
+        }
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_a_whole_number_and_a_unit_within_their_range() {
+        let range = Duration::from_secs(1)..=Duration::from_hours(24);
+        for (text, expected) in [
+            ("1s", Some(1)),
+            ("5m", Some(300)),
+            ("24h", Some(86_400)),
+            ("1d", Some(86_400)),
+            ("0s", None),
+            ("2d", None),
+            ("60", None),
+            ("s", None),
+            ("", None),
+            ("1.5h", None),
+            ("-1s", None),
+            ("5 m", None),
+            ("5µ", None),
+            ("99999999999999999999d", None),
+        ] {
+            let found = duration(text, &range, "1s and 1d").ok();
+            assert_eq!(found, expected.map(Duration::from_secs), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn private_addresses_and_plain_http_need_a_named_network() {
+        let check = |url: &str, allow: &[&str], plain: &[&str]| {
+            let nets = |texts: &[&str]| texts.iter().map(|text| network(text).unwrap()).collect();
+            let egress = Egress {
+                allow_networks: nets(allow),
+                plain_http_networks: nets(plain),
+            };
+            reachable(&Url::parse(url).unwrap(), &egress).is_ok()
+        };
+        assert!(check("https://ehr.example.com/", &[], &[]));
+        assert!(check("https://8.8.8.8/", &[], &[]));
+        assert!(!check("http://ehr.example.com/", &[], &[]));
+        assert!(check("http://ehr.example.com/", &[], &["10.0.0.0/8"]));
+        for private in [
+            "10.1.2.3",
+            "127.0.0.1",
+            "169.254.169.254",
+            "[::1]",
+            "[fd00::1]",
+            "[::ffff:10.0.0.1]",
+            "0x7f.1",
+        ] {
+            assert!(!check(&format!("https://{private}/"), &[], &[]), "{private}");
+        }
+        assert!(check("https://10.1.2.3/", &["10.1.0.0/16"], &[]));
+        assert!(!check("http://10.1.2.3/", &["10.1.0.0/16"], &[]));
+        assert!(check("http://10.1.2.3/", &["10.1.0.0/16"], &["10.1.2.0/24"]));
+        assert!(!check("http://10.1.2.3/", &[], &["10.1.2.0/24"]));
+        assert!(check("http://127.0.0.1:8080/", &["127.0.0.0/8"], &[]));
+        assert!(check("http://localhost:8080/", &["127.0.0.0/8"], &[]));
+        assert!(!check("http://localhost:8080/", &[], &["10.0.0.0/8"]));
+    }
+
+    #[test]
+    fn search_parameters_leave_the_couriers_own_alone() {
+        for good in [
+            "",
+            "status=booked",
+            "status=booked&location=7",
+            "_tag=a|b",
+            "date:missing=false",
+        ] {
+            assert!(search_parameters(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "status",
+            "=x",
+            "a=",
+            "a=b&",
+            "a=b c",
+            "_lastUpdated=gt2020",
+            "_SORT=x",
+            "_count=5",
+            "_include:iterate=a",
+            "_%73ort=x",
+            "a=ü",
+            "?a=b",
+        ] {
+            assert!(search_parameters(bad).is_err(), "{bad}");
+        }
+    }
+}
