@@ -117,8 +117,13 @@ pub(crate) struct Pages {
     pub(crate) handed: Vec<(u64, usize, FeedRef)>,
     /// Commits of settlements: (tick, life, connection).
     pub(crate) settled: Vec<(u64, usize, String)>,
-    /// Versions that a committed hand-over carried.
-    pub(crate) durable: BTreeSet<(RecordRef, u64)>,
+    /// Versions that a committed hand-over carried,
+    /// and since when.
+    pub(crate) durable: BTreeMap<(RecordRef, u64), u64>,
+    /// Where cursors stood, looked up after each blow and at the end: (tick, feed, what it stands for).
+    pub(crate) cursors: Vec<(u64, FeedRef, Timestamp)>,
+    /// How often something worth knowing happened.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
     /// When a life ended.
     pub(crate) ends: BTreeMap<usize, u64>,
     /// Lives that stood still for a while.

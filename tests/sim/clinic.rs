@@ -65,7 +65,7 @@ struct Resource {
 #[serde(rename_all = "camelCase")]
 struct Meta {
     version_id: String,
-    last_updated: Timestamp,
+    last_updated: String,
     #[serde(default)]
     tag: Vec<Tag>,
 }
@@ -82,7 +82,7 @@ fn showing(raw: &str) -> Option<Showing> {
         record_type: resource.resource_type,
         id: resource.id,
         number: resource.meta.version_id.parse().ok()?,
-        stamp: resource.meta.last_updated,
+        stamp: resource.meta.last_updated.parse().ok()?,
         extent: if subsetted { Extent::IdOnly } else { Extent::Whole },
         sha256: sha256(raw.as_bytes()),
     })

@@ -52,13 +52,13 @@ impl<S> Crashing<S> {
     fn note_handed(&self, page: &AcceptPage) {
         let connection = page.poll.connection.to_string();
         let mut pages = self.book.open();
+        let tick = pages.next();
         for change in &page.changes {
             if let Some(version) = version_of(&connection, change) {
-                pages.durable.insert(version);
+                pages.durable.entry(version).or_insert(tick);
             }
         }
         let feed = (connection, page.poll.feed.to_string());
-        let tick = pages.next();
         match page.progress {
             Progress::Slice => {}
             Progress::Page(_) | Progress::Inconclusive => pages.handed.push((tick, self.life.number, feed)),
@@ -72,14 +72,14 @@ impl<S> Crashing<S> {
     fn note_settled(&self, settle: &SettleChanges) {
         let connection = settle.connection.to_string();
         let mut pages = self.book.open();
+        let tick = pages.next();
         for settlement in &settle.settlements {
             if let SettleResult::Fetched(change) = &settlement.result
                 && let Some(version) = version_of(&connection, change)
             {
-                pages.durable.insert(version);
+                pages.durable.entry(version).or_insert(tick);
             }
         }
-        let tick = pages.next();
         pages.settled.push((tick, self.life.number, connection));
     }
 
@@ -126,7 +126,7 @@ fn version_of(connection: &str, change: &Change) -> Option<(crate::book::RecordR
 #[async_trait]
 impl<S: Store> Store for Crashing<S> {
     async fn define(&self, definitions: &Definitions, now: Timestamp) -> Result<(), StoreError> {
-        pass!(self, Other, self.inner.define(definitions, now), |()| {
+        pass!(self, Other, self.inner.define(definitions, now), |_: &()| {
             let names = definitions
                 .subscriptions
                 .iter()
@@ -171,7 +171,7 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn stage_page(&self, page: &AcceptPage) -> Result<(), StoreError> {
-        pass!(self, StagePage, self.inner.stage_page(page), |()| self
+        pass!(self, StagePage, self.inner.stage_page(page), |_: &()| self
             .note_handed(page))
     }
 
@@ -196,7 +196,13 @@ impl<S: Store> Store for Crashing<S> {
             self,
             SettleChanges,
             self.inner.settle_changes(settle),
-            |_: &Settled| self.note_settled(settle)
+            |settled: &Settled| {
+                self.note_settled(settle);
+                let mut pages = self.book.open();
+                *pages.counts.entry("superseded versions").or_default() += settled.superseded;
+                *pages.counts.entry("rows shown again under way").or_default() += settled.shown_again;
+                *pages.counts.entry("quarantined").or_default() += settled.quarantined;
+            }
         )
     }
 
@@ -210,7 +216,15 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn fan_out(&self, slice: &FanOut) -> Result<(), StoreError> {
-        pass!(self, FanOut, self.inner.fan_out(slice))
+        pass!(self, FanOut, self.inner.fan_out(slice), |_: &()| {
+            let mut pages = self.book.open();
+            let mut count = |what: &'static str, by: usize| {
+                *pages.counts.entry(what).or_default() += by as u64;
+            };
+            count("suspensions", slice.suspended.len());
+            count("slices that end within an event", usize::from(slice.to.within.is_some()));
+            count("slices of a lane of its own", usize::from(slice.lane != Lane::Common));
+        })
     }
 
     async fn due_destinations(&self, holder: &Holder, now: Timestamp) -> Result<DueDestinations, StoreError> {

@@ -136,9 +136,17 @@ impl Life {
         self.ended.notify_one();
     }
 
-    /// Takes the script away: nothing more happens to it.
-    pub(crate) fn spare(&self) {
-        self.inner.lock().unwrap().trigger = None;
+    /// Waits until the life has stood still, if the script wants that, and goes on again.
+    pub(crate) async fn freeze_is_over(&self) {
+        loop {
+            {
+                let inner = self.inner.lock().unwrap();
+                if inner.trigger.is_none() && matches!(inner.state, State::Alive) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     fn blow_at(&self, op: Op, side: Side) -> Option<Blow> {

@@ -152,7 +152,7 @@ impl Plan {
         let count = dice.random_range(1..=3);
         let sources: Vec<SourcePlan> = (0..count).map(|index| source(seed, index)).collect();
         let blows = blows(&mut fork(seed, "blows"), rivals);
-        let limits = limits(&mut fork(seed, "limits"));
+        let limits = limits(&mut fork(seed, "limits"), rivals);
         let brief = limits.retention < Duration::from_secs(3600);
         let subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
         Self {
@@ -386,8 +386,10 @@ fn blows(dice: &mut StdRng, rivals: bool) -> Vec<BlowPlan> {
         .collect()
 }
 
-fn limits(dice: &mut StdRng) -> Limits {
+fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
     let brief = dice.random_bool(0.3);
+    let [ttl, renewal, trust] =
+        if rivals || dice.random_bool(0.5) { [6, 2, 4] } else { [30, 10, 20] }.map(Duration::from_secs);
     Limits {
         polls: pick(dice, &[1, 3, 64]),
         pages_per_turn: pick(dice, &[1, 3, 20]),
@@ -400,6 +402,9 @@ fn limits(dice: &mut StdRng) -> Limits {
         in_flight_per_destination: pick(dice, &[2, 8, 64]),
         record_batch: pick(dice, &[1, 16, 256]),
         retention: if brief { Duration::from_secs(10) } else { Duration::from_secs(7 * 86_400) },
+        lease_ttl: ttl,
+        lease_renewal: renewal,
+        lease_trust: trust,
         sweep_every: if brief { Duration::from_secs(3) } else { Duration::from_secs(60) },
         ..Limits::default()
     }
