@@ -1,5 +1,6 @@
 //! One feed's turn: page after page of one poll, each handed over before the next is asked for.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use courier_sdk::{ConnectorError, PollRequest};
@@ -119,8 +120,8 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             .increment(1);
         match answer {
             Ok(page) => {
-                if poll.hand_over(worker, page).await?.is_break() {
-                    return Ok(TurnEnd::Complete);
+                if let ControlFlow::Break(end) = poll.hand_over(worker, page).await? {
+                    return Ok(end);
                 }
             }
             Err(error) => return failed(worker, &poll, &error).await,

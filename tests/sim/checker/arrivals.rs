@@ -149,8 +149,8 @@ pub(super) fn check_lost(
                 || dead.contains(&(plan.name.clone(), version.event_id.clone()));
             if concerned && !arrived && view.is_owed(record, *number, version) {
                 findings.violations.push(format!(
-                    "lost: {record:?} {number} was shown and never reached {}",
-                    plan.name
+                    "lost: {record:?} {number} was shown (at {}, counted at {:?}) and never reached {}",
+                    version.first, version.counted, plan.name
                 ));
             }
         }
