@@ -31,13 +31,13 @@ use crate::sink::{SinkState, Temper};
 pub(crate) const VERSIONS_MIN: usize = 200;
 
 /// A day that has not seen enough by then never will.
-const DAY_MAX: Duration = Duration::from_secs(300);
+const DAY_MAX: Duration = Duration::from_secs(900);
 
 /// The least that a day lasts: destinations that are down come back within it.
 const DAY_MIN: Duration = Duration::from_secs(25);
 
 /// Retries and back-off may take their time, but not for ever.
-const QUIET_MAX: Duration = Duration::from_secs(1_200);
+const QUIET_MAX: Duration = Duration::from_secs(2_400);
 
 /// One world.
 pub(crate) struct World {
@@ -180,11 +180,12 @@ impl World {
             () = life.ended() => {}
             end = &mut run => self.book.violation(format!("life {number} ended by itself: {end:?}")),
             () = tokio::time::sleep_until(at_latest), if blow.how == How::Stop => {
+                // What is answered from now on may be given back unread.
+                self.book.note_end(number);
                 stop.cancel();
                 if let Err(error) = run.await {
                     self.book.violation(format!("life {number} did not stop in order: {error:?}"));
                 }
-                self.book.note_end(number);
                 life.end();
             }
         }
@@ -341,7 +342,11 @@ impl World {
                 });
                 // A poll of many pages is under way most of the time; that nothing new comes of it is what counts.
                 if !polled || state.stage == StageState::Releasing {
-                    return Some(format!("{} {}: {state:?}", source.name, feed.name));
+                    let conditions: Vec<_> = workers
+                        .iter()
+                        .map(|worker| worker.connections[&connection].condition(&name))
+                        .collect();
+                    return Some(format!("{} {}: {state:?} {conditions:?}", source.name, feed.name));
                 }
             }
         }
