@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
+
+use crate::checker::sha256;
 
 /// A record version: type, id, version id.
 pub(crate) type Version = (String, String, String);
@@ -17,6 +20,7 @@ pub(crate) type Version = (String, String, String);
 pub(crate) struct Journal {
     /// Everything that any answer showed.
     shown: BTreeSet<Version>,
+    sums: BTreeMap<Version, Option<String>>,
     proven: BTreeSet<Version>,
     last_page: BTreeMap<String, Vec<Version>>,
     searches: BTreeMap<String, u64>,
@@ -40,8 +44,7 @@ impl Journal {
 
     /// A search was answered whole, with these bytes.
     pub(crate) fn answered(&mut self, record_type: &str, body: &[u8]) {
-        let versions = versions_in(body);
-        self.shown.extend(versions.iter().cloned());
+        let versions = self.note(body);
         self.last_page
             .entry(record_type.to_owned())
             .or_default()
@@ -50,7 +53,29 @@ impl Journal {
 
     /// A read was answered whole, with these bytes.
     pub(crate) fn read(&mut self, body: &[u8]) {
-        self.shown.extend(versions_in(body));
+        self.note(body);
+    }
+
+    fn note(&mut self, body: &[u8]) -> Vec<Version> {
+        let mut versions = Vec::new();
+        for (version, sum) in versions_in(body) {
+            self.shown.insert(version.clone());
+            if let Some(sum) = sum {
+                // A source that writes one version in two ways is taken at neither word.
+                let known = self
+                    .sums
+                    .entry(version.clone())
+                    .or_insert_with(|| Some(sum.clone()));
+                *known = known.take().filter(|known| *known == sum);
+            }
+            versions.push(version);
+        }
+        versions
+    }
+
+    /// The SHA-256 of each version that was shown whole, always with the same bytes.
+    pub(crate) fn sums(&self) -> &BTreeMap<Version, Option<String>> {
+        &self.sums
     }
 
     /// Every version that any answer showed.
@@ -74,27 +99,52 @@ impl Journal {
     }
 }
 
+/// A record version and the SHA-256 of its bytes; none where the answer shows only a part of it.
+type Seen = (Version, Option<String>);
+
 /// The versions that a searchset or a record carries.
-fn versions_in(body: &[u8]) -> Vec<Version> {
-    let Ok(value) = serde_json::from_slice::<Value>(body) else {
-        return Vec::new();
-    };
-    let entries = value.get("entry").and_then(Value::as_array);
-    match entries {
-        Some(entries) => entries
-            .iter()
-            .filter_map(|entry| version_of(entry.get("resource")?))
-            .collect(),
-        None => version_of(&value).into_iter().collect(),
+fn versions_in(body: &[u8]) -> Vec<Seen> {
+    #[derive(Deserialize)]
+    struct Bundle<'a> {
+        #[serde(borrow)]
+        entry: Vec<Entry<'a>>,
     }
+    #[derive(Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow)]
+        resource: &'a RawValue,
+    }
+    if let Ok(bundle) = serde_json::from_slice::<Bundle<'_>>(body) {
+        return bundle
+            .entry
+            .iter()
+            .filter_map(|entry| seen(entry.resource.get()))
+            .collect();
+    }
+    std::str::from_utf8(body)
+        .ok()
+        .and_then(seen)
+        .into_iter()
+        .collect()
 }
 
-fn version_of(resource: &Value) -> Option<Version> {
-    let text = |value: Option<&Value>| value?.as_str().map(str::to_owned);
-    let version = text(resource.get("meta")?.get("versionId"))?;
+fn seen(resource: &str) -> Option<Seen> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        resource_type: String,
+        id: String,
+        meta: Meta,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta {
+        version_id: String,
+    }
+    let head: Head = serde_json::from_str(resource).ok()?;
+    let whole = !resource.contains("SUBSETTED");
     Some((
-        text(resource.get("resourceType"))?,
-        text(resource.get("id"))?,
-        version,
+        (head.resource_type, head.id, head.meta.version_id),
+        whole.then(|| sha256(resource.as_bytes())),
     ))
 }
