@@ -5,6 +5,7 @@
 //! Not part of `cargo test`: `tests/interop/run` installs the server and runs this.
 
 #[cfg(test)]
+#[allow(dead_code, reason = "the crash tests use more of it")]
 #[path = "../crash/checker.rs"]
 mod checker;
 #[cfg(test)]
