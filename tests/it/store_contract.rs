@@ -90,6 +90,7 @@ macro_rules! contract_suite {
                     a_quarantined_record_without_a_version_is_not_asked_for_again,
                     a_redriven_change_starts_anew,
                     claims_are_counted_through_a_crash,
+                    accepted_ids_are_answered,
                 ];
                 fan_out: [
                     numbers_are_dense_per_subscription_and_connection,

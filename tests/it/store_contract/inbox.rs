@@ -311,3 +311,16 @@ pub(super) async fn claims_are_counted_through_a_crash(home: &dyn Home) {
         world = world.reopen(home).await;
     }
 }
+
+pub(super) async fn accepted_ids_are_answered(home: &dyn Home) {
+    let world = World::open(home).await;
+    let accepted = world.poll(vec![version("1", 1), reference("2", 1)]).await;
+    assert_eq!(accepted.ids, [event_id("1", 1)], "not what waits");
+    let accepted = world.poll(vec![version("1", 1)]).await;
+    assert_eq!(accepted.ids, [event_id("1", 1)], "what is known stands accepted");
+    let claimed = world.claim(0).await;
+    let settled = world
+        .settle(&claimed[0], SettleResult::Fetched(version("2", 1)))
+        .await;
+    assert_eq!(settled.ids, [event_id("2", 1)]);
+}
