@@ -12,6 +12,7 @@ mod outbox;
 mod polling;
 mod stage;
 mod twin;
+mod words;
 mod world;
 
 use std::sync::Arc;

@@ -147,22 +147,22 @@ async fn stage(world: &World, dice: &mut StdRng) -> String {
 }
 
 async fn fetch(world: &World, dice: &mut StdRng) -> String {
-    let mut said = String::new();
+    let mut said = Vec::new();
     for claimed in world.claim(DAY).await {
         let result = fetched(&claimed, dice);
         let settled = world.settle(&claimed, result).await;
         let change = &claimed.change;
         let tries = (claimed.generation, claimed.attempts, claimed.claims);
-        said += &format!(
-            "{} {:?} {tries:?} {settled:?}, ",
+        said.push(format!(
+            "{} {:?} {tries:?} {settled:?}",
             change.key.id, change.version_id
-        );
+        ));
     }
     if dice.random_range(0..6) == 0 {
         let redriven = world.store.redrive_quarantine(&mercy(), at(0)).await.unwrap();
-        said += &format!("{redriven} redriven");
+        said.push(format!("{redriven} redriven"));
     }
-    said
+    said.join(", ")
 }
 
 fn fetched(claimed: &ClaimedChange, dice: &mut StdRng) -> SettleResult {
@@ -220,7 +220,7 @@ async fn deliver(world: &World, dice: &mut StdRng) -> String {
     let mut taken = world.take(DAY).await;
     let name = |one: &ClaimedDelivery| (one.delivery.subscription.clone(), one.delivery.number);
     taken.sort_by_key(name);
-    let mut said = String::new();
+    let mut said = Vec::new();
     for claimed in taken {
         let outcome = match dice.random_range(0..6) {
             0 => retry_at(60),
@@ -228,10 +228,10 @@ async fn deliver(world: &World, dice: &mut StdRng) -> String {
             2 => AttemptOutcome::Released,
             _ => delivered(),
         };
-        said += &format!("{:?} {outcome:?}, ", name(&claimed));
+        said.push(format!("{:?} {outcome:?}", name(&claimed)));
         world.record(&claimed, outcome).await;
     }
-    said
+    said.join(", ")
 }
 
 async fn redrive(world: &World) -> String {
