@@ -2,3 +2,7 @@
 
 #[cfg(test)]
 mod config;
+#[cfg(test)]
+mod notifications;
+#[cfg(test)]
+mod tidy;
