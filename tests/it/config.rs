@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FetchMode, Start};
-use ehr_courier::config::{self, Auth, Config, ConfigErrors, Connections, Content, Environment, From, Key};
-use ehr_courier::config::{Surroundings, Topic};
+use ehr_courier::config::{self, Auth, Config, ConfigErrors, Environment, Key, Surroundings};
+use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, From, Topic};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -131,11 +131,11 @@ fn what_is_left_out_takes_the_documented_default() {
     assert_eq!(destination.retry[9], Duration::from_hours(24));
     assert_eq!(destination.secret.expose_secret().len(), 32);
     let subscription = config.subscriptions.values().next().unwrap();
-    assert_eq!(subscription.connections, Connections::All);
+    assert_eq!(subscription.connections, ConnectionSet::All);
     assert_eq!(subscription.topic, Topic::Any);
     assert_eq!(
         (subscription.from, subscription.content),
-        (From::Now, Content::IdOnly)
+        (From::Now, ContentLevel::IdOnly)
     );
     assert_eq!(config.audits.len(), 1, "{:?}", config.audits);
 }

@@ -1,8 +1,12 @@
-//! Integration tests: one binary, one module per topic.
+//! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod notifications;
+#[cfg(test)]
+mod store_contract;
 #[cfg(test)]
 mod tidy;
