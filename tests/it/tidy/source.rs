@@ -24,6 +24,7 @@ impl Source {
         let is_test = path.starts_with("tests/")
             || path.contains("/tests/")
             || path.ends_with("/tests.rs")
+            || path.ends_with("_tests.rs")
             || path.starts_with("bench/");
         Self { path, text, is_test }
     }
