@@ -5,4 +5,8 @@ mod config;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
+mod notifications;
+#[cfg(test)]
 mod store_contract;
+#[cfg(test)]
+mod tidy;
