@@ -11,6 +11,8 @@ mod operate;
 mod outbox;
 mod polling;
 mod stage;
+mod twin;
+mod words;
 mod world;
 
 use std::sync::Arc;
@@ -90,6 +92,7 @@ macro_rules! contract_suite {
                     a_quarantined_record_without_a_version_is_not_asked_for_again,
                     a_redriven_change_starts_anew,
                     claims_are_counted_through_a_crash,
+                    accepted_ids_are_answered,
                 ];
                 fan_out: [
                     numbers_are_dense_per_subscription_and_connection,
@@ -131,6 +134,9 @@ macro_rules! contract_suite {
                     the_sweep_takes_what_is_settled_and_old,
                     the_sweep_keeps_events_that_a_lane_has_not_passed,
                     accepted_ids_expire_when_the_source_cannot_show_them,
+                ];
+                twin: [
+                    random_work_shows_what_the_specification_shows,
                 ];
             }
         }
