@@ -9,7 +9,6 @@ mod connection;
 mod delivery;
 mod environment;
 mod keys;
-mod name;
 mod problem;
 mod raw;
 mod resolve;
@@ -17,7 +16,7 @@ mod source;
 mod suggest;
 mod value;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -30,8 +29,9 @@ use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
 use url::Url;
 
+use crate::domain::fan_out::Subscription;
+use crate::domain::name::{DestinationName, SubscriptionName};
 pub use environment::Environment;
-pub use name::{DestinationName, InvalidName, SubscriptionName};
 pub use problem::ConfigErrors;
 pub use raw::schema;
 
@@ -215,61 +215,6 @@ impl fmt::Debug for Destination {
             self.url.host_str().unwrap_or("-")
         )
     }
-}
-
-/// Which events go to which destination, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subscription {
-    /// Its name, to which its numbers belong.
-    pub name: SubscriptionName,
-    /// Whose events it gets.
-    pub connections: Connections,
-    /// Which records' events it gets.
-    pub topic: Topic,
-    /// Where it begins.
-    pub from: From,
-    /// How much a notification holds.
-    pub content: Content,
-    /// The destination, which exists.
-    pub destination: DestinationName,
-}
-
-/// Whose events a subscription gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Connections {
-    /// Those of every connection.
-    All,
-    /// Those of the named ones, which exist; at least one.
-    Named(BTreeSet<ConnectionName>),
-}
-
-/// Which records' events a subscription gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Topic {
-    /// Every record's.
-    Any,
-    /// Those of one record type.
-    RecordType(RecordType),
-}
-
-/// Where a subscription begins in the event log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    /// With the next event.
-    Now,
-    /// With the oldest event that is still kept.
-    Beginning,
-}
-
-/// How much a notification holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
-    /// Only that something changed.
-    Empty,
-    /// Reference, version and kind of change.
-    IdOnly,
-    /// The record, byte for byte.
-    FullResource,
 }
 
 /// A choice that weakens protection. `Display` is one line for the audit log, without secrets.

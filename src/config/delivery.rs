@@ -15,13 +15,13 @@ use super::raw::{RawConnection, RawDestination, RawSubscription, Text, Texts};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Connection, Connections, Content, Destination, DestinationName, From, Subscription};
-use super::{SubscriptionName, Topic};
+use super::{Audit, Connection, Destination};
+use crate::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Subscription, Topic};
+use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::domain::retry::DEFAULT_SCHEDULE;
 
 const SECOND: Duration = Duration::from_secs(1);
 const WEEK: Duration = Duration::from_hours(7 * 24);
-/// Three days in ten steps: a receiver that is down over a weekend loses nothing.
-const RETRY_DEFAULT: [u64; 10] = [5, 30, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
 const RETRY_STEPS_MAX: usize = 20;
 /// Standard Webhooks asks for keys of this size, in bytes.
 const SIGNING_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
@@ -112,7 +112,7 @@ fn signing_key(secret: &SecretString) -> Result<SecretSlice<u8>, Refusal> {
 
 fn retry(raw: Option<&Texts>, path: &str, context: &mut Context<'_>) -> Option<Vec<Duration>> {
     let Some(raw) = raw else {
-        return Some(RETRY_DEFAULT.into_iter().map(Duration::from_secs).collect());
+        return Some(DEFAULT_SCHEDULE.to_vec());
     };
     let steps = raw.get_ref();
     if !(1..=RETRY_STEPS_MAX).contains(&steps.len()) {
@@ -161,7 +161,7 @@ pub(super) fn subscriptions(
         if context.problems.is_empty() {
             unfed_topic(raw, &subscription, connections, &path, context);
         }
-        if subscription.content == Content::FullResource {
+        if subscription.content == ContentLevel::FullResource {
             let (subscription, destination) = (subscription.name.clone(), subscription.destination.clone());
             context.audits.push(Audit::FullResource {
                 subscription,
@@ -181,16 +181,12 @@ fn unfed_topic(
     path: &str,
     context: &mut Context<'_>,
 ) {
-    let Topic::RecordType(record_type) = &subscription.topic else {
+    let Topic::Records(record_type) = &subscription.topic else {
         return;
-    };
-    let of = |name: &ConnectionName| match &subscription.connections {
-        Connections::All => true,
-        Connections::Named(names) => names.contains(name),
     };
     let feeds = connections
         .values()
-        .filter(|connection| of(&connection.name))
+        .filter(|connection| subscription.covers(&connection.name))
         .flat_map(|c| &c.feeds);
     let fed: BTreeSet<&str> = feeds.map(|feed| feed.record_type.as_str()).collect();
     if fed.contains(record_type.as_str()) {
@@ -252,22 +248,15 @@ fn subscription(
     let detail = match &given.content {
         Some(text) => {
             let known = [
-                ("empty", Content::Empty),
-                ("id-only", Content::IdOnly),
-                ("full-resource", Content::FullResource),
+                ("empty", ContentLevel::Empty),
+                ("id-only", ContentLevel::IdOnly),
+                ("full-resource", ContentLevel::FullResource),
             ];
             context.word(text, &format!("{path}.content"), &known, &[])
         }
-        None => Some(Content::IdOnly),
+        None => Some(ContentLevel::IdOnly),
     };
-    if let Some(text) = &given.format {
-        let later = ["cloudevents-binary", "fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
-        context.word(text, &format!("{path}.format"), &[("cloudevents", ())], &later);
-    }
-    if let Some(text) = &given.order {
-        let later = ["latest-only", "strict", "none"];
-        context.word(text, &format!("{path}.order"), &[("per-record", ())], &later);
-    }
+    rendering(given, path, context);
     let destination = match &given.destination {
         Some(text) => reference(
             text,
@@ -289,15 +278,28 @@ fn subscription(
         topic: topic?,
         from: from?,
         content: detail?,
+        format: Format::CloudEvents,
         destination: destination?,
     })
+}
+
+/// Refuses formats and orders that are not built: there is one of each for now.
+fn rendering(given: &RawSubscription, path: &str, context: &mut Context<'_>) {
+    if let Some(text) = &given.format {
+        let later = ["cloudevents-binary", "fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
+        context.word(text, &format!("{path}.format"), &[("cloudevents", ())], &later);
+    }
+    if let Some(text) = &given.order {
+        let later = ["latest-only", "strict", "none"];
+        context.word(text, &format!("{path}.order"), &[("per-record", ())], &later);
+    }
 }
 
 fn topic(text: &str) -> Result<Topic, Refusal> {
     if text == "*" {
         return Ok(Topic::Any);
     }
-    record_type(text).map(Topic::RecordType).map_err(|_| {
+    record_type(text).map(Topic::Records).map_err(|_| {
         let help = "write a record type such as \"Appointment\", or \"*\"";
         refusal("topics by name or canonical URL are not built yet", help)
     })
@@ -308,15 +310,15 @@ fn named_connections(
     path: &str,
     written: &Written,
     context: &mut Context<'_>,
-) -> Option<Connections> {
+) -> Option<ConnectionSet> {
     let Some(raw) = raw else {
-        return Some(Connections::All);
+        return Some(ConnectionSet::All);
     };
     let names = raw.get_ref();
     if let [only] = names.as_slice()
         && only.get_ref() == "*"
     {
-        return Some(Connections::All);
+        return Some(ConnectionSet::All);
     }
     if names.is_empty() || names.iter().any(|name| name.get_ref() == "*") {
         let refused = refusal(
@@ -341,7 +343,7 @@ fn named_connections(
             None => complete = false,
         }
     }
-    complete.then_some(Connections::Named(found))
+    complete.then_some(ConnectionSet::Named(found))
 }
 
 /// Returns the name that a reference gives, if the file has it.

@@ -72,10 +72,8 @@ fn read(path: &Path) -> Result<String, Refusal> {
             .as_bytes()
             .get(..at)
             .unwrap_or_default()
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
+            .split(|byte| *byte == b'\n')
+            .count();
         refusal(format!("line {line} is not UTF-8"), "save the file as UTF-8")
     })
 }
@@ -131,8 +129,8 @@ fn resolve(
         problems,
         audits: Vec::new(),
     };
-    let state = state(raw.state.unwrap_or_default(), overrides, &mut context);
-    let http = http(raw.http.unwrap_or_default(), overrides, &mut context);
+    let state = state(&raw.state.unwrap_or_default(), overrides, &mut context);
+    let http = http(&raw.http.unwrap_or_default(), overrides, &mut context);
     let written = delivery::Written::of(&raw.connections, &raw.destinations);
     let connections = connection::resolve(raw.connections, &mut context);
     let destinations = delivery::destinations(raw.destinations, &mut context);
@@ -155,7 +153,7 @@ fn scalar<'a>(key: &str, text: Option<&'a Text>, overrides: &'a Overrides) -> Op
         .or_else(|| text.map(|text| (text.get_ref().as_str(), Origin::from(text))))
 }
 
-fn state(raw: RawState, overrides: &Overrides, context: &mut Context<'_>) -> Option<State> {
+fn state(raw: &RawState, overrides: &Overrides, context: &mut Context<'_>) -> Option<State> {
     let help = "write url = \"sqlite://courier.db\" below [state]";
     let database = match scalar("state.url", raw.url.as_ref(), overrides) {
         Some((text, origin)) => {
@@ -218,7 +216,7 @@ fn database(text: &str, folder: &Path) -> Result<PathBuf, Refusal> {
     Ok(folder.join(path))
 }
 
-fn http(raw: RawHttp, overrides: &Overrides, context: &mut Context<'_>) -> Option<Http> {
+fn http(raw: &RawHttp, overrides: &Overrides, context: &mut Context<'_>) -> Option<Http> {
     let (text, origin) =
         scalar("http.listen", raw.listen.as_ref(), overrides).unwrap_or((LISTEN_DEFAULT, Origin::File));
     let listen = match text.parse::<std::net::SocketAddr>() {

@@ -1,7 +1,7 @@
 //! The text of a configuration file, and its lines as they may be shown: without secrets.
 //!
 //! A line is shown with every text value replaced by `…` unless its key is known to be harmless. A file that
-//! is not TOML has no known keys: of its lines only what stands before the first `=` is shown.
+//! is not TOML has no known values: of its lines only headers and well-known keys are shown.
 
 use std::ops::Range;
 use std::path::Path;
@@ -42,6 +42,21 @@ const HARMLESS: [&str; 27] = [
     "topic",
     "type",
     "user",
+];
+
+/// Keys that are no secret although their values can be.
+const GUARDED: [&str; 10] = [
+    "auth", "base_url", "feeds", "key", "limits", "password", "secret", "token", "url", "where",
+];
+
+/// The sections of the file.
+const SECTIONS: [&str; 6] = [
+    "connections",
+    "dedup",
+    "destinations",
+    "http",
+    "state",
+    "subscriptions",
 ];
 
 /// A file's name and text, with what of it must not be shown.
@@ -165,9 +180,7 @@ impl Source {
             .unwrap_or(' ');
         match &self.values {
             Values::Unknown => {
-                let header = line.trim_start().starts_with('[') && !line.contains(['=', '"', '\'', '#']);
-                let key_end = line.find('=').unwrap_or(0);
-                if header || offset <= key_end && line.contains('=') {
+                if offset < readable_start(line) {
                     Piece::Letter
                 } else {
                     Piece::Stop
@@ -175,12 +188,24 @@ impl Source {
             }
             Values::At(values) => match values.iter().find(|(range, _)| range.contains(&at)) {
                 Some((range, Shown::Instead(text))) => Piece::Replaced(range.clone(), text.clone()),
-                Some((_, Shown::AsWritten)) => Piece::Letter,
                 None if letter == '#' => Piece::Stop,
-                None => Piece::Letter,
+                Some((_, Shown::AsWritten)) | None => Piece::Letter,
             },
         }
     }
+}
+
+/// Returns how much of a line that may lie inside a long text surely is not a value: a header of a known
+/// section, or a known key and its `=`.
+fn readable_start(line: &str) -> usize {
+    let header = line.trim().trim_start_matches('[');
+    let section = header.split(['.', ']']).next().unwrap_or_default();
+    if line.starts_with('[') && SECTIONS.contains(&section) && !header.contains(['=', '"', '\'', '#', ' ']) {
+        return line.len();
+    }
+    let key = line.split_once('=').map(|(key, _)| key).unwrap_or_default();
+    let known = HARMLESS.contains(&key.trim()) || GUARDED.contains(&key.trim());
+    if known { key.len() + "=".len() } else { 0 }
 }
 
 enum Piece {
@@ -254,4 +279,74 @@ fn address(text: &str) -> String {
         url.scheme(),
         if bare { url.path() } else { "/…" }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, what: &str, expected: (usize, usize, &str, &str)) {
+        let mut source = Source::new(Path::new("courier.toml"), text);
+        if let Ok(root) = DeTable::parse(text) {
+            source.learn(root.get_ref());
+        }
+        let start = text.find(what).unwrap();
+        let place = source.place(start, start + what.len());
+        let found = (
+            place.line,
+            place.column,
+            place.shown.as_str(),
+            place.marker.trim_start(),
+        );
+        assert_eq!(found, expected, "{text:?}");
+    }
+
+    #[test]
+    fn lines_show_keys_and_harmless_values_only() {
+        check(
+            "a = 1\nevery = \"60s\" # x",
+            "\"60s\"",
+            (2, 9, "every = \"60s\"", "^^^^^"),
+        );
+        check(
+            "token = \"hunter2\"",
+            "\"hunter2\"",
+            (1, 9, "token = \"…\"", "^^^"),
+        );
+        check(
+            "token = \"env:NAME\"",
+            "token",
+            (1, 1, "token = \"env:NAME\"", "^^^^^"),
+        );
+        check(
+            "url = \"https://u:p@h:1/x?y\"",
+            "url",
+            (1, 1, "url = \"https://h:1/…\"", "^^^"),
+        );
+        check(
+            "token = \"\"\"\nhunter2\n\"\"\"",
+            "hunter2",
+            (2, 1, "\"…\"", "^^^"),
+        );
+        let text = "\"ä\" = { \"täst\" = 1, name = \"ö\" }";
+        check(
+            text,
+            "name",
+            (1, 21, "\"ä\" = { \"täst\" = …, name = \"ö\" }", "^^^^"),
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_not_toml_shows_no_values() {
+        check("token = \"hunter2", "token", (1, 1, "token =", "^^^^^"));
+        check("token=\"hunter2", "token", (1, 1, "token=", "^^^^^"));
+        check("x = \"\"\"\nhunter2 = \n", "hunter2", (2, 1, "", "^"));
+        check("[hunter2\nx = 1", "hunter2", (1, 2, "", "^"));
+        check("x = \"\"\"\nhunter2==\n", "hunter2", (2, 1, "", "^"));
+        check(
+            "[connections.mercy\nx = 1",
+            "mercy",
+            (1, 14, "[connections.mercy", "^^^^^"),
+        );
+    }
 }

@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn durations_are_a_whole_number_and_a_unit_within_their_range() {
-        let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        let range = Duration::from_secs(1)..=Duration::from_hours(24);
         for (text, expected) in [
             ("1s", Some(1)),
             ("5m", Some(300)),

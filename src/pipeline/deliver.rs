@@ -17,6 +17,13 @@ use crate::domain::retry::{Failure, NextAttempt, next_attempt};
 use crate::store::{ClaimDeliveries, StoreError};
 use crate::wire;
 
+/// Whether to look for due deliveries: not after every single attempt, but when there is room for many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Now,
+    Later,
+}
+
 type Attempts = JoinSet<(DestinationName, AttemptRecord)>;
 
 /// Delivers for all connections that this worker holds, until `stop`; attempts in flight may end.
@@ -26,23 +33,27 @@ type Attempts = JoinSet<(DestinationName, AttemptRecord)>;
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     let mut attempts = Attempts::new();
     let mut in_flight: BTreeMap<DestinationName, usize> = BTreeMap::new();
+    let mut look = Look::Now;
+    let mut next_due_at = None;
     loop {
-        let next_due_at = claim(&worker, &mut attempts, &mut in_flight).await?;
-        let wait = next_due_at.map_or(worker.limits.fallback, |due| {
+        if look == Look::Now {
+            next_due_at = claim(&worker, &mut attempts, &mut in_flight).await?;
+        }
+        let wait = next_due_at.map_or(worker.limits.fallback, |due: Timestamp| {
             let left = due.duration_since(worker.clock.now());
             Duration::try_from(left)
                 .unwrap_or_default()
                 .min(worker.limits.fallback)
         });
-        tokio::select! {
+        look = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(joined) = attempts.join_next() => {
-                record(&worker, joined, &mut attempts, &mut in_flight).await?;
+                record(&worker, joined, &mut attempts, &mut in_flight).await?
             }
-            () = worker.bells.deliver.notified() => {}
-            () = tokio::time::sleep(wait + Duration::from_millis(1)) => {}
-        }
+            () = worker.bells.deliver.notified() => Look::Now,
+            () = tokio::time::sleep(wait + Duration::from_millis(1)) => Look::Now,
+        };
     }
     let drain = async {
         while let Some(joined) = attempts.join_next().await {
@@ -166,20 +177,23 @@ fn log(claimed: &ClaimedDelivery, outcome: &AttemptOutcome) {
     }
 }
 
-/// Records an ended attempt together with all others that have ended by now.
+/// Records an ended attempt together with all others that have ended by now; says whether there is room for many.
 async fn record(
     worker: &Worker,
     first: Result<(DestinationName, AttemptRecord), JoinError>,
     attempts: &mut Attempts,
     in_flight: &mut BTreeMap<DestinationName, usize>,
-) -> Result<(), StoreError> {
+) -> Result<Look, StoreError> {
     let mut records = Vec::new();
+    let mut look = Look::Later;
     let mut ended = Some(first);
     while let Some(joined) = ended {
         match joined {
             Ok((name, record)) => {
-                if let Some(flying) = in_flight.get_mut(&name) {
-                    *flying = flying.saturating_sub(1);
+                let flying = in_flight.entry(name).or_default();
+                *flying = flying.saturating_sub(1);
+                if *flying <= worker.limits.in_flight_per_destination / 2 {
+                    look = Look::Now;
                 }
                 records.push(record);
             }
@@ -199,5 +213,5 @@ async fn record(
             "attempts were left out: their lease has passed to another worker"
         );
     }
-    Ok(())
+    Ok(look)
 }

@@ -186,7 +186,6 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
         Ok(Fetched::Found(mut found, record)) => {
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
-            found.novelty = wanted.novelty;
             SettleResult::Fetched(identify(&connection.name, found, &rule))
         }
         Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change)),

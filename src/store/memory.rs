@@ -11,6 +11,7 @@ mod intake;
 mod lease;
 mod operate;
 mod outbox;
+mod polling;
 mod stage;
 mod state;
 

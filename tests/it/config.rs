@@ -3,14 +3,14 @@
 //! `config/*.toml` are broken configurations, each beside the exact text that refuses it. The texts and the
 //! schema are rewritten only on request: `UPDATE_GOLDEN=1` and `UPDATE_SCHEMAS=1`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FetchMode, Start};
-use ehr_courier::config::{self, Auth, Config, ConfigErrors, Connections, Content, Environment, From, Key};
-use ehr_courier::config::{Surroundings, Topic};
+use ehr_courier::config::{self, Auth, Config, ConfigErrors, Environment, Key, Surroundings};
+use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, From, Topic};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -108,34 +108,34 @@ fn every_broken_configuration_is_refused_with_file_line_key_and_remedy() {
 fn what_is_left_out_takes_the_documented_default() {
     let config = read(&example("minimal.toml"), &[]).unwrap();
     assert_eq!(config.state.database, PathBuf::from("courier.db"));
-    assert_eq!(config.state.retention, Duration::from_secs(7 * 86_400));
+    assert_eq!(config.state.retention, Duration::from_hours(7 * 24));
     assert_eq!(config.state.key, Key::PlainText);
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
     let mercy = &config.connections[&ConnectionName::parse("mercy").unwrap()];
     assert_eq!(mercy.profile, "generic");
-    assert_eq!(mercy.every, Duration::from_secs(60));
+    assert_eq!(mercy.every, Duration::from_mins(1));
     assert!(matches!(mercy.auth, Auth::None));
     assert_eq!(mercy.limits.requests_per_second, None);
     assert_eq!(mercy.limits.concurrent.get(), 2);
     let feed = &mercy.feeds[0];
     assert_eq!(feed.name.as_str(), "Appointment");
-    assert_eq!(feed.every, Duration::from_secs(60));
+    assert_eq!(feed.every, Duration::from_mins(1));
     assert_eq!(
         (feed.filter.as_str(), feed.start, feed.fetch),
         ("", Start::Now, FetchMode::FromPage)
     );
-    assert_eq!(feed.overlap, Duration::from_secs(300));
+    assert_eq!(feed.overlap, Duration::from_mins(5));
     assert_eq!(feed.spec().record_type.as_str(), "Appointment");
     let destination = config.destinations.values().next().unwrap();
     assert_eq!(destination.retry.len(), 10);
-    assert_eq!(destination.retry[9], Duration::from_secs(86_400));
+    assert_eq!(destination.retry[9], Duration::from_hours(24));
     assert_eq!(destination.secret.expose_secret().len(), 32);
     let subscription = config.subscriptions.values().next().unwrap();
-    assert_eq!(subscription.connections, Connections::All);
+    assert_eq!(subscription.connections, ConnectionSet::All);
     assert_eq!(subscription.topic, Topic::Any);
     assert_eq!(
         (subscription.from, subscription.content),
-        (From::Now, Content::IdOnly)
+        (From::Now, ContentLevel::IdOnly)
     );
     assert_eq!(config.audits.len(), 1, "{:?}", config.audits);
 }
@@ -176,7 +176,7 @@ fn variables_override_the_scalars_of_the_fixed_sections() {
     ];
     let config = read(&example("minimal.toml"), &overrides).unwrap();
     assert_eq!(config.state.database, PathBuf::from("/var/lib/courier.db"));
-    assert_eq!(config.state.retention, Duration::from_secs(3 * 86_400));
+    assert_eq!(config.state.retention, Duration::from_hours(3 * 24));
     assert_eq!(config.http.listen.to_string(), "[::1]:9000");
 }
 
@@ -225,6 +225,32 @@ fn variables_that_override_nothing_are_refused_by_name_and_without_value() {
         errors.contains("a key must not stand here") && !errors.contains(CANARY),
         "{errors}"
     );
+}
+
+#[test]
+fn no_slip_of_one_character_makes_a_literal_secret_visible() {
+    let secrets =
+        "auth = { type = \"basic\", user = \"courier\", password = \"hunter2\" } # hunter2\n\n[[connections";
+    let text = example("minimal.toml").replacen("\n[[connections", secrets, 1);
+    let text = text.replace("env:SCHEDULING_SECRET", "\"\"\nhunter2 = hunter2=\nhunter2==\"\"");
+    let (_, text) = text.split_once("[state]").unwrap();
+    assert!(read(text, &[]).is_err());
+    for (at, old) in text.char_indices() {
+        for new in ["", "\"", "=", "\n", "#", "[", "'"] {
+            let slip = format!("{}{new}{}", &text[..at], &text[at + old.len_utf8()..]);
+            let errors = refused(&slip, &[]);
+            assert!(!errors.contains(CANARY), "{errors}");
+        }
+    }
+}
+
+#[test]
+fn deeply_nested_text_is_refused() {
+    for (open, close) in [("[", "]"), ("{ a = ", " }")] {
+        let text = format!("x = {}1{}", open.repeat(10_000), close.repeat(10_000));
+        assert!(refused(&text, &[]).contains("not TOML"));
+    }
+    assert!(read(&format!("[{}]", vec!["a"; 10_000].join(".")), &[]).is_err());
 }
 
 #[test]
@@ -333,10 +359,10 @@ fn every_example_fits_the_schema_and_loads() {
 #[test]
 fn every_key_of_the_schema_is_documented() {
     let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
-    let mut keys = BTreeMap::new();
+    let mut keys = BTreeSet::new();
     collect_keys(&config::schema(), &mut keys);
     assert!(keys.len() > 30, "{keys:?}");
-    for key in keys.keys() {
+    for key in &keys {
         let named = page.contains(&format!("`{key}`")) || page.contains(&format!(".{key}`"));
         assert!(
             named || page.contains(&format!("[{key}")),
@@ -345,10 +371,10 @@ fn every_key_of_the_schema_is_documented() {
     }
 }
 
-fn collect_keys(schema: &serde_json::Value, keys: &mut BTreeMap<String, ()>) {
+fn collect_keys(schema: &serde_json::Value, keys: &mut BTreeSet<String>) {
     if let Some(properties) = schema.get("properties").and_then(serde_json::Value::as_object) {
         for (key, child) in properties {
-            keys.insert(key.clone(), ());
+            keys.insert(key.clone());
             collect_keys(child, keys);
         }
     }

@@ -1,3 +1,8 @@
-//! Integration tests: one binary, one module per topic.
+//! The integration tests: one binary, one module a subject.
 
+#[cfg(test)]
 mod config;
+#[cfg(test)]
+mod egress;
+#[cfg(test)]
+mod store_contract;

@@ -333,7 +333,7 @@ impl Poll {
             return Onward::End;
         }
         if shown.entries == 0 {
-            // Seen of HAPI (#7711): empty pages that link to further ones for ever.
+            // Seen of HAPI (its tracker, 7711): empty pages that link to further ones for ever.
             return Onward::Early(Doubt::EmptyPage);
         }
         if self.pages >= PAGES_MAX {

@@ -155,6 +155,7 @@ impl ConnectionState {
                 self.accept(id, row.change.order, settle.at);
                 settled.superseded += 1;
             }
+            settled.ids.extend(written.id);
         }
         let shown_again = row.generation != settlement.generation;
         if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {

@@ -1,25 +1,19 @@
-//! Atomic point 1, and what it shares with the others: changes meet the ledger, and the verdicts are written.
+//! What the atomic points 1 and 2 share: changes meet the ledger, and the verdicts are written.
 
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
+use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey};
 use jiff::Timestamp;
 
 use super::lease::earlier;
-use super::state::{AcceptedId, ConnectionState, FeedRow, InboxRow, PollEnd, QuarantinedChange, State};
+use super::state::{AcceptedId, ConnectionState, InboxRow, QuarantinedChange};
 use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, LedgerView, Queue, RecordView, Source, Verdict};
-use crate::store::{
-    AcceptPage, Accepted, BaselineProof, FeedState, InboxId, PollRef, Progress, SetCursor, StageState,
-    StoreError,
-};
+use crate::store::{Accepted, InboxId, PollRef};
 
 /// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
 const SHOWING_RENEWED_AFTER: Duration = Duration::from_hours(24);
-
-/// The reason of a record that is quarantined by reference.
-const OVERSIZED: &str = "larger than the record limit";
 
 /// Where a batch of changes comes from.
 pub(super) struct Batch<'a> {
@@ -53,107 +47,6 @@ pub(super) enum Effect {
     Refused,
 }
 
-impl State {
-    pub(super) fn feed(&self, connection: &ConnectionName, feed: &FeedName) -> FeedState {
-        self.connections
-            .get(connection)
-            .and_then(|state| state.feeds.get(feed))
-            .map(|row| row.state.clone())
-            .unwrap_or_default()
-    }
-
-    pub(super) fn accept_page(&mut self, page: &AcceptPage) -> Result<Accepted, StoreError> {
-        let state = self.fenced(&page.poll.connection, page.poll.fence)?;
-        let feed = state.feed_at(page)?;
-        if feed.state.stage != StageState::None {
-            return Err(StoreError::Refused {
-                reason: format!("feed {} has a stage", page.poll.feed),
-            });
-        }
-        let arrivals: Vec<Arrival> = page
-            .changes
-            .iter()
-            .map(|change| (change.clone(), page.fresh_as_of))
-            .collect();
-        let batch = page_batch(&page.poll, page.at);
-        let mut accepted = state.take_in(&batch, &arrivals);
-        accepted.quarantined = state.quarantine_oversized(page);
-        let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
-        match &page.progress {
-            Progress::Slice => {}
-            Progress::Page(resume) => feed.state.resume = Some(resume.clone()),
-            Progress::Done { cursor, baseline } => {
-                let end = PollEnd {
-                    cursor: cursor.clone(),
-                    baseline: *baseline,
-                    fresh_as_of: page.fresh_as_of,
-                };
-                feed.complete(end, page.at);
-            }
-            Progress::Inconclusive => feed.end_poll(),
-        }
-        Ok(accepted)
-    }
-
-    pub(super) fn abandon_poll(&mut self, poll: &PollRef) -> Result<(), StoreError> {
-        let state = self.fenced(&poll.connection, poll.fence)?;
-        let feed = state.feeds.entry(poll.feed.clone()).or_default();
-        if feed.state.poll != poll.poll {
-            return Err(StoreError::Conflict { what: "the poll" });
-        }
-        feed.end_poll();
-        Ok(())
-    }
-
-    pub(super) fn set_cursor(&mut self, set: &SetCursor) -> Result<(), StoreError> {
-        let feed = self
-            .connection(&set.connection)
-            .feeds
-            .entry(set.feed.clone())
-            .or_default();
-        if feed.state.stage == StageState::Releasing {
-            return Err(StoreError::Refused {
-                reason: format!("the stage of feed {} is being released", set.feed),
-            });
-        }
-        feed.end_poll();
-        feed.state.cursor.clone_from(&set.cursor);
-        feed.state.advanced_at = Some(set.at);
-        // What the jump leaves out was never seen: a first sight no longer proves a creation.
-        feed.baseline = Baseline::Unproven;
-        Ok(())
-    }
-}
-
-impl FeedRow {
-    /// Ends the running poll: its resume link and a collecting stage go, and it cannot write any more.
-    pub(super) fn end_poll(&mut self) {
-        self.state.resume = None;
-        self.state.poll.0 += 1;
-        match self.state.stage {
-            StageState::Collecting => {
-                self.stage.clear();
-                self.state.stage = StageState::None;
-            }
-            StageState::None | StageState::Releasing => {}
-        }
-    }
-
-    /// Ends a complete poll: the cursor moves.
-    pub(super) fn complete(&mut self, end: PollEnd, at: Timestamp) {
-        self.end_poll();
-        if self.state.cursor.as_ref() != Some(&end.cursor) {
-            self.state.advanced_at = Some(at);
-        }
-        self.state.cursor = Some(end.cursor);
-        self.state.fresh_as_of = Some(end.fresh_as_of);
-        match end.baseline {
-            BaselineProof::Proven => self.baseline = Baseline::Complete,
-            BaselineProof::Unproven => {}
-        }
-    }
-}
-
 /// A batch that came with a page or out of a stage.
 pub(super) fn page_batch(poll: &PollRef, at: Timestamp) -> Batch<'_> {
     Batch {
@@ -165,18 +58,6 @@ pub(super) fn page_batch(poll: &PollRef, at: Timestamp) -> Batch<'_> {
 }
 
 impl ConnectionState {
-    /// The feed, if it stands where the page's poll started.
-    pub(super) fn feed_at(&mut self, page: &AcceptPage) -> Result<&mut FeedRow, StoreError> {
-        let feed = self.feeds.entry(page.poll.feed.clone()).or_default();
-        if feed.state.poll != page.poll.poll {
-            return Err(StoreError::Conflict { what: "the poll" });
-        }
-        if feed.state.cursor != page.from {
-            return Err(StoreError::Conflict { what: "the cursor" });
-        }
-        Ok(feed)
-    }
-
     /// Decides a batch and writes and counts what was decided.
     pub(super) fn take_in(&mut self, batch: &Batch<'_>, arrivals: &[Arrival]) -> Accepted {
         let mut accepted = Accepted::default();
@@ -191,6 +72,7 @@ impl ConnectionState {
                 Effect::Known => accepted.known += 1,
                 Effect::Refused => {}
             }
+            accepted.ids.extend(written.id);
         }
         accepted
     }
@@ -347,14 +229,15 @@ impl ConnectionState {
         }
     }
 
-    /// A change that cannot be told from a quarantined one waits for the operator with it.
+    /// A change of which only the record is known cannot be told from a quarantined one: it waits for the operator
+    /// with it.
     fn is_quarantined_without_id(&self, change: &Change) -> bool {
-        let unnamed = |change: &Change| known_id(change).is_none();
-        unnamed(change)
+        known_id(change).is_none()
+            && change.content.is_none()
             && self
                 .quarantine
                 .values()
-                .any(|row| unnamed(&row.change) && row.change.key == change.key)
+                .any(|row| known_id(&row.change).is_none() && row.change.key == change.key)
     }
 
     /// Puts a change into the inbox; a further showing of one that waits there raises that row's generation, even
@@ -383,7 +266,6 @@ impl ConnectionState {
     /// The row that a change is a further showing of: by event id where that is known, else the last unnamed one of
     /// the record if it carries the same content (or, like this one, none).
     fn waiting_row(&mut self, change: &Change) -> Option<&mut InboxRow> {
-        let content = change.content.as_ref().map(|content| &content.hash);
         match known_id(change) {
             Some(id) => self
                 .inbox
@@ -394,23 +276,8 @@ impl ConnectionState {
                 .values_mut()
                 .rev()
                 .find(|row| row.change.key == change.key && known_id(&row.change).is_none())
-                .filter(|row| row.change.content.as_ref().map(|content| &content.hash) == content),
+                .filter(|row| is_same_unnamed(&row.change, change)),
         }
-    }
-
-    pub(super) fn quarantine_oversized(&mut self, page: &AcceptPage) -> u64 {
-        let mut quarantined = 0;
-        for key in &page.oversized {
-            let row = QuarantinedChange {
-                feed: page.poll.feed.clone(),
-                change: change_by_reference(key),
-                fresh_as_of: page.fresh_as_of,
-                reason: OVERSIZED.to_owned(),
-                at: page.at,
-            };
-            quarantined += u64::from(self.put_into_quarantine(row));
-        }
-        quarantined
     }
 
     /// Puts a change into quarantine, unless it is there; answers whether it is new there.
@@ -418,7 +285,7 @@ impl ConnectionState {
         let id = known_id(&row.change);
         let there = self.quarantine.values().any(|other| match id {
             Some(_) => known_id(&other.change) == id,
-            None => known_id(&other.change).is_none() && other.change.key == row.change.key,
+            None => is_same_unnamed(&other.change, &row.change),
         });
         if !there {
             let number = self.next_row();
@@ -450,16 +317,9 @@ pub(super) fn known_id(change: &Change) -> Option<&EventId> {
     }
 }
 
-/// A change of which nothing is known but its record.
-fn change_by_reference(key: &RecordKey) -> Change {
-    Change {
-        key: key.clone(),
-        shown: Shown::State,
-        novelty: Novelty::Announce,
-        version_id: None,
-        version: VersionClue::Unknown,
-        order: VersionOrder::default(),
-        first_version: false,
-        content: None,
-    }
+/// Whether two changes without a known id cannot be told apart.
+fn is_same_unnamed(one: &Change, other: &Change) -> bool {
+    let hash = |change: &Change| change.content.as_ref().map(|content| content.hash.clone());
+    let unnamed = known_id(one).is_none() && known_id(other).is_none();
+    unnamed && one.key == other.key && hash(one) == hash(other)
 }

@@ -1,0 +1,312 @@
+//! The guarded client: the courier's one way out over HTTP.
+//!
+//! Guarantees: nothing is sent to an address that the policy refuses, whether it was written as a literal or
+//! came out of DNS (the address that was judged is the one that is dialled); no redirect is followed; no proxy
+//! is used; nothing is retried; every request ends within its deadline and its answer within its size limit.
+//! Error messages name neither path nor query.
+
+use std::error::Error as StdError;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use courier_sdk::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
+use futures_util::StreamExt;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use reqwest::{Client, tls};
+use thiserror::Error;
+
+use super::guard::{AddressPolicy, PortClass, Reach, Refusal, Scheme};
+
+/// How long an idle connection is kept; most servers close theirs after 60 to 120 s.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// What a client needs beside its policy.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// How long DNS, TCP and TLS may take together, within a request's deadline.
+    pub connect_timeout: Duration,
+    /// The `User-Agent` sent where a request names none.
+    pub user_agent: &'static str,
+    /// How many idle connections are kept per host.
+    pub idle_per_host_max: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            user_agent: concat!("ehr-courier/", env!("CARGO_PKG_VERSION")),
+            idle_per_host_max: 8,
+        }
+    }
+}
+
+/// A client that cannot be built, for example because the machine has no root certificates.
+#[derive(Debug, Clone, Error)]
+#[error("cannot set up outbound http: {reason}")]
+pub struct ClientUnavailable {
+    reason: String,
+}
+
+/// Sends requests under one address policy.
+///
+/// The resolver hook sees a name only, while the policy also asks for scheme and port. So there is one inner
+/// client, with its own hook and pool, for each combination of the two.
+#[derive(Debug, Clone)]
+pub struct GuardedClient {
+    policy: Arc<AddressPolicy>,
+    // A machine without root certificates still sends plain http to loopback: https then fails by itself.
+    http: Lanes,
+    https: Lanes,
+}
+
+impl GuardedClient {
+    /// Builds the client. A scheme that cannot be set up fails each request that needs it.
+    #[must_use]
+    pub fn new(policy: AddressPolicy, options: &ClientOptions) -> Self {
+        let policy = Arc::new(policy);
+        let lanes = |scheme| Lanes {
+            ordinary: lane(&policy, (scheme, PortClass::Ordinary), options),
+            system: lane(&policy, (scheme, PortClass::System), options),
+        };
+        Self {
+            http: lanes(Scheme::Http),
+            https: lanes(Scheme::Https),
+            policy,
+        }
+    }
+
+    fn lane(&self, reach: Reach) -> Result<&Client, &ClientUnavailable> {
+        let lanes = match reach.scheme {
+            Scheme::Http => &self.http,
+            Scheme::Https => &self.https,
+        };
+        match reach.port {
+            PortClass::Ordinary => lanes.ordinary.as_ref(),
+            PortClass::System => lanes.system.as_ref(),
+        }
+    }
+
+    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let reach = self
+            .policy
+            .check_url(&request.url)
+            .map_err(|refusal| blocked(&refusal))?;
+        let client = self.lane(reach).map_err(|unavailable| HttpError::Connect {
+            reason: unavailable.to_string(),
+        })?;
+        let limit = Limit {
+            bytes_max: request.response_bytes_max,
+            at_limit: request.at_limit,
+        };
+        let answer = client
+            .request(request.method, request.url)
+            .headers(request.headers)
+            .body(request.body)
+            .send()
+            .await
+            .map_err(|error| classify(&error))?;
+        let status = answer.status();
+        let headers = answer.headers().clone();
+        let body = limit.read(answer).await?;
+        Ok(HttpResponse {
+            status,
+            headers,
+            body,
+        })
+    }
+}
+
+#[async_trait]
+impl Http for GuardedClient {
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let deadline = request.deadline;
+        tokio::time::timeout(deadline, self.exchange(request))
+            .await
+            .unwrap_or(Err(HttpError::Timeout { deadline }))
+    }
+}
+
+/// One scheme's inner clients, by the class of port.
+#[derive(Debug, Clone)]
+struct Lanes {
+    ordinary: Result<Client, ClientUnavailable>,
+    system: Result<Client, ClientUnavailable>,
+}
+
+fn lane(
+    policy: &Arc<AddressPolicy>,
+    (scheme, port): (Scheme, PortClass),
+    options: &ClientOptions,
+) -> Result<Client, ClientUnavailable> {
+    let guard = Guard {
+        policy: Arc::clone(policy),
+        reach: Reach { scheme, port },
+    };
+    let builder = Client::builder()
+        .dns_resolver(guard)
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .connect_timeout(options.connect_timeout)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(options.idle_per_host_max)
+        .user_agent(options.user_agent);
+    let builder = match scheme {
+        Scheme::Https => builder.https_only(true).tls_version_min(tls::Version::TLS_1_2),
+        // Plain http needs no roots: not loading them keeps it independent of the machine's certificates.
+        Scheme::Http => builder.http1_only().tls_certs_only([]),
+    };
+    builder.build().map_err(|error| ClientUnavailable {
+        reason: root_cause(&error),
+    })
+}
+
+/// How much of an answer is read.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    bytes_max: usize,
+    at_limit: AtLimit,
+}
+
+impl Limit {
+    /// Reads the body, decompressed, up to the limit; a compressed bomb is inflated no further than that.
+    async fn read(self, answer: reqwest::Response) -> Result<Bytes, HttpError> {
+        let announced = answer
+            .content_length()
+            .and_then(|length| usize::try_from(length).ok());
+        if matches!(self.at_limit, AtLimit::Fail) && announced.is_some_and(|length| length > self.bytes_max) {
+            return Err(self.too_large());
+        }
+        let mut body = BytesMut::new();
+        let mut chunks = answer.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| HttpError::Broken {
+                reason: root_cause(&error),
+            })?;
+            let room = self.bytes_max.saturating_sub(body.len());
+            if chunk.len() <= room {
+                body.extend_from_slice(&chunk);
+                continue;
+            }
+            match self.at_limit {
+                AtLimit::Fail => return Err(self.too_large()),
+                AtLimit::Cut => {
+                    body.extend_from_slice(chunk.get(..room).unwrap_or_default());
+                    break;
+                }
+            }
+        }
+        Ok(body.freeze())
+    }
+
+    fn too_large(self) -> HttpError {
+        HttpError::TooLarge {
+            limit: self.bytes_max,
+        }
+    }
+}
+
+/// Resolves names and lets only those addresses through that the policy permits.
+#[derive(Debug)]
+struct Guard {
+    policy: Arc<AddressPolicy>,
+    reach: Reach,
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = Arc::clone(&self.policy);
+        let reach = self.reach;
+        Box::pin(async move {
+            let found: Vec<IpAddr> = tokio::net::lookup_host((name.as_str(), 0))
+                .await?
+                .map(|address| address.ip())
+                .collect();
+            let permitted = permitted(&policy, reach, &found)?;
+            Ok(Box::new(permitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Keeps the permitted addresses; when there are none, the first refusal is the answer.
+fn permitted(policy: &AddressPolicy, reach: Reach, found: &[IpAddr]) -> Result<Vec<SocketAddr>, Refusal> {
+    let mut refused = None;
+    let mut kept = Vec::new();
+    for address in found {
+        match policy.check_reach(*address, reach) {
+            // Port 0: the connector puts the request's port there.
+            Ok(()) => kept.push(SocketAddr::new(*address, 0)),
+            Err(refusal) => refused = refused.or(Some(refusal)),
+        }
+    }
+    match refused {
+        Some(refusal) if kept.is_empty() => Err(refusal),
+        Some(_) | None => Ok(kept),
+    }
+}
+
+fn blocked(refusal: &Refusal) -> HttpError {
+    HttpError::Blocked {
+        reason: refusal.to_string(),
+    }
+}
+
+/// Says what became of a request that has no answer.
+fn classify(error: &reqwest::Error) -> HttpError {
+    if let Some(refusal) = causes(error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
+        return blocked(refusal);
+    }
+    let reason = root_cause(error);
+    if error.is_connect() {
+        HttpError::Connect { reason }
+    } else {
+        HttpError::Broken { reason }
+    }
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| StdError::source(*error))
+}
+
+/// The innermost cause in words: the outer ones repeat it, and reqwest's own names the address with its query.
+fn root_cause(error: &reqwest::Error) -> String {
+    let Some(cause) = causes(error).skip(1).last() else {
+        return "the request could not be made".to_owned();
+    };
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(io) if io.raw_os_error().is_some() => io.kind().to_string(),
+        Some(_) | None => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_names_addresses_only_the_permitted_ones_are_dialled() {
+        let reach = Reach {
+            scheme: Scheme::Https,
+            port: PortClass::Ordinary,
+        };
+        let policy = AddressPolicy::default();
+        let public: IpAddr = "8.8.8.8".parse().unwrap();
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        let metadata: IpAddr = "169.254.169.254".parse().unwrap();
+        assert_eq!(
+            permitted(&policy, reach, &[loopback, public, metadata]),
+            Ok(vec![SocketAddr::new(public, 0)])
+        );
+        assert!(matches!(
+            permitted(&policy, reach, &[loopback, metadata]),
+            Err(Refusal::Unnamed { address, .. }) if address == loopback
+        ));
+        assert_eq!(permitted(&policy, reach, &[]), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,257 @@
+//! Searches: which rows a page has, and its Bundle, with every record's bytes spliced in as they are.
+//!
+//! Pages are cut from a snapshot that the first one took; under `page_drift` from the live rows, which
+//! shift in between.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use rand::RngExt;
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::clinic::Kind;
+use super::ledger::{Extent, Showing, stamp_text};
+use super::query::{Elements, Search, Sort};
+use super::records::Version;
+use super::world::World;
+
+/// How long a page link stays good.
+const SNAPSHOT_AGE_MAX: SignedDuration = SignedDuration::from_mins(15);
+
+/// How many snapshots are kept; beyond that the oldest goes first, as if it had expired.
+const SNAPSHOTS_MAX: usize = 256;
+
+/// What the first page of a search saw.
+pub(super) struct Snapshot {
+    search: Search,
+    taken_at: Timestamp,
+    rows: Rows,
+}
+
+enum Rows {
+    /// The rows as they were.
+    Kept(Vec<Arc<Version>>),
+    /// Whatever the rows are when a page is asked for.
+    Live,
+}
+
+/// A Bundle and what it shows.
+pub(super) struct Page {
+    pub(super) body: Bytes,
+    pub(super) showings: Vec<Showing>,
+}
+
+/// The page link is no longer good.
+pub(super) struct Expired;
+
+impl World {
+    /// Answers the first page of a search.
+    pub(super) fn first_page(&mut self, mut search: Search) -> Page {
+        if search.filters_by_time() && self.chance(self.faults.ignored_filters.share) {
+            self.strikes.count("ignored_filters");
+            search.ignore_time();
+        }
+        let reordered = if self.chance(self.faults.wrong_sort.share) {
+            search.ignore_sort();
+            Some("wrong_sort")
+        } else if self.chance(self.faults.descending_pages.share) {
+            search.sort = Sort::Newest;
+            Some("descending_pages")
+        } else {
+            None
+        };
+        let rows = self.rows(&search);
+        // A page of one row has no order to get wrong.
+        if let Some(name) = reordered.filter(|_| rows.len() > 1) {
+            self.strikes.count(name);
+        }
+        let live = self.chance(self.faults.page_drift.share);
+        let mut token = None;
+        if search.count > 0 && rows.len() > search.count {
+            let kept = if live {
+                Rows::Live
+            } else {
+                Rows::Kept(rows.clone())
+            };
+            token = Some(self.keep(Snapshot {
+                search: search.clone(),
+                taken_at: self.now(),
+                rows: kept,
+            }));
+        }
+        self.page(&search, &rows, Place { offset: 0, token })
+    }
+
+    /// Answers a further page.
+    pub(super) fn further_page(&mut self, record_type: &str, link: &str) -> Result<Page, Expired> {
+        let (token, offset) = link.split_once('.').ok_or(Expired)?;
+        let token = u64::from_str_radix(token, 16).map_err(|_| Expired)?;
+        let offset: usize = offset.parse().map_err(|_| Expired)?;
+        let now = self.now();
+        let snapshot = self.snapshots.get(&token).ok_or(Expired)?;
+        let age = now.duration_since(snapshot.taken_at);
+        if age > SNAPSHOT_AGE_MAX || snapshot.search.record_type != record_type {
+            return Err(Expired);
+        }
+        let search = snapshot.search.clone();
+        let rows = match &snapshot.rows {
+            Rows::Kept(rows) => rows.clone(),
+            Rows::Live => {
+                self.drift(&search, offset);
+                self.rows(&search)
+            }
+        };
+        Ok(self.page(
+            &search,
+            &rows,
+            Place {
+                offset,
+                token: Some(token),
+            },
+        ))
+    }
+
+    fn rows(&self, search: &Search) -> Vec<Arc<Version>> {
+        let current = self.records.all_current(&search.record_type, self.now());
+        let mut rows: Vec<Arc<Version>> = current
+            .filter(|version| search.matches(version))
+            .cloned()
+            .collect();
+        match search.sort {
+            Sort::ById => {}
+            Sort::Oldest => rows.sort_by_key(|version| version.stamp),
+            Sort::Newest => {
+                rows.sort_by_key(|version| version.stamp);
+                rows.reverse();
+            }
+        }
+        rows
+    }
+
+    /// Changes or deletes a record of an earlier page, so that the later rows move up by one.
+    fn drift(&mut self, search: &Search, offset: usize) {
+        let Some(kind) = Kind::named(&search.record_type) else {
+            return;
+        };
+        let rows = self.rows(search);
+        let passed = offset.min(rows.len());
+        if passed == 0 {
+            return;
+        }
+        let chosen = self.random.random_range(0..passed);
+        let Some(id) = rows.get(chosen).map(|version| version.id.clone()) else {
+            return;
+        };
+        let deletable = matches!(kind, Kind::Appointment | Kind::Observation);
+        let draft = if deletable && self.random.random_bool(0.3) {
+            self.clinic.forget(kind, &id)
+        } else {
+            self.clinic.touch(kind, &id)
+        };
+        if draft.and_then(|draft| self.commit(draft)).is_some() {
+            self.strikes.count("page_drift");
+        }
+    }
+
+    fn keep(&mut self, snapshot: Snapshot) -> u64 {
+        let now = self.now();
+        self.snapshots
+            .retain(|_, kept| now.duration_since(kept.taken_at) <= SNAPSHOT_AGE_MAX);
+        while self.snapshots.len() >= SNAPSHOTS_MAX {
+            self.snapshots.pop_first();
+        }
+        self.snapshots_made += 1;
+        self.snapshots.insert(self.snapshots_made, snapshot);
+        self.snapshots_made
+    }
+
+    fn page(&self, search: &Search, rows: &[Arc<Version>], place: Place) -> Page {
+        let shown = rows.get(place.offset..).unwrap_or_default();
+        let shown = shown.get(..search.count).unwrap_or(shown);
+        let after = place.offset + shown.len();
+        let extent = match search.elements {
+            Elements::All => Extent::Whole,
+            Elements::IdAndMeta => Extent::IdOnly,
+        };
+        let base = self.options.base_url.as_str().trim_end_matches('/');
+        let mut links = vec![link(
+            base,
+            search,
+            "self",
+            place.token.map(|token| (token, place.offset)),
+        )];
+        if let Some(token) = place.token.filter(|_| after < rows.len() && !shown.is_empty()) {
+            links.push(link(base, search, "next", Some((token, after))));
+        }
+        let mut body = format!(
+            r#"{{"resourceType":"Bundle","type":"searchset","total":{},"link":[{}],"entry":["#,
+            rows.len(),
+            links.join(",")
+        )
+        .into_bytes();
+        for (index, version) in shown.iter().enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            entry(&mut body, base, version, extent);
+        }
+        body.extend_from_slice(b"]}");
+        let showings = shown
+            .iter()
+            .map(|version| Showing {
+                version: Arc::clone(version),
+                extent,
+            })
+            .collect();
+        Page {
+            body: Bytes::from(body),
+            showings,
+        }
+    }
+}
+
+/// Where in a search a page stands.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: usize,
+    token: Option<u64>,
+}
+
+fn link(base: &str, search: &Search, relation: &str, place: Option<(u64, usize)>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    // A next link is opaque; a self link shows what was applied.
+    if relation == "self" {
+        query.extend_pairs(&search.applied);
+    }
+    if let Some((token, offset)) = place.filter(|(_, offset)| relation == "next" || *offset > 0) {
+        query.append_pair("_page", &format!("{token:08x}.{offset}"));
+    }
+    let url = format!("{base}/{}?{}", search.record_type, query.finish());
+    format!(
+        r#"{{"relation":"{relation}","url":{}}}"#,
+        Value::from(url.trim_end_matches('?'))
+    )
+}
+
+fn entry(body: &mut Vec<u8>, base: &str, version: &Version, extent: Extent) {
+    let Version {
+        record_type,
+        id,
+        number,
+        ..
+    } = version;
+    body.extend_from_slice(format!(r#"{{"fullUrl":"{base}/{record_type}/{id}","resource":"#).as_bytes());
+    match extent {
+        Extent::Whole => body.extend_from_slice(version.body.as_deref().unwrap_or_default()),
+        Extent::IdOnly => body.extend_from_slice(
+            format!(
+                r#"{{"resourceType":"{record_type}","id":"{id}","meta":{{"versionId":"{number}","lastUpdated":"{}","tag":[{{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}}]}}}}"#,
+                stamp_text(version.stamp)
+            )
+            .as_bytes(),
+        ),
+    }
+    body.extend_from_slice(br#","search":{"mode":"match"}}"#);
+}

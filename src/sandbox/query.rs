@@ -1,0 +1,305 @@
+//! Reads a search's parameters, and matches versions against them.
+//!
+//! Pure: it knows FHIR's search syntax as far as the sandbox offers it, and nothing of pages or faults.
+
+use jiff::civil::{Date, Time};
+use jiff::tz::{Offset, TimeZone};
+use jiff::{SignedDuration, Timestamp, ToSpan};
+
+use super::records::Version;
+
+/// How unknown parameters are treated, from `Prefer: handling=…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handling {
+    Strict,
+    Lenient,
+}
+
+/// In which order rows come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    ById,
+    Oldest,
+    Newest,
+}
+
+/// How much of each record is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Elements {
+    All,
+    IdAndMeta,
+}
+
+/// A search as it will be carried out.
+#[derive(Debug, Clone)]
+pub(super) struct Search {
+    pub(super) record_type: String,
+    /// The parameters that apply, as they stand in the `self` link.
+    pub(super) applied: Vec<(String, String)>,
+    pub(super) count: usize,
+    pub(super) sort: Sort,
+    pub(super) elements: Elements,
+    bounds: Vec<Bound>,
+    ids: Option<Vec<String>>,
+    statuses: Option<Vec<String>>,
+    patient: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefix {
+    Equal,
+    GreaterOrEqual,
+    Greater,
+    LessOrEqual,
+    Less,
+}
+
+/// A prefix and the half-open span of time that its value stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bound {
+    prefix: Prefix,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+/// How many rows a page has when `_count` does not say.
+const COUNT_DEFAULT: usize = 20;
+
+impl Search {
+    /// Reads the parameters of a search; the error says what is wrong, for an `OperationOutcome`.
+    pub(super) fn read(
+        record_type: &str,
+        parameters: &[(String, String)],
+        handling: Handling,
+        count_max: usize,
+    ) -> Result<Self, String> {
+        let mut search = Self {
+            record_type: record_type.to_owned(),
+            applied: Vec::new(),
+            count: COUNT_DEFAULT.min(count_max),
+            sort: Sort::ById,
+            elements: Elements::All,
+            bounds: Vec::new(),
+            ids: None,
+            statuses: None,
+            patient: None,
+        };
+        for (name, value) in parameters {
+            let known = search.apply(name, value, count_max)?;
+            match (known, handling) {
+                (true, _) if name == "_count" => {
+                    search.applied.push((name.clone(), search.count.to_string()));
+                }
+                (true, _) => search.applied.push((name.clone(), value.clone())),
+                (false, Handling::Strict) => return Err(format!("unknown search parameter {name}")),
+                (false, Handling::Lenient) => {}
+            }
+        }
+        Ok(search)
+    }
+
+    pub(super) fn matches(&self, version: &Version) -> bool {
+        let in_list = |list: &Option<Vec<String>>, value: Option<&str>| {
+            list.as_ref()
+                .is_none_or(|list| list.iter().any(|wanted| Some(wanted.as_str()) == value))
+        };
+        self.bounds.iter().all(|bound| bound.holds(version.stamp))
+            && in_list(&self.ids, Some(&version.id))
+            && in_list(&self.statuses, version.status.as_deref())
+            && self
+                .patient
+                .as_ref()
+                .is_none_or(|wanted| version.patient.as_ref() == Some(wanted))
+    }
+
+    pub(super) fn filters_by_time(&self) -> bool {
+        !self.bounds.is_empty()
+    }
+
+    /// Forgets every filter, as a server does that ignores them.
+    pub(super) fn ignore_time(&mut self) {
+        self.bounds.clear();
+        self.applied.retain(|(name, _)| name != "_lastUpdated");
+    }
+
+    pub(super) fn ignore_sort(&mut self) {
+        self.sort = Sort::ById;
+        self.applied.retain(|(name, _)| name != "_sort");
+    }
+
+    /// Applies one parameter; says whether it is known.
+    fn apply(&mut self, name: &str, value: &str, count_max: usize) -> Result<bool, String> {
+        let list = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
+        match name {
+            "_lastUpdated" => {
+                let bound =
+                    Bound::read(value).ok_or_else(|| "_lastUpdated holds no usable date".to_owned())?;
+                self.bounds.push(bound);
+            }
+            "_sort" => match value {
+                "_lastUpdated" | "_lastUpdated,_id" => self.sort = Sort::Oldest,
+                "-_lastUpdated" | "-_lastUpdated,_id" => self.sort = Sort::Newest,
+                "_id" => self.sort = Sort::ById,
+                _ => return Ok(false),
+            },
+            "_count" => {
+                let count: usize = value.parse().map_err(|_| "_count is not a number".to_owned())?;
+                self.count = count.min(count_max);
+            }
+            "_elements" => {
+                if !value.split(',').all(|element| matches!(element, "id" | "meta")) {
+                    return Ok(false);
+                }
+                self.elements = Elements::IdAndMeta;
+            }
+            "_id" => self.ids = Some(list()),
+            "status" => self.statuses = Some(list()),
+            "patient" => self.patient = Some(value.strip_prefix("Patient/").unwrap_or(value).to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl Bound {
+    fn read(text: &str) -> Option<Self> {
+        let (prefix, rest) = match text.get(..2)? {
+            "eq" => (Prefix::Equal, text.get(2..)?),
+            "ge" => (Prefix::GreaterOrEqual, text.get(2..)?),
+            "gt" => (Prefix::Greater, text.get(2..)?),
+            "le" => (Prefix::LessOrEqual, text.get(2..)?),
+            "lt" => (Prefix::Less, text.get(2..)?),
+            _ => (Prefix::Equal, text),
+        };
+        let (from, until) = span(rest)?;
+        Some(Self { prefix, from, until })
+    }
+
+    fn holds(&self, stamp: Timestamp) -> bool {
+        match self.prefix {
+            Prefix::Equal => stamp >= self.from && stamp < self.until,
+            Prefix::GreaterOrEqual => stamp >= self.from,
+            Prefix::Greater => stamp >= self.until,
+            Prefix::LessOrEqual => stamp < self.until,
+            Prefix::Less => stamp < self.from,
+        }
+    }
+}
+
+/// Reads a date of any precision as the half-open span that it stands for; without an offset it is UTC.
+fn span(text: &str) -> Option<(Timestamp, Timestamp)> {
+    let Some((date, time)) = text.split_once('T') else {
+        return span_of_date(text);
+    };
+    let split = time.find(['Z', '+', '-']).unwrap_or(time.len());
+    let (clock, zone) = (time.get(..split)?, time.get(split..)?);
+    let zone = TimeZone::fixed(offset(zone)?);
+    let (whole, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    let mut parts = whole.split(':');
+    let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next());
+    let width = match (second, fraction.len()) {
+        (None, _) => SignedDuration::from_mins(1),
+        (Some(_), 0) => SignedDuration::from_secs(1),
+        (Some(_), digits @ 1..=9) => {
+            SignedDuration::from_nanos(10_i64.checked_pow(9 - u32::try_from(digits).ok()?)?)
+        }
+        (Some(_), _) => return None,
+    };
+    let nanos: i32 = format!("{fraction:0<9}").parse().ok()?;
+    let time = Time::new(
+        hour.parse().ok()?,
+        minute.parse().ok()?,
+        second.unwrap_or("0").parse().ok()?,
+        nanos,
+    )
+    .ok()?;
+    let date: Date = date.parse().ok()?;
+    let from = date.to_datetime(time).to_zoned(zone).ok()?.timestamp();
+    Some((from, from.checked_add(width).ok()?))
+}
+
+fn span_of_date(text: &str) -> Option<(Timestamp, Timestamp)> {
+    let mut parts = text.split('-');
+    let year: i16 = parts.next().filter(|year| year.len() == 4)?.parse().ok()?;
+    let month: Option<i8> = parts.next().map(str::parse).transpose().ok()?;
+    let day: Option<i8> = parts.next().map(str::parse).transpose().ok()?;
+    if parts.next().is_some() {
+        return None;
+    }
+    let from = Date::new(year, month.unwrap_or(1), day.unwrap_or(1)).ok()?;
+    let width = match (month, day) {
+        (None, _) => 1.year(),
+        (Some(_), None) => 1.month(),
+        (Some(_), Some(_)) => 1.day(),
+    };
+    let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    Some((midnight(from)?, midnight(from.checked_add(width).ok()?)?))
+}
+
+fn offset(text: &str) -> Option<Offset> {
+    if text.is_empty() || text == "Z" {
+        return Some(Offset::UTC);
+    }
+    let sign = if text.starts_with('-') { -1 } else { 1 };
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
+    Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_at_any_precision_and_offset() {
+        let rows = [
+            ("ge2026-01-02T10:00:00.500Z", "2026-01-02T10:00:00.500Z", true),
+            ("ge2026-01-02T10:00:00.501Z", "2026-01-02T10:00:00.500Z", false),
+            ("gt2026-01-02T10:00:00.500Z", "2026-01-02T10:00:00.500Z", false),
+            ("gt2026-01-02T10:00:00Z", "2026-01-02T10:00:00.500Z", false),
+            ("gt2026-01-02T10:00:00Z", "2026-01-02T10:00:01Z", true),
+            ("le2026-01-02T10:00:00Z", "2026-01-02T10:00:00.999Z", true),
+            ("lt2026-01-02T10:00:00Z", "2026-01-02T10:00:00Z", false),
+            ("2026-01-02", "2026-01-02T23:59:59.999Z", true),
+            ("eq2026-01", "2026-02-01T00:00:00Z", false),
+            ("2026", "2026-12-31T00:00:00Z", true),
+            ("ge2026-01-02T11:00:00+01:00", "2026-01-02T10:00:00Z", true),
+            ("ge2026-01-02T10:00-00:30", "2026-01-02T10:29:59Z", false),
+            (
+                "ge2026-01-02T10:00:00.500000001Z",
+                "2026-01-02T10:00:00.500Z",
+                false,
+            ),
+        ];
+        for (text, stamp, expected) in rows {
+            let bound = Bound::read(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(bound.holds(stamp.parse().unwrap()), expected, "{text} {stamp}");
+        }
+    }
+
+    #[test]
+    fn unusable_dates_are_refused() {
+        for bad in [
+            "ge",
+            "",
+            "sa2026-01-01",
+            "ge2026-13-01",
+            "ge2026-01-01T",
+            "ge2026-01-01T10:00:00 01:00",
+            "geé",
+        ] {
+            assert_eq!(Bound::read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_parameters_are_refused_or_left_out_of_what_applies() {
+        let parameters = [
+            ("_count".to_owned(), "5000".to_owned()),
+            ("colour".to_owned(), "red".to_owned()),
+        ];
+        assert!(Search::read("Patient", &parameters, Handling::Strict, 100).is_err());
+        let search = Search::read("Patient", &parameters, Handling::Lenient, 100).unwrap();
+        assert_eq!(search.applied, [("_count".to_owned(), "100".to_owned())]);
+    }
+}

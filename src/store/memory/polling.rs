@@ -1,0 +1,158 @@
+//! Atomic point 1: pages are handed over, and feeds, polls and cursors move.
+
+use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
+
+use super::intake::{Arrival, page_batch};
+use super::state::{ConnectionState, FeedRow, PollEnd, QuarantinedChange, State};
+use crate::domain::event::{Change, VersionClue, VersionOrder};
+use crate::domain::ledger::Baseline;
+use crate::store::{
+    AcceptPage, Accepted, BaselineProof, FeedState, PollRef, Progress, SetCursor, StageState, StoreError,
+};
+
+/// The reason of a record that is quarantined by reference.
+const OVERSIZED: &str = "larger than the record limit";
+
+impl State {
+    pub(super) fn feed(&self, connection: &ConnectionName, feed: &FeedName) -> FeedState {
+        self.connections
+            .get(connection)
+            .and_then(|state| state.feeds.get(feed))
+            .map(|row| row.state.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn accept_page(&mut self, page: &AcceptPage) -> Result<Accepted, StoreError> {
+        let state = self.fenced(&page.poll.connection, page.poll.fence)?;
+        let feed = state.feed_at(page)?;
+        if feed.state.stage != StageState::None {
+            return Err(StoreError::Refused {
+                reason: format!("feed {} has a stage", page.poll.feed),
+            });
+        }
+        let arrivals: Vec<Arrival> = page
+            .changes
+            .iter()
+            .map(|change| (change.clone(), page.fresh_as_of))
+            .collect();
+        let batch = page_batch(&page.poll, page.at);
+        let mut accepted = state.take_in(&batch, &arrivals);
+        accepted.quarantined = state.quarantine_oversized(page);
+        let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
+        match &page.progress {
+            Progress::Slice => {}
+            Progress::Page(resume) => feed.state.resume = Some(resume.clone()),
+            Progress::Done { cursor, baseline } => {
+                let end = PollEnd {
+                    cursor: cursor.clone(),
+                    baseline: *baseline,
+                    fresh_as_of: page.fresh_as_of,
+                };
+                feed.complete(end, page.at);
+            }
+            Progress::Inconclusive => feed.end_poll(),
+        }
+        Ok(accepted)
+    }
+
+    pub(super) fn abandon_poll(&mut self, poll: &PollRef) -> Result<(), StoreError> {
+        let state = self.fenced(&poll.connection, poll.fence)?;
+        let feed = state.feeds.entry(poll.feed.clone()).or_default();
+        if feed.state.poll != poll.poll {
+            return Err(StoreError::Conflict { what: "the poll" });
+        }
+        feed.end_poll();
+        Ok(())
+    }
+
+    pub(super) fn set_cursor(&mut self, set: &SetCursor) -> Result<(), StoreError> {
+        let feed = self
+            .connection(&set.connection)
+            .feeds
+            .entry(set.feed.clone())
+            .or_default();
+        if feed.state.stage == StageState::Releasing {
+            return Err(StoreError::Refused {
+                reason: format!("the stage of feed {} is being released", set.feed),
+            });
+        }
+        feed.end_poll();
+        feed.state.cursor.clone_from(&set.cursor);
+        feed.state.advanced_at = Some(set.at);
+        // What the jump leaves out was never seen: a first sight no longer proves a creation.
+        feed.baseline = Baseline::Unproven;
+        Ok(())
+    }
+}
+
+impl FeedRow {
+    /// Ends the running poll: its resume link and a collecting stage go, and it cannot write any more.
+    pub(super) fn end_poll(&mut self) {
+        self.state.resume = None;
+        self.state.poll.0 += 1;
+        match self.state.stage {
+            StageState::Collecting => {
+                self.stage.clear();
+                self.state.stage = StageState::None;
+            }
+            StageState::None | StageState::Releasing => {}
+        }
+    }
+
+    /// Ends a complete poll: the cursor moves.
+    pub(super) fn complete(&mut self, end: PollEnd, at: jiff::Timestamp) {
+        self.end_poll();
+        if self.state.cursor.as_ref() != Some(&end.cursor) {
+            self.state.advanced_at = Some(at);
+        }
+        self.state.cursor = Some(end.cursor);
+        self.state.fresh_as_of = Some(end.fresh_as_of);
+        match end.baseline {
+            BaselineProof::Proven => self.baseline = Baseline::Complete,
+            BaselineProof::Unproven => {}
+        }
+    }
+}
+
+impl ConnectionState {
+    /// The feed, if it stands where the page's poll started.
+    pub(super) fn feed_at(&mut self, page: &AcceptPage) -> Result<&mut FeedRow, StoreError> {
+        let feed = self.feeds.entry(page.poll.feed.clone()).or_default();
+        if feed.state.poll != page.poll.poll {
+            return Err(StoreError::Conflict { what: "the poll" });
+        }
+        if feed.state.cursor != page.from {
+            return Err(StoreError::Conflict { what: "the cursor" });
+        }
+        Ok(feed)
+    }
+
+    pub(super) fn quarantine_oversized(&mut self, page: &AcceptPage) -> u64 {
+        let mut quarantined = 0;
+        for key in &page.oversized {
+            let row = QuarantinedChange {
+                feed: page.poll.feed.clone(),
+                change: change_by_reference(key),
+                fresh_as_of: page.fresh_as_of,
+                reason: OVERSIZED.to_owned(),
+                at: page.at,
+            };
+            quarantined += u64::from(self.put_into_quarantine(row));
+        }
+        quarantined
+    }
+}
+
+/// A change of which nothing is known but its record.
+fn change_by_reference(key: &RecordKey) -> Change {
+    Change {
+        key: key.clone(),
+        shown: Shown::State,
+        novelty: Novelty::Announce,
+        version_id: None,
+        version: VersionClue::Unknown,
+        order: VersionOrder::default(),
+        first_version: false,
+        content: None,
+    }
+}

@@ -1,0 +1,167 @@
+//! What every store means: one test per rule of the four atomic points, run against each store.
+//!
+//! A store joins with one line, `contract_suite!(name, home)`, where `home` is a [`Home`]: something that opens the
+//! store, and opens it again as the next process would. The rules speak through [`world::World`] and know no store.
+
+mod definitions;
+mod fan_out;
+mod inbox;
+mod leases;
+mod operate;
+mod outbox;
+mod polling;
+mod stage;
+mod twin;
+mod words;
+mod world;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ehr_courier::store::Store;
+use ehr_courier::store::memory::MemoryStore;
+
+/// Where a store lives between two processes.
+#[async_trait]
+trait Home: Send + Sync {
+    /// Opens the store: empty the first time, later as a killed process left it. What was opened before is dropped.
+    async fn open(&self) -> Arc<dyn Store>;
+}
+
+/// Runs every rule against one store.
+macro_rules! contract_suite {
+    ($name:ident, $home:expr) => {
+        mod $name {
+            use super::*;
+
+            contract_tests! { $home;
+                leases: [
+                    a_free_connection_is_granted_and_one_held_by_another_is_not,
+                    every_grant_raises_the_fence,
+                    a_lapsed_or_returned_lease_goes_to_another,
+                    renewing_needs_the_fence_and_the_holder,
+                    every_write_under_an_old_fence_is_refused,
+                    a_restart_ends_the_leases_and_keeps_the_fences,
+                ];
+                polling: [
+                    a_complete_poll_moves_the_cursor,
+                    a_page_keeps_its_resume_link_and_leaves_the_cursor,
+                    a_slice_leaves_the_feed_alone,
+                    an_inconclusive_poll_leaves_the_cursor,
+                    a_page_of_a_poll_that_is_over_conflicts,
+                    a_page_from_another_cursor_conflicts,
+                    an_abandoned_poll_forgets_its_link,
+                    setting_the_cursor_ends_the_running_poll,
+                    records_that_came_along_are_events_at_dense_positions,
+                    a_page_shown_again_is_known,
+                    a_version_shown_twice_in_one_page_is_one_event,
+                    a_version_shown_by_two_feeds_is_one_event,
+                    content_that_changes_back_is_three_events,
+                    a_version_before_the_start_enters_in_silence,
+                    created_is_said_only_after_a_proven_baseline,
+                    a_version_older_than_the_head_is_late,
+                    an_inferred_delete_needs_a_living_record,
+                    an_oversized_record_is_quarantined_once,
+                    what_was_accepted_outlives_the_process,
+                ];
+                stage: [
+                    nothing_staged_shows_before_the_last_page,
+                    a_stage_is_released_oldest_first,
+                    versions_of_one_instant_leave_in_reverse_of_the_answer,
+                    the_cursor_moves_with_the_last_staged_change,
+                    a_staged_feed_accepts_no_page,
+                    a_collecting_stage_goes_with_its_poll,
+                    a_releasing_stage_goes_on_under_the_next_fence,
+                    an_empty_stage_ends_at_once,
+                    a_record_in_another_feeds_stage_waits,
+                ];
+                inbox: [
+                    a_change_without_its_record_waits_for_a_fetch,
+                    one_change_per_record_is_claimed_oldest_first,
+                    a_claim_ends_with_its_fence,
+                    a_change_shown_again_while_it_is_fetched_stays_due,
+                    a_later_version_queues_behind_a_waiting_one,
+                    contents_that_wait_keep_their_order_and_number,
+                    a_superseded_version_is_entered_and_counted,
+                    a_gone_record_is_a_delete,
+                    an_incomplete_fetch_is_tried_again,
+                    a_retry_waits_and_is_counted,
+                    a_released_claim_counts_nothing,
+                    a_row_that_is_not_claimed_is_not_settled,
+                    a_quarantined_version_is_not_new,
+                    a_quarantined_record_without_a_version_is_not_asked_for_again,
+                    a_redriven_change_starts_anew,
+                    claims_are_counted_through_a_crash,
+                    accepted_ids_are_answered,
+                ];
+                fan_out: [
+                    numbers_are_dense_per_subscription_and_connection,
+                    a_slice_of_an_older_revision_conflicts,
+                    a_slice_from_another_position_conflicts,
+                    an_event_given_twice_costs_no_number,
+                    one_event_may_take_many_slices,
+                    a_suspended_subscription_catches_up_and_rejoins,
+                    a_lane_does_not_rejoin_within_an_event,
+                    the_view_is_bounded,
+                    positions_and_numbers_outlive_the_process,
+                ];
+                definitions: [
+                    the_revision_moves_only_with_a_change,
+                    a_new_subscription_begins_now_or_at_the_beginning,
+                    a_new_connection_is_covered_by_all,
+                    a_removed_subscription_is_cancelled_and_its_name_counts_on,
+                    an_edit_applies_to_what_was_not_attempted,
+                    narrower_content_applies_to_everything_pending,
+                ];
+                outbox: [
+                    at_most_one_delivery_per_record_is_in_flight,
+                    one_subscription_does_not_hold_up_another,
+                    only_connections_leased_by_the_holder_are_claimed,
+                    a_retry_is_a_row_with_a_due_time,
+                    a_dead_letter_lets_the_next_version_go,
+                    an_attempt_under_an_old_fence_is_left_out,
+                    a_released_attempt_counts_nothing,
+                    due_destinations_are_named_with_the_next_due_time,
+                    a_redriven_delivery_waits_for_the_one_in_flight,
+                    a_replayed_event_is_owed_again_under_its_number,
+                    claims_are_lost_with_the_process,
+                ];
+                operate: [
+                    events_are_listed_newest_first_with_their_deliveries,
+                    dead_letters_are_chosen_by_destination_subscription_and_id,
+                    the_backlog_counts_what_waits,
+                    cursors_and_quarantine_are_listed,
+                    the_sweep_takes_what_is_settled_and_old,
+                    the_sweep_keeps_events_that_a_lane_has_not_passed,
+                    accepted_ids_expire_when_the_source_cannot_show_them,
+                ];
+                twin: [
+                    random_work_shows_what_the_specification_shows,
+                ];
+            }
+        }
+    };
+}
+
+macro_rules! contract_tests {
+    ($home:expr; $($group:ident: [$($rule:ident,)*];)*) => {
+        $($(
+            #[tokio::test]
+            async fn $rule() {
+                super::$group::$rule(&$home).await;
+            }
+        )*)*
+    };
+}
+
+/// The memory store: the next process finds the same tables without what is volatile.
+struct MemoryHome(MemoryStore);
+
+#[async_trait]
+impl Home for MemoryHome {
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(self.0.reopened())
+    }
+}
+
+contract_suite!(memory, MemoryHome(MemoryStore::new()));
