@@ -11,6 +11,8 @@ mod operate;
 mod outbox;
 mod polling;
 mod stage;
+mod twin;
+mod words;
 mod world;
 
 use std::sync::Arc;
@@ -132,6 +134,9 @@ macro_rules! contract_suite {
                     the_sweep_takes_what_is_settled_and_old,
                     the_sweep_keeps_events_that_a_lane_has_not_passed,
                     accepted_ids_expire_when_the_source_cannot_show_them,
+                ];
+                twin: [
+                    random_work_shows_what_the_specification_shows,
                 ];
             }
         }
