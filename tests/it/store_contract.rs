@@ -20,6 +20,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ehr_courier::store::Store;
 use ehr_courier::store::memory::MemoryStore;
+use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
+use tempfile::TempDir;
 
 /// Where a store lives between two processes.
 #[async_trait]
@@ -165,3 +167,16 @@ impl Home for MemoryHome {
 }
 
 contract_suite!(memory, MemoryHome(MemoryStore::new()));
+
+/// The SQLite store: the next process opens the same file.
+struct SqliteHome(TempDir);
+
+#[async_trait]
+impl Home for SqliteHome {
+    async fn open(&self) -> Arc<dyn Store> {
+        let path = self.0.path().join("courier.db");
+        Arc::new(SqliteStore::open(&path, OpenMode::Service).unwrap())
+    }
+}
+
+contract_suite!(sqlite, SqliteHome(tempfile::tempdir().unwrap()));

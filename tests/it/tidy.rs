@@ -4,6 +4,7 @@
 
 mod documents;
 mod layers;
+mod paths;
 mod source;
 
 use source::{Source, root, sources, texts};
@@ -126,7 +127,7 @@ fn no_text_names_a_folder_of_one_machine() {
                 !before.is_some_and(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | '>'))
             };
             let named = |folder: &&str| line.match_indices(*folder).any(|(at, _)| starts_a_path(at));
-            if folders.iter().any(|folder| named(&folder)) {
+            if folders.iter().any(named) {
                 offences.push(format!("{path}:{number}: {}", line.trim()));
             }
         }

@@ -2,7 +2,7 @@
 
 use courier_sdk::{ConnectionName, Cursor, FeedName, Resume};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baseline, stored};
 use super::{lease, stage};

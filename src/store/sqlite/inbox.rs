@@ -240,7 +240,6 @@ fn settle_found(
         {
             ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
             settled.superseded += 1;
-            settled.ids.push(asked_for.clone());
         }
         settled.ids.extend(written.id);
     }

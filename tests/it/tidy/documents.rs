@@ -11,7 +11,7 @@ use ehr_courier::domain::identity::{EventId, VersionKey};
 use jiff::Timestamp;
 
 use super::report;
-use super::source::{root, sources, texts};
+use super::source::{ends_in, root, sources, texts};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
@@ -21,7 +21,7 @@ fn read(path: &str) -> String {
 #[test]
 fn every_relative_link_of_a_document_leads_somewhere() {
     let mut offences = Vec::new();
-    for (path, text) in texts().iter().filter(|(path, _)| path.ends_with(".md")) {
+    for (path, text) in texts().iter().filter(|(path, _)| ends_in(path, "md")) {
         let folder = root().join(Path::new(path).parent().unwrap());
         for (at, _) in text.match_indices("](") {
             let link = text[at + 2..].split(')').next().unwrap();

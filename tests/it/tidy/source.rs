@@ -59,9 +59,14 @@ pub(super) fn root() -> PathBuf {
 pub(super) fn sources() -> Vec<Source> {
     texts()
         .into_iter()
-        .filter(|(path, _)| path.ends_with(".rs"))
+        .filter(|(path, _)| ends_in(path, "rs"))
         .map(|(path, text)| Source::new(path, text))
         .collect()
+}
+
+/// Whether a path's file name ends in `.` and `end`.
+pub(super) fn ends_in(path: &str, end: &str) -> bool {
+    Path::new(path).extension().is_some_and(|found| found == end)
 }
 
 /// All text files of the project with their paths, in the order of the paths.
