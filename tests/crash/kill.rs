@@ -113,9 +113,10 @@ fn agree_with_the_store(world: &World, verdicts: &[Verdict]) {
     let listed: BTreeSet<String> = rows.iter().map(|row| text(row, "id")).collect();
     assert_eq!(listed.len(), rows.len(), "an event is listed twice");
     for verdict in verdicts {
-        assert_eq!(
-            listed, verdict.ids,
-            "events list and the receiver tell different stories"
+        let differing: Vec<&String> = listed.symmetric_difference(&verdict.ids).take(5).collect();
+        assert!(
+            differing.is_empty(),
+            "listed and received differ: {differing:?} …"
         );
     }
     let states: BTreeSet<String> = rows.iter().map(|row| text(row, "pending/done/dead")).collect();

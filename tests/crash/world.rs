@@ -189,7 +189,7 @@ impl World {
     }
 
     /// Fails with all findings if any subscription has one; the courier's folder is kept then.
-    pub(crate) fn assert_good(self, seed: u64) {
+    pub(crate) fn assert_good(self, seed: u64) -> Self {
         let findings: Vec<String> = self
             .judge()
             .iter()
@@ -207,6 +207,7 @@ impl World {
         }
         self.assert_that_the_sources_books_agree();
         assert_eq!(self.receiver.forged(), 0, "signatures that do not fit");
+        self
     }
 }
 

@@ -41,11 +41,7 @@ fn version_of(view: &View, arrival: &Arrival) -> Option<(RecordRef, u64, Sort)> 
     // A delete that a read found: its id derives from the version that it ended.
     let body = body(arrival);
     let (record_type, id) = body.subject.split_once('/')?;
-    let record = (
-        arrival.connection.clone(),
-        record_type.to_owned(),
-        id.to_owned(),
-    );
+    let record = (arrival.connection.clone(), record_type.to_owned(), id.to_owned());
     view.gone.get(&record)?;
     let ended: u64 = body.recordversion.strip_prefix("d:v:")?.parse().ok()?;
     let derived = event_id(&arrival.connection, record_type, id, &body.recordversion);
@@ -67,7 +63,9 @@ pub(super) fn check_each(world: &World, pages: &Pages, view: &View, findings: &m
     for arrival in &pages.arrivals {
         if let Err(what) = check_one(world, view, arrival) {
             let (subscription, id) = (&arrival.subscription, &arrival.event_id);
-            findings.violations.push(format!("{what}: {id} to {subscription}"));
+            findings
+                .violations
+                .push(format!("{what}: {id} to {subscription}"));
         }
     }
 }
@@ -200,9 +198,9 @@ pub(super) fn check_repeats(pages: &Pages, findings: &mut Findings) {
         if let Some(recorded) = recorded.get(&key)
             && arrivals.iter().any(|arrival| arrival.begun > *recorded)
         {
-            findings
-                .violations
-                .push(format!("{key:?} was tried again after it was recorded as delivered"));
+            findings.violations.push(format!(
+                "{key:?} was tried again after it was recorded as delivered"
+            ));
         }
     }
 }
