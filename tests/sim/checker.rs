@@ -1,0 +1,88 @@
+//! The checker: reads the book of a world that has become quiet, and says every promise that was broken.
+//!
+//! It shares no code with the courier. What it knows: what the sources showed, what the destinations received, which
+//! writes were committed, and which blows the script dealt. From the store it reads only what an operator can.
+
+mod arrivals;
+mod cursors;
+mod numbers;
+mod shown;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::book::Pages;
+use crate::life::{Op, Side};
+use crate::world::World;
+use shown::View;
+
+/// What a world came to.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) versions: u64,
+    pub(crate) delivered: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) dead: u64,
+    pub(crate) late: u64,
+    pub(crate) crashes: BTreeMap<(Op, Side), u64>,
+    pub(crate) strikes: BTreeMap<String, u64>,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) violations: Vec<String>,
+    /// A sum over everything that arrived, in order: two runs of one seed must agree.
+    pub(crate) digest: u64,
+}
+
+/// Checks one world.
+pub(crate) async fn check(world: &Arc<World>) -> Findings {
+    let pages = std::mem::take(&mut *world.book.open());
+    let mut findings = Findings::default();
+    findings.violations.extend(pages.violations.iter().cloned());
+    let view = View::of(world, &pages);
+    findings.versions = view.versions.len() as u64;
+    shown::check_ledgers(world, &view, &mut findings);
+    shown::check_truth(world, &view, &mut findings);
+    let dead = numbers::dead_letters(world).await;
+    findings.dead = dead.len() as u64;
+    arrivals::check_each(world, &pages, &view, &mut findings);
+    arrivals::check_lost(world, &pages, &view, &dead, &mut findings);
+    arrivals::check_repeats(&pages, &mut findings);
+    arrivals::check_order(&pages, &view, &mut findings);
+    numbers::check(world, &pages, &mut findings).await;
+    cursors::check(&pages, &view, &mut findings);
+    count(world, &pages, &mut findings);
+    findings
+}
+
+fn count(world: &World, pages: &Pages, findings: &mut Findings) {
+    for (_, op, side) in &pages.crashes {
+        *findings.crashes.entry((*op, *side)).or_default() += 1;
+    }
+    for ehr in world.clinics.values() {
+        for (name, strikes) in ehr.strikes() {
+            *findings.strikes.entry(name.to_owned()).or_default() += strikes;
+        }
+    }
+    for journal in world.journals.values() {
+        for (name, strikes) in journal.strikes() {
+            *findings.strikes.entry(name.to_owned()).or_default() += strikes;
+        }
+    }
+    for sink in world.sinks.values() {
+        use std::sync::atomic::Ordering::Relaxed;
+        *findings.strikes.entry("destination hung".to_owned()).or_default() +=
+            sink.hung.load(Relaxed) as u64;
+        *findings.strikes.entry("destination refused".to_owned()).or_default() +=
+            sink.refused.load(Relaxed) as u64;
+    }
+    findings.counts.clone_from(&pages.counts);
+    findings.counts.insert("fenced writes", pages.fenced);
+    findings.counts.insert("freezes", pages.frozen.len() as u64);
+    findings
+        .counts
+        .insert("redriven connections", pages.redriven.len() as u64);
+    for arrival in &pages.arrivals {
+        for byte in arrival.event_id.bytes().chain(arrival.subscription.bytes()) {
+            findings.digest = findings.digest.rotate_left(5) ^ u64::from(byte);
+        }
+    }
+}

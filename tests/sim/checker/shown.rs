@@ -1,0 +1,340 @@
+//! What the sources showed, put together from single answers: which showings count, and what is owed for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use courier_sdk::FetchMode;
+use ehr_courier::sandbox::Request;
+use http::{HeaderMap, Method};
+use jiff::Timestamp;
+
+use super::Findings;
+use crate::book::{Answer, Asked, Extent, FeedRef, Pages, RecordRef};
+use crate::clinic::showings;
+use crate::identity::event_id;
+use crate::plan::{Kind, SourcePlan, StartPlan};
+use crate::world::{World, base_url};
+
+/// One version, over all answers that carried it.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub(super) event_id: String,
+    pub(super) stamp: Timestamp,
+    /// Of the body, once an answer carried it.
+    pub(super) sha256: Option<[u8; 32]>,
+    /// The first answer that carried it, even if its worker died over it.
+    pub(super) first: u64,
+    /// The first answer that carried it and was not lost with its worker.
+    pub(super) counted: Option<u64>,
+    /// Whether one of the answers that count carried the body.
+    pub(super) whole: bool,
+}
+
+/// From which stamp on a feed's versions become events: none before `never_before`, all from `always_from`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begin {
+    pub(super) never_before: Timestamp,
+    pub(super) always_from: Timestamp,
+}
+
+/// One search showing that counts, for the cursors' check.
+#[derive(Debug, Clone)]
+pub(super) struct Counted {
+    pub(super) tick: u64,
+    /// From then on it was handed over.
+    pub(super) handed: u64,
+    pub(super) feed: FeedRef,
+    pub(super) versions: Vec<(RecordRef, u64, Timestamp)>,
+}
+
+/// Everything that was shown.
+pub(super) struct View {
+    pub(super) versions: BTreeMap<(RecordRef, u64), Version>,
+    pub(super) by_event: BTreeMap<String, (RecordRef, u64)>,
+    /// Records that a read found gone, by the number of the first such answer.
+    pub(super) gone: BTreeMap<RecordRef, u64>,
+    /// Plain reads: what they found (0 for gone), in order.
+    pub(super) reads: BTreeMap<RecordRef, Vec<(u64, u64)>>,
+    /// By connection and record type.
+    pub(super) begins: BTreeMap<(String, String), Begin>,
+    pub(super) counted: Vec<Counted>,
+    /// Record types with more than one feed on a connection.
+    pub(super) shared_types: BTreeSet<(String, String)>,
+    pub(super) redriven: BTreeSet<String>,
+    /// Connections that offer single versions.
+    pub(super) version_reads: BTreeSet<String>,
+}
+
+impl View {
+    pub(super) fn of(world: &World, pages: &Pages) -> Self {
+        let mut view = Self {
+            versions: BTreeMap::new(),
+            by_event: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            begins: BTreeMap::new(),
+            counted: Vec::new(),
+            shared_types: BTreeSet::new(),
+            redriven: pages.redriven.clone(),
+            version_reads: BTreeSet::new(),
+        };
+        let fates = Fates::of(pages);
+        for answer in &pages.answers {
+            view.enter(answer, fates.handed(pages, answer));
+        }
+        for source in &world.plan.sources {
+            view.enter_source(world, pages, source);
+        }
+        view
+    }
+
+    fn enter(&mut self, answer: &Answer, handed: Option<u64>) {
+        let mut searched = Vec::new();
+        for showing in &answer.showings {
+            let record = showing.record(&answer.connection);
+            if answer.asked == Asked::Record {
+                let reads = self.reads.entry(record.clone()).or_default();
+                reads.push((answer.tick, showing.number));
+            }
+            if showing.extent == Extent::Gone {
+                self.gone.entry(record).or_insert(answer.tick);
+                continue;
+            }
+            let (connection, record_type, id) = &record;
+            let event_id = event_id(connection, record_type, id, &format!("v:{}", showing.number));
+            self.by_event
+                .insert(event_id.clone(), (record.clone(), showing.number));
+            let version = self
+                .versions
+                .entry((record.clone(), showing.number))
+                .or_insert_with(|| Version {
+                    event_id,
+                    stamp: showing.stamp,
+                    sha256: None,
+                    first: answer.tick,
+                    counted: None,
+                    whole: false,
+                });
+            if showing.extent == Extent::Whole {
+                version.sha256.get_or_insert(showing.sha256);
+            }
+            if handed.is_some() {
+                version.counted.get_or_insert(answer.tick);
+                version.whole |= showing.extent == Extent::Whole;
+            }
+            searched.push((record, showing.number, showing.stamp));
+        }
+        if let (Asked::FirstPage | Asked::Page, Some(handed)) = (answer.asked, handed) {
+            self.counted.push(Counted {
+                tick: answer.tick,
+                handed,
+                feed: (answer.connection.clone(), answer.feed.clone()),
+                versions: searched,
+            });
+        }
+    }
+
+    fn enter_source(&mut self, world: &World, pages: &Pages, source: &SourcePlan) {
+        if matches!(
+            source.kind,
+            Kind::Journal { .. }
+                | Kind::Clinic {
+                    version_read: true,
+                    ..
+                }
+        ) {
+            self.version_reads.insert(source.name.clone());
+        }
+        for feed in &source.feeds {
+            let name = (source.name.clone(), feed.name.clone());
+            let begin = match feed.start {
+                StartPlan::Beginning => Begin {
+                    never_before: Timestamp::MIN,
+                    always_from: Timestamp::MIN,
+                },
+                StartPlan::Before(how_long) => Begin {
+                    never_before: world.began - how_long,
+                    always_from: world.began - how_long,
+                },
+                StartPlan::Now => begin_now(pages, &name),
+            };
+            let of_type = (source.name.clone(), feed.record_type.clone());
+            if let Some(other) = self.begins.get_mut(&of_type) {
+                other.never_before = other.never_before.min(begin.never_before);
+                other.always_from = other.always_from.max(begin.always_from);
+                self.shared_types.insert(of_type);
+            } else {
+                self.begins.insert(of_type, begin);
+            }
+        }
+    }
+
+    /// Whether a version must become an event: an answer that counts showed it, not before its feed's beginning.
+    pub(super) fn is_owed(&self, record: &RecordRef, number: u64, version: &Version) -> bool {
+        let Some(begin) = self.begins.get(&(record.0.clone(), record.1.clone())) else {
+            return false;
+        };
+        let Some(counted) = version.counted else {
+            return false;
+        };
+        version.stamp >= begin.always_from && !self.is_superseded(record, number, version, counted)
+    }
+
+    /// Shown by its id only, and replaced or gone when it was read, where single versions are not offered.
+    fn is_superseded(&self, record: &RecordRef, number: u64, version: &Version, since: u64) -> bool {
+        let reads = self.reads.get(record).map_or(&[][..], Vec::as_slice);
+        let replaced = reads
+            .iter()
+            .any(|(tick, found)| *tick > since && (*found > number || *found == 0));
+        !version.whole && replaced && !self.version_reads.contains(&record.0)
+    }
+}
+
+/// A feed that starts now starts at the source's own time in its first answer; until its first poll is complete it
+/// may have to begin anew.
+fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
+    let complete = pages.complete.get(feed).copied().unwrap_or(u64::MAX);
+    let dates: Vec<Timestamp> = pages
+        .answers
+        .iter()
+        .filter(|it| it.connection == feed.0 && it.feed == feed.1)
+        .filter(|it| it.asked == Asked::FirstPage && it.tick < complete)
+        .map(|it| it.date)
+        .collect();
+    Begin {
+        never_before: dates.iter().min().copied().unwrap_or(Timestamp::MAX),
+        always_from: dates.iter().max().copied().unwrap_or(Timestamp::MAX),
+    }
+}
+
+/// Who asked for an answer: the life and the feed.
+type Asker = (usize, FeedRef);
+
+/// When answers were handed over, and when the next was asked for.
+struct Fates {
+    asked: BTreeMap<Asker, BTreeSet<u64>>,
+    handed: BTreeMap<Asker, BTreeSet<u64>>,
+    settled: BTreeMap<(usize, String), BTreeSet<u64>>,
+}
+
+impl Fates {
+    fn of(pages: &Pages) -> Self {
+        let mut fates = Self {
+            asked: BTreeMap::new(),
+            handed: BTreeMap::new(),
+            settled: BTreeMap::new(),
+        };
+        for answer in &pages.answers {
+            let feed = (answer.connection.clone(), answer.feed.clone());
+            let asked = fates.asked.entry((answer.life, feed)).or_default();
+            asked.insert(answer.tick);
+        }
+        for (tick, life, feed) in &pages.handed {
+            let handed = fates.handed.entry((*life, feed.clone())).or_default();
+            handed.insert(*tick);
+        }
+        for (tick, life, connection) in &pages.settled {
+            let settled = fates.settled.entry((*life, connection.clone())).or_default();
+            settled.insert(*tick);
+        }
+        fates
+    }
+
+    /// From when on an answer's fate is the courier's: it was handed over, or the same worker went on without a
+    /// blow. `None` where its worker died over it.
+    fn handed(&self, pages: &Pages, answer: &Answer) -> Option<u64> {
+        let after = |ticks: Option<&BTreeSet<u64>>| {
+            ticks.and_then(|ticks| ticks.range(answer.tick + 1..).next().copied())
+        };
+        let end = pages.ends.get(&answer.life).copied().unwrap_or(u64::MAX);
+        let was_frozen = pages.frozen.contains(&answer.life);
+        if matches!(answer.asked, Asked::Version | Asked::Record) {
+            let settled = after(self.settled.get(&(answer.life, answer.connection.clone())));
+            return settled.filter(|tick| *tick < end && !was_frozen);
+        }
+        let asker = (answer.life, (answer.connection.clone(), answer.feed.clone()));
+        let next = after(self.asked.get(&asker));
+        let handed = after(self.handed.get(&asker)).filter(|tick| next.is_none_or(|next| *tick < next));
+        handed
+            .or(next.filter(|_| !was_frozen))
+            .or((end == u64::MAX && !was_frozen).then_some(u64::MAX))
+    }
+}
+
+/// The sandboxes' own ledgers and the book must tell the same.
+pub(super) fn check_ledgers(world: &World, view: &View, findings: &mut Findings) {
+    for (connection, ehr) in &world.clinics {
+        let ledger: BTreeSet<(RecordRef, u64)> = ehr
+            .ledger()
+            .into_iter()
+            .filter(|shown| !shown.deleted)
+            .map(|shown| {
+                let record = (connection.clone(), shown.record_type, shown.id);
+                (record, shown.version_id.parse().unwrap())
+            })
+            .collect();
+        let book: BTreeSet<(RecordRef, u64)> = view
+            .versions
+            .keys()
+            .filter(|(record, _)| record.0 == *connection)
+            .cloned()
+            .collect();
+        for (record, number) in ledger.symmetric_difference(&book) {
+            findings
+                .violations
+                .push(format!("the ledger and the book differ at {record:?} {number}"));
+        }
+    }
+}
+
+/// What stands in the sources at the end must have been asked for: a version that no answer ever showed is lost too.
+pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
+    for source in &world.plan.sources {
+        for feed in &source.feeds {
+            let begin = view.begins[&(source.name.clone(), feed.record_type.clone())];
+            for (id, number, stamp) in present(world, source, &feed.record_type) {
+                let record = (source.name.clone(), feed.record_type.clone(), id);
+                let seen = view
+                    .versions
+                    .get(&(record.clone(), number))
+                    .is_some_and(|version| version.counted.is_some());
+                if stamp >= begin.always_from && !seen {
+                    let by = if feed.fetch == FetchMode::ByRead {
+                        "reads"
+                    } else {
+                        "pages"
+                    };
+                    findings.violations.push(format!(
+                        "lost: {record:?} {number} stands in the source and was never seen (by {by})"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn present(world: &World, source: &SourcePlan, record_type: &str) -> Vec<(String, u64, Timestamp)> {
+    if let Some(journal) = world.journals.get(&source.name) {
+        return journal
+            .all()
+            .into_iter()
+            .filter(|(of_type, ..)| of_type == record_type)
+            .map(|(_, id, number, stamp)| (id, number, stamp))
+            .collect();
+    }
+    let ehr = &world.clinics[&source.name];
+    let mut url = base_url();
+    url.set_path(&format!("/fhir/{record_type}"));
+    url.set_query(Some("_count=1000"));
+    let mut all = Vec::new();
+    loop {
+        let reply = ehr.answer(&Request::new(Method::GET, &url, HeaderMap::new()));
+        let page = showings(Asked::FirstPage, &url, &reply);
+        all.extend(page.into_iter().map(|it| (it.id, it.number, it.stamp)));
+        let bundle: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let links = bundle["link"].as_array().cloned().unwrap_or_default();
+        match links.iter().find(|link| link["relation"] == "next") {
+            Some(link) => url = link["url"].as_str().unwrap().parse().unwrap(),
+            None => return all,
+        }
+    }
+}

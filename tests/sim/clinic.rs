@@ -1,0 +1,245 @@
+//! A sandbox EHR behind the real FHIR connector, in process: requests are answered by the sandbox's core, and what
+//! each answer showed is noted in the book by reading the answer itself.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use courier_sdk::{
+    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Fetched, Http, HttpError, HttpRequest,
+    HttpResponse, PollRequest, RecordType, VersionRule,
+};
+use ehr_courier::sandbox::{Answer as Reply, Ehr, Request};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use url::Url;
+
+use crate::book::{Answer, Asked, Book, Extent, Showing};
+use crate::identity::sha256;
+use crate::life::Life;
+
+tokio::task_local! {
+    /// The feed on whose behalf a request is sent.
+    static FEED: String;
+}
+
+/// One life's way to one sandbox.
+pub(crate) struct ClinicHttp {
+    pub(crate) connection: String,
+    pub(crate) ehr: Arc<Ehr>,
+    pub(crate) life: Arc<Life>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) dice: Mutex<StdRng>,
+    pub(crate) concurrent: usize,
+    pub(crate) under_way: AtomicUsize,
+}
+
+#[derive(Deserialize)]
+struct Bundle<'a> {
+    #[serde(borrow, default)]
+    entry: Vec<Entry<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    resource: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    resource_type: String,
+    id: String,
+    meta: Meta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    version_id: String,
+    last_updated: String,
+    #[serde(default)]
+    tag: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    code: String,
+}
+
+fn showing(raw: &str) -> Option<Showing> {
+    let resource: Resource = serde_json::from_str(raw).ok()?;
+    let subsetted = resource.meta.tag.iter().any(|tag| tag.code == "SUBSETTED");
+    Some(Showing {
+        record_type: resource.resource_type,
+        id: resource.id,
+        number: resource.meta.version_id.parse().ok()?,
+        stamp: resource.meta.last_updated.parse().ok()?,
+        extent: if subsetted { Extent::IdOnly } else { Extent::Whole },
+        sha256: sha256(raw.as_bytes()),
+    })
+}
+
+/// What was asked, by the address alone.
+fn asked(url: &Url) -> Asked {
+    let segments: Vec<&str> = url.path_segments().unwrap().collect();
+    if segments.iter().any(|segment| *segment == "_history") {
+        return Asked::Version;
+    }
+    if segments.len() > 2 {
+        return Asked::Record;
+    }
+    let further = url
+        .query_pairs()
+        .any(|(name, value)| name == "_page" || value.starts_with("le"));
+    if further { Asked::Page } else { Asked::FirstPage }
+}
+
+/// Reads what a whole, sound answer shows.
+pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
+    let text = std::str::from_utf8(&reply.body).unwrap_or_default();
+    let spoiled = reply.cut_at.is_some() || reply.unpacked_bytes.is_some();
+    match (asked, reply.status.as_u16()) {
+        (Asked::FirstPage | Asked::Page, 200) if !spoiled => serde_json::from_str::<Bundle<'_>>(text)
+            .map(|bundle| {
+                bundle
+                    .entry
+                    .iter()
+                    .filter_map(|entry| showing(entry.resource.get()))
+                    .collect()
+            })
+            .unwrap_or_default(),
+        (Asked::Version | Asked::Record, 200) if !spoiled => showing(text).into_iter().collect(),
+        (Asked::Version | Asked::Record, 410) if !spoiled => gone(url).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn gone(url: &Url) -> Option<Showing> {
+    let mut segments = url.path_segments()?.skip(1);
+    Some(Showing {
+        record_type: segments.next()?.to_owned(),
+        id: segments.next()?.to_owned(),
+        number: 0,
+        stamp: Timestamp::UNIX_EPOCH,
+        extent: Extent::Gone,
+        sha256: sha256(b""),
+    })
+}
+
+/// The source's own time as its answer tells it.
+fn date(reply: &Reply) -> Timestamp {
+    let text = |name: &str| {
+        reply
+            .headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    let date = text("date").unwrap();
+    let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", date).unwrap();
+    let date = date.to_zoned(TimeZone::UTC).unwrap().timestamp();
+    let age = text("age").map_or(0, |age| age.parse::<u64>().unwrap());
+    date - Duration::from_secs(age)
+}
+
+impl ClinicHttp {
+    fn note(&self, url: &Url, reply: &Reply) {
+        let asked = asked(url);
+        let showings = showings(asked, url, reply);
+        let mut pages = self.book.open();
+        let tick = pages.next();
+        pages.answers.push(Answer {
+            tick,
+            life: self.life.number,
+            connection: self.connection.clone(),
+            feed: FEED.try_with(Clone::clone).unwrap_or_default(),
+            asked,
+            date: date(reply),
+            showings,
+        });
+    }
+
+    fn waits(&self) -> [Duration; 2] {
+        let mut dice = self.dice.lock().unwrap();
+        [(); 2].map(|()| Duration::from_millis(dice.random_range(1..40)))
+    }
+}
+
+fn respond(request: &HttpRequest, reply: Reply) -> Result<HttpResponse, HttpError> {
+    let limit = request.response_bytes_max;
+    if reply.unpacked_bytes.unwrap_or(reply.body.len()) > limit {
+        return Err(HttpError::TooLarge { limit });
+    }
+    if reply.cut_at.is_some() {
+        let reason = "the body is shorter than announced".to_owned();
+        return Err(HttpError::Broken { reason });
+    }
+    Ok(HttpResponse {
+        status: reply.status,
+        headers: reply.headers,
+        body: reply.body,
+    })
+}
+
+#[async_trait]
+impl Http for ClinicHttp {
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.life.gate().await;
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.concurrent {
+            self.book
+                .violation(format!("more requests at once than {} allows", self.connection));
+        }
+        let [there, back] = self.waits();
+        tokio::time::sleep(there).await;
+        let reply = self.ehr.answer(&Request::new(
+            request.method.clone(),
+            &request.url,
+            request.headers.clone(),
+        ));
+        self.note(&request.url, &reply);
+        tokio::time::sleep(back + reply.delay.unwrap_or_default()).await;
+        self.life.gate().await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        respond(&request, reply)
+    }
+}
+
+/// A connector that tells on whose behalf it asks.
+pub(crate) struct Watched<C>(pub(crate) C);
+
+impl<C: Connector> Watched<C> {
+    async fn on_behalf<T>(feed: &str, work: impl Future<Output = T> + Send) -> T {
+        FEED.scope(feed.to_owned(), work).await
+    }
+}
+
+#[async_trait]
+impl<C: Connector> Connector for Watched<C> {
+    async fn poll(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError> {
+        Self::on_behalf(request.feed.name.as_str(), self.0.poll(request)).await
+    }
+
+    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+        Self::on_behalf("", self.0.fetch(change)).await
+    }
+
+    fn version_rule(&self, record_type: &RecordType) -> VersionRule {
+        self.0.version_rule(record_type)
+    }
+
+    fn cursor_at(&self, instant: Timestamp) -> Cursor {
+        self.0.cursor_at(instant)
+    }
+
+    fn describe(&self, cursor: &Cursor) -> Option<Timestamp> {
+        self.0.describe(cursor)
+    }
+}

@@ -1,0 +1,411 @@
+//! What a seed makes of its world, before it begins: sources and their faults, subscriptions and their destinations,
+//! limits, and the script of blows.
+
+use std::time::Duration;
+
+use courier_sdk::FetchMode;
+use ehr_courier::domain::fan_out::ContentLevel;
+use ehr_courier::pipeline::limits::Limits;
+use ehr_courier::sandbox::Faults;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use crate::dice::{fork, pick};
+use crate::journal::JournalFaults;
+use crate::life::{Op, Side};
+
+/// How far back of the cursor each poll looks again.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
+
+/// The longest that a version stays invisible; shared stamps and the time between two polls come on top.
+pub(crate) const LATE_MAX: Duration = Duration::from_secs(12);
+
+const CLINIC_TYPES: [&str; 5] = [
+    "Appointment",
+    "Encounter",
+    "Observation",
+    "Patient",
+    "DiagnosticReport",
+];
+
+/// A seed's world.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) sources: Vec<SourcePlan>,
+    pub(crate) subscriptions: Vec<SubscriptionPlan>,
+    pub(crate) blows: Vec<BlowPlan>,
+    /// Two workers on one store; blows are then freezes.
+    pub(crate) rivals: bool,
+    pub(crate) limits: Limits,
+    pub(crate) step_every: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SourcePlan {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) feeds: Vec<FeedPlan>,
+    pub(crate) concurrent: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// The sandbox EHR behind the FHIR connector.
+    Clinic {
+        faults: Faults,
+        /// The names of the faults switched on.
+        names: Vec<&'static str>,
+        patients: usize,
+        page_count: u32,
+        version_read: bool,
+    },
+    /// A history, newest first.
+    Journal {
+        faults: JournalFaults,
+        old: u32,
+        page_size: usize,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct FeedPlan {
+    pub(crate) name: String,
+    pub(crate) record_type: String,
+    pub(crate) start: StartPlan,
+    pub(crate) every: Duration,
+    pub(crate) fetch: FetchMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartPlan {
+    Beginning,
+    Now,
+    /// So long before the world begins.
+    Before(Duration),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SubscriptionPlan {
+    pub(crate) name: String,
+    /// All, or one connection.
+    pub(crate) connection: Option<String>,
+    /// All, or one record type.
+    pub(crate) record_type: Option<String>,
+    pub(crate) content: ContentLevel,
+    pub(crate) from_beginning: bool,
+    pub(crate) temper: TemperPlan,
+    /// In force from the life with this index …
+    pub(crate) from_life: usize,
+    /// … until before the life with this one.
+    pub(crate) until_life: Option<usize>,
+    /// In force again from the life with this one.
+    pub(crate) again_from_life: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum TemperPlan {
+    Prompt,
+    Slow,
+    Flaky(f64),
+    Hangs(f64),
+    DownFor(Duration),
+    Dead,
+}
+
+/// One interruption of the worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlowPlan {
+    pub(crate) how: How,
+    /// At the latest so long after the life began.
+    pub(crate) at_latest: Duration,
+    /// How long nothing runs then.
+    pub(crate) pause: Duration,
+    /// Whether the leases of the dead are void at once, or lapse by their time.
+    pub(crate) reopen: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    Crash { op: Op, nth: u32, side: Side },
+    /// An orderly stop.
+    Stop,
+}
+
+const OPS: [Op; 9] = [
+    Op::AcceptPage,
+    Op::AcceptPage,
+    Op::StagePage,
+    Op::ReleaseStage,
+    Op::ClaimChanges,
+    Op::SettleChanges,
+    Op::FanOut,
+    Op::ClaimDeliveries,
+    Op::RecordAttempts,
+];
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut dice = fork(seed, "plan");
+        let rivals = seed % 8 == 5;
+        let count = dice.random_range(1..=3);
+        let sources: Vec<SourcePlan> = (0..count).map(|index| source(seed, index)).collect();
+        let blows = blows(&mut fork(seed, "blows"), rivals);
+        let limits = limits(&mut fork(seed, "limits"), rivals);
+        let brief = limits.retention < Duration::from_secs(3600);
+        let subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
+        Self {
+            seed,
+            sources,
+            subscriptions,
+            blows,
+            rivals,
+            limits,
+            step_every: Duration::from_millis(dice.random_range(80..300)),
+        }
+    }
+
+    /// The faults that this world switches on, by name.
+    pub(crate) fn faults(&self) -> Vec<(String, &'static str)> {
+        let mut names = Vec::new();
+        for source in &self.sources {
+            if let Kind::Clinic { names: own, .. } = &source.kind {
+                names.extend(own.iter().map(|name| (source.name.clone(), *name)));
+            }
+        }
+        names
+    }
+}
+
+fn source(seed: u64, index: u64) -> SourcePlan {
+    let mut dice = fork(seed, &format!("source {index}"));
+    let name = ["mercy", "st_anne", "north"][usize::try_from(index).unwrap()].to_owned();
+    // Every third world has a history beside its first clinic.
+    if index > 0 && (seed + index) % 3 == 0 {
+        return journal(&mut dice, name);
+    }
+    let (names, faults) = if index == 0 { faults_of(seed, &mut dice) } else { mixed(&mut dice, 2) };
+    let many = dice.random_bool(0.3);
+    let kind = Kind::Clinic {
+        names,
+        faults,
+        patients: if many { 100 } else { dice.random_range(8..25) },
+        page_count: pick(&mut dice, &[5, 9, 20, 200]),
+        version_read: dice.random_bool(0.6),
+    };
+    let first = dice.random_range(0..CLINIC_TYPES.len());
+    let mut feeds: Vec<FeedPlan> = (0..dice.random_range(2..=3))
+        .map(|step| {
+            // The busiest type is always among them.
+            let record_type = if step == 0 { "Appointment" } else { CLINIC_TYPES[(first + step) % 5] };
+            feed(&mut dice, record_type, record_type.to_lowercase())
+        })
+        .collect();
+    feeds.dedup_by(|a, b| a.record_type == b.record_type);
+    if dice.random_bool(0.15) {
+        // Two feeds of one type, one of which reads.
+        let mut second = feed(&mut dice, "Appointment", "appointment-again".to_owned());
+        second.fetch = FetchMode::ByRead;
+        second.start = feeds[0].start;
+        feeds.push(second);
+    }
+    SourcePlan {
+        name,
+        kind,
+        feeds,
+        concurrent: dice.random_range(1..=3),
+    }
+}
+
+fn journal(dice: &mut StdRng, name: String) -> SourcePlan {
+    let chance = |dice: &mut StdRng| if dice.random_bool(0.4) { 0.08 } else { 0.0 };
+    let kind = Kind::Journal {
+        faults: JournalFaults {
+            transient: chance(dice),
+            throttled: chance(dice),
+            expired: chance(dice),
+            late: chance(dice),
+        },
+        old: pick(dice, &[20, 80, 250]),
+        page_size: pick(dice, &[4, 15, 60]),
+    };
+    let feeds = vec![feed(dice, "Visit", "visits".to_owned()), feed(dice, "Note", "notes".to_owned())];
+    SourcePlan {
+        name,
+        kind,
+        feeds,
+        concurrent: dice.random_range(1..=2),
+    }
+}
+
+fn feed(dice: &mut StdRng, record_type: &str, name: String) -> FeedPlan {
+    let start = match dice.random_range(0..10) {
+        0..6 => StartPlan::Beginning,
+        6..8 => StartPlan::Now,
+        _ => StartPlan::Before(Duration::from_secs(dice.random_range(0..200_000))),
+    };
+    FeedPlan {
+        name,
+        record_type: record_type.to_owned(),
+        start,
+        every: Duration::from_millis(dice.random_range(1000..4000)),
+        fetch: if dice.random_bool(0.3) { FetchMode::ByRead } else { FetchMode::FromPage },
+    }
+}
+
+/// Each fault alone in turn, then some together.
+fn faults_of(seed: u64, dice: &mut StdRng) -> (Vec<&'static str>, Faults) {
+    let switches = switches();
+    match usize::try_from(seed % 24).unwrap() {
+        0 => (Vec::new(), Faults::default()),
+        alone if alone <= switches.len() => {
+            let (name, patch) = &switches[alone - 1];
+            (vec![*name], Faults::default().merged(patch).unwrap())
+        }
+        _ => mixed(dice, 4),
+    }
+}
+
+fn mixed(dice: &mut StdRng, most: usize) -> (Vec<&'static str>, Faults) {
+    let switches = switches();
+    let mut names = Vec::new();
+    let mut faults = Faults::default();
+    for _ in 0..dice.random_range(0..=most) {
+        let (name, patch) = pick(dice, &switches);
+        if !names.contains(&name) {
+            faults = faults.merged(&patch).unwrap();
+            names.push(name);
+        }
+    }
+    (names, faults)
+}
+
+fn switches() -> Vec<(&'static str, Value)> {
+    let share = |name: &str, share: f64| json!({name: {"share": share}});
+    let late_ms = u64::try_from(LATE_MAX.as_millis()).unwrap();
+    vec![
+        ("late_commits", json!({"late_commits": {"share": 0.2, "delay_ms_max": late_ms}})),
+        ("equal_timestamps", json!({"equal_timestamps": {"run": 8}})),
+        ("page_drift", share("page_drift", 0.3)),
+        ("descending_pages", share("descending_pages", 1.0)),
+        ("throttle_with_retry_after", share("throttle_with_retry_after", 0.06)),
+        ("throttle_without_retry_after", share("throttle_without_retry_after", 0.05)),
+        ("server_errors", json!({"server_errors": {"share": 0.04, "burst": 3}})),
+        ("truncated", share("truncated", 0.06)),
+        ("oversized", json!({"oversized": {"share": 0.05, "bytes": 3_000_000}})),
+        ("malformed", share("malformed", 0.06)),
+        ("deep", share("deep", 0.05)),
+        ("gzip_bomb", share("gzip_bomb", 0.05)),
+        ("slow", json!({"slow": {"share": 0.2, "delay_ms": 1500}})),
+        ("stale_cache", json!({"stale_cache": {"share": 0.3, "seconds": 20}})),
+        ("clock_skew_seconds", json!({"clock_skew_seconds": -90})),
+        ("future_stamp", share("future_stamp", 0.02)),
+        ("ignored_filters", share("ignored_filters", 0.1)),
+        ("wrong_sort", share("wrong_sort", 1.0)),
+    ]
+}
+
+fn subscriptions(
+    dice: &mut StdRng,
+    sources: &[SourcePlan],
+    blows: usize,
+    brief: bool,
+) -> Vec<SubscriptionPlan> {
+    let count = dice.random_range(1..=4);
+    let mut all: Vec<SubscriptionPlan> = (0..count)
+        .map(|index| {
+            let source = pick(dice, sources);
+            let one_type = pick(dice, &source.feeds).record_type;
+            SubscriptionPlan {
+                name: format!("sub-{}", char::from(b'a' + u8::try_from(index).unwrap())),
+                connection: dice.random_bool(0.3).then(|| source.name.clone()),
+                record_type: dice.random_bool(0.3).then_some(one_type),
+                content: pick(
+                    dice,
+                    &[
+                        ContentLevel::Empty,
+                        ContentLevel::IdOnly,
+                        ContentLevel::FullResource,
+                        ContentLevel::FullResource,
+                    ],
+                ),
+                from_beginning: dice.random_bool(0.5) && !brief,
+                temper: temper(dice),
+                from_life: 0,
+                until_life: None,
+                again_from_life: None,
+            }
+        })
+        .collect();
+    // The first one sees everything, so that every version is looked for somewhere.
+    all[0].connection = None;
+    all[0].record_type = None;
+    if blows > 0 && all.len() > 1 {
+        let index = dice.random_range(1..all.len());
+        let at = dice.random_range(1..=blows);
+        if dice.random_bool(0.5) {
+            all[index].from_life = at;
+        } else {
+            all[index].until_life = Some(at);
+            all[index].again_from_life = (dice.random_bool(0.5) && at < blows).then_some(at + 1);
+        }
+    }
+    all
+}
+
+fn temper(dice: &mut StdRng) -> TemperPlan {
+    match dice.random_range(0..12) {
+        0..5 => TemperPlan::Prompt,
+        5..7 => TemperPlan::Slow,
+        7 | 8 => TemperPlan::Flaky(0.3),
+        9 => TemperPlan::Hangs(0.1),
+        10 => TemperPlan::DownFor(Duration::from_secs(dice.random_range(10..60))),
+        _ => TemperPlan::Dead,
+    }
+}
+
+fn blows(dice: &mut StdRng, rivals: bool) -> Vec<BlowPlan> {
+    let count = if rivals || dice.random_bool(0.85) { dice.random_range(1..=6) } else { 0 };
+    let count = if rivals { count.min(2) } else { count };
+    (0..count)
+        .map(|_| BlowPlan {
+            how: if !rivals && dice.random_bool(0.12) {
+                How::Stop
+            } else {
+                How::Crash {
+                    op: pick(dice, &OPS),
+                    nth: dice.random_range(1..=6),
+                    side: pick(dice, &[Side::Before, Side::After]),
+                }
+            },
+            at_latest: Duration::from_millis(dice.random_range(4_000..16_000)),
+            pause: Duration::from_millis(dice.random_range(0..4_000)),
+            reopen: dice.random_bool(0.75),
+        })
+        .collect()
+}
+
+fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
+    let brief = dice.random_bool(0.3);
+    let [ttl, renewal, trust] =
+        if rivals || dice.random_bool(0.5) { [6, 2, 4] } else { [30, 10, 20] }.map(Duration::from_secs);
+    Limits {
+        polls: pick(dice, &[1, 3, 64]),
+        pages_per_turn: pick(dice, &[1, 3, 20]),
+        inbox: pick(dice, &[20, 10_000]),
+        log: pick(dice, &[50, 100_000]),
+        outbox: pick(dice, &[8, 40, 100_000]),
+        fetch_batch: pick(dice, &[2, 16]),
+        fan_out_events: pick(dice, &[2, 10, 500]),
+        fan_out_rows: pick(dice, &[2, 7, 50, 1_000]),
+        in_flight_per_destination: pick(dice, &[2, 8, 64]),
+        record_batch: pick(dice, &[1, 16, 256]),
+        retention: if brief { Duration::from_secs(10) } else { Duration::from_secs(7 * 86_400) },
+        lease_ttl: ttl,
+        lease_renewal: renewal,
+        lease_trust: trust,
+        sweep_every: if brief { Duration::from_secs(3) } else { Duration::from_secs(60) },
+        ..Limits::default()
+    }
+}

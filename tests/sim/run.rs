@@ -1,0 +1,176 @@
+//! Runs seeds on all cores and tells what they came to.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::Builder;
+
+use crate::checker::{self, Findings};
+use crate::life::{Op, Side};
+use crate::plan::Plan;
+use crate::world::World;
+
+/// Seeds run when nobody says otherwise.
+const SEEDS: u64 = 60;
+
+/// The atomic points: each must be hit on both sides over a full set of seeds.
+const ATOMIC_POINTS: [Op; 6] = [
+    Op::AcceptPage,
+    Op::StagePage,
+    Op::ReleaseStage,
+    Op::SettleChanges,
+    Op::FanOut,
+    Op::RecordAttempts,
+];
+
+/// Lives one seed's world through.
+fn run(seed: u64) -> Findings {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::begin(Plan::of(seed));
+        world.live().await;
+        checker::check(&world).await
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own switches, not configuration of the courier"
+)]
+fn switch(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// The fixed seeds, or the one asked for; then those that failed once.
+fn seeds() -> Vec<u64> {
+    if let Some(seed) = switch("SEED") {
+        return vec![seed];
+    }
+    let count = switch("SIM_SEEDS").unwrap_or(SEEDS);
+    let kept = include_str!("seeds.txt")
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|word| !word.starts_with('#'))
+        .map(|word| word.parse().unwrap());
+    (1..=count).chain(kept).collect()
+}
+
+fn run_all(seeds: &[u64]) -> BTreeMap<u64, Findings> {
+    let all = Mutex::new(BTreeMap::new());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| {
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let findings = run(*seed);
+                    all.lock().unwrap().insert(*seed, findings);
+                }
+            });
+        }
+    });
+    all.into_inner().unwrap()
+}
+
+/// Past the test harness, which keeps the words of tests that pass to itself.
+fn say(text: &str) {
+    writeln!(std::io::stdout(), "{text}").unwrap();
+}
+
+#[test]
+fn every_version_shown_arrives_once_in_order_whatever_strikes() {
+    let seeds = seeds();
+    let all = run_all(&seeds);
+    let mut failed = Vec::new();
+    for (seed, findings) in &all {
+        if findings.violations.is_empty() {
+            continue;
+        }
+        failed.push(*seed);
+        say(&format!("\nSEED={seed} cargo test --test sim"));
+        for violation in findings.violations.iter().take(12) {
+            say(&format!("  {violation}"));
+        }
+        if findings.violations.len() > 12 {
+            say(&format!("  … {} in all", findings.violations.len()));
+        }
+    }
+    tell(&all);
+    assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
+    if seeds.len() >= usize::try_from(SEEDS).unwrap() {
+        for op in ATOMIC_POINTS {
+            for side in [Side::Before, Side::After] {
+                let hit = all.values().any(|it| it.crashes.contains_key(&(op, side)));
+                assert!(hit, "no crash {side:?} {op:?} in the whole set of seeds");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_lives_the_same_world() {
+    let (one, other) = (run(3), run(3));
+    assert_eq!(one.digest, other.digest);
+    assert_eq!(one.delivered, other.delivered);
+}
+
+fn tell(all: &BTreeMap<u64, Findings>) {
+    let sum = |of: fn(&Findings) -> u64| all.values().map(of).sum::<u64>();
+    let counted = |word: &str| {
+        all.values()
+            .flat_map(|it| &it.violations)
+            .filter(|it| it.starts_with(word))
+            .count()
+    };
+    say("\nfault                                    seeds   strikes");
+    let mut strikes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut crashes: BTreeMap<(Op, Side), u64> = BTreeMap::new();
+    for findings in all.values() {
+        for (name, count) in &findings.strikes {
+            let entry = strikes.entry(name).or_default();
+            entry.0 += u64::from(*count > 0);
+            entry.1 += count;
+        }
+        for (name, count) in &findings.counts {
+            let entry = counts.entry(name).or_default();
+            entry.0 += u64::from(*count > 0);
+            entry.1 += count;
+        }
+        for (point, count) in &findings.crashes {
+            *crashes.entry(*point).or_default() += count;
+        }
+    }
+    for (name, (seeds, count)) in strikes.iter().chain(&counts) {
+        say(&format!("{name:<40} {seeds:>5} {count:>9}"));
+    }
+    say("\ncrash at                                before     after");
+    let ops: std::collections::BTreeSet<Op> = crashes.keys().map(|(op, _)| *op).collect();
+    for op in ops {
+        let at = |side| crashes.get(&(op, side)).copied().unwrap_or_default();
+        say(&format!(
+            "{:<36} {:>9} {:>9}",
+            format!("{op:?}"),
+            at(Side::Before),
+            at(Side::After)
+        ));
+    }
+    let crashed: u64 = crashes.values().sum();
+    say(&format!(
+        "\nsim: seeds {}, versions shown {}, delivered {}, lost {}, phantom {}, duplicates {} (explained), \
+         dead letters {}, late {}, crashes {crashed}",
+        all.len(),
+        sum(|it| it.versions),
+        sum(|it| it.delivered),
+        counted("lost"),
+        counted("phantom"),
+        sum(|it| it.duplicates),
+        sum(|it| it.dead),
+        sum(|it| it.late),
+    ));
+}

@@ -1,0 +1,219 @@
+//! Puts a worker together for one life: everything it reaches the world through passes that life's gate.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use courier_fhir::{Auth, FhirConnector, Limits as FhirLimits, Profile, Settings};
+use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, RecordType, Start};
+use ehr_courier::dedup::Dedup;
+use ehr_courier::dedup::memory::MemoryDedup;
+use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
+use ehr_courier::domain::identity::EventId;
+use ehr_courier::domain::name::{DestinationName, SubscriptionName};
+use ehr_courier::pipeline::bells::Bells;
+use ehr_courier::pipeline::budget::Budget;
+use ehr_courier::pipeline::connection::{Connection, Feed};
+use ehr_courier::pipeline::{Outlet, Worker};
+use ehr_courier::store::Holder;
+
+use crate::clinic::{ClinicHttp, Watched};
+use crate::crashing::Crashing;
+use crate::dice::fork;
+use crate::journal::JournalConnector;
+use crate::life::Life;
+use crate::plan::{FeedPlan, Kind, OVERLAP, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
+use crate::sink::Sink;
+use crate::world::{World, base_url};
+
+/// Pages above this are refused; the oversized fault exceeds it.
+const PAGE_BYTES_MAX: usize = 2 << 20;
+
+/// Lasts through every destination's trouble but the one that never ends.
+const PATIENCE: [u64; 14] = [1, 2, 4, 8, 15, 20, 20, 20, 20, 20, 20, 20, 20, 20];
+
+/// For the destination that is dead: a dead letter after a few seconds.
+const IMPATIENCE: [u64; 2] = [1, 2];
+
+/// The worker of one life.
+pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
+    let plan = &world.plan;
+    let label = |what: &str| format!("{what} {}", life.number);
+    Worker {
+        store: Arc::new(Crashing {
+            inner: world.store.clone(),
+            life: Arc::clone(life),
+            book: Arc::clone(&world.book),
+        }),
+        dedup: Arc::new(Gated {
+            inner: Arc::clone(&world.dedup),
+            life: Arc::clone(life),
+        }),
+        clock: Arc::new(world.clock),
+        connections: plan
+            .sources
+            .iter()
+            .map(|source| connection(world, life, source))
+            .map(|connection| (connection.name.clone(), connection))
+            .collect(),
+        destinations: plan
+            .subscriptions
+            .iter()
+            .map(|subscription| outlet(world, life, subscription))
+            .collect(),
+        subscriptions: plan
+            .subscriptions
+            .iter()
+            .filter(|subscription| in_force(subscription, life.number) || plan.rivals)
+            .map(subscribe)
+            .collect(),
+        holder: Holder(label("worker")),
+        limits: plan.limits,
+        bells: Bells::default(),
+        draws: Mutex::new(fork(plan.seed, &label("draws"))),
+    }
+}
+
+fn in_force(subscription: &SubscriptionPlan, life: usize) -> bool {
+    let begun = life >= subscription.from_life;
+    let ended = subscription.until_life.is_some_and(|until| life >= until);
+    let again = subscription.again_from_life.is_some_and(|from| life >= from);
+    begun && (!ended || again)
+}
+
+fn subscribe(plan: &SubscriptionPlan) -> Subscription {
+    let connections = plan.connection.as_ref().map_or(ConnectionSet::All, |name| {
+        ConnectionSet::Named([ConnectionName::parse(name).unwrap()].into())
+    });
+    let topic = plan.record_type.as_ref().map_or(Topic::Any, |name| {
+        Topic::Records(RecordType::parse(name).unwrap())
+    });
+    Subscription {
+        name: SubscriptionName::parse(&plan.name).unwrap(),
+        connections,
+        topic,
+        from: if plan.from_beginning {
+            From::Beginning
+        } else {
+            From::Now
+        },
+        content: plan.content,
+        format: Format::CloudEvents,
+        destination: DestinationName::parse(&plan.name).unwrap(),
+    }
+}
+
+fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (DestinationName, Outlet) {
+    let schedule = if plan.temper == TemperPlan::Dead {
+        &IMPATIENCE[..]
+    } else {
+        &PATIENCE[..]
+    };
+    let state = Arc::clone(&world.sinks[&plan.name]);
+    let outlet = Outlet {
+        destination: Arc::new(Sink::new(state, Arc::clone(life))),
+        retry: schedule
+            .iter()
+            .map(|seconds| Duration::from_secs(*seconds))
+            .collect(),
+    };
+    (DestinationName::parse(&plan.name).unwrap(), outlet)
+}
+
+fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connection {
+    let budget = Budget::new(None, source.concurrent, Arc::new(world.clock));
+    let feeds = source.feeds.iter().map(|feed| spec(world, feed)).collect();
+    let name = ConnectionName::parse(&source.name).unwrap();
+    Connection::new(
+        name,
+        connector(world, life, source),
+        feeds,
+        budget,
+        source.concurrent,
+    )
+}
+
+fn spec(world: &World, plan: &FeedPlan) -> Feed {
+    let start = match plan.start {
+        StartPlan::Beginning => Start::Beginning,
+        StartPlan::Now => Start::Now,
+        StartPlan::Before(how_long) => Start::At(world.began - how_long),
+    };
+    Feed {
+        spec: FeedSpec {
+            name: FeedName::parse(&plan.name).unwrap(),
+            record_type: RecordType::parse(&plan.record_type).unwrap(),
+            filter: String::new(),
+            start,
+            overlap: OVERLAP,
+            fetch: plan.fetch,
+        },
+        every: plan.every,
+    }
+}
+
+/// The connector of one source; also used by the checker, which only asks it what a cursor stands for.
+pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Arc<dyn Connector> {
+    match &source.kind {
+        Kind::Clinic {
+            page_count,
+            version_read,
+            ..
+        } => {
+            let mut profile = Profile::builtin("sandbox").unwrap();
+            profile.version_read = *version_read;
+            let http = ClinicHttp {
+                connection: source.name.clone(),
+                ehr: Arc::clone(&world.clinics[&source.name]),
+                life: Arc::clone(life),
+                book: Arc::clone(&world.book),
+                dice: Mutex::new(fork(
+                    world.plan.seed,
+                    &format!("{} {}", source.name, life.number),
+                )),
+                concurrent: source.concurrent,
+                under_way: AtomicUsize::new(0),
+            };
+            Arc::new(Watched(FhirConnector::new(Settings {
+                base_url: base_url(),
+                auth: Auth::None,
+                profile,
+                http: Arc::new(http),
+                clock: Arc::new(world.clock),
+                limits: FhirLimits {
+                    page_bytes_max: PAGE_BYTES_MAX,
+                    page_count: *page_count,
+                    ..FhirLimits::default()
+                },
+            })))
+        }
+        Kind::Journal { page_size, .. } => Arc::new(JournalConnector {
+            connection: source.name.clone(),
+            journal: Arc::clone(&world.journals[&source.name]),
+            page_size: *page_size,
+            life: Arc::clone(life),
+            book: Arc::clone(&world.book),
+            clock: world.clock,
+        }),
+    }
+}
+
+/// The deduplication in front of the store: it outlives its workers, but the dead cannot write to it.
+struct Gated {
+    inner: Arc<MemoryDedup>,
+    life: Arc<Life>,
+}
+
+#[async_trait]
+impl Dedup for Gated {
+    async fn seen(&self, connection: &ConnectionName, ids: &[EventId]) -> Vec<bool> {
+        self.life.gate().await;
+        self.inner.seen(connection, ids).await
+    }
+
+    async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
+        self.life.gate().await;
+        self.inner.mark(connection, ids).await;
+    }
+}

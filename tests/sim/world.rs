@@ -1,0 +1,360 @@
+//! One world from its beginning to its end: lives come and go on one store until the script is over, then the world
+//! calms down, and when nothing moves any more the checker reads the book.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use courier_sdk::Clock as _;
+use ehr_courier::dedup::memory::MemoryDedup;
+use ehr_courier::pipeline::{self, Worker};
+use ehr_courier::sandbox::{Ehr, Faults, Options};
+use ehr_courier::store::memory::MemoryStore;
+use ehr_courier::store::{StageState, Store as _};
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::book::Book;
+use crate::clock::SimClock;
+use crate::dice::fork;
+use crate::journal::Journal;
+use crate::life::{Blow, Life, Trigger};
+use crate::plan::{BlowPlan, How, Kind, LATE_MAX, Plan, TemperPlan};
+use crate::sink::{SinkState, Temper};
+
+/// Fewer versions prove little.
+pub(crate) const VERSIONS_MIN: usize = 200;
+
+/// A day that has not seen enough by then never will.
+const DAY_MAX: Duration = Duration::from_secs(1_200);
+
+/// The least that a day lasts: destinations that are down come back within it.
+const DAY_MIN: Duration = Duration::from_secs(25);
+
+/// Retries and back-off may take their time, but not for ever.
+const QUIET_MAX: Duration = Duration::from_secs(3 * 3600);
+
+/// One world.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) clock: SimClock,
+    pub(crate) book: Arc<Book>,
+    pub(crate) store: MemoryStore,
+    pub(crate) dedup: Arc<MemoryDedup>,
+    pub(crate) clinics: BTreeMap<String, Arc<Ehr>>,
+    pub(crate) journals: BTreeMap<String, Arc<Journal>>,
+    pub(crate) sinks: BTreeMap<String, Arc<SinkState>>,
+    pub(crate) calm: Arc<AtomicBool>,
+    pub(crate) began: Timestamp,
+    workers: Mutex<Vec<Arc<Worker>>>,
+    blows_left: AtomicUsize,
+}
+
+/// The base address that all sandboxes share; the connection tells them apart.
+pub(crate) fn base_url() -> Url {
+    Url::parse("https://ehr.example/fhir").unwrap()
+}
+
+impl World {
+    pub(crate) fn begin(plan: Plan) -> Arc<Self> {
+        let clock = SimClock::begin();
+        let calm = Arc::new(AtomicBool::new(false));
+        let book = Arc::new(Book::default());
+        let mut world = Self {
+            blows_left: AtomicUsize::new(plan.blows.len()),
+            clock,
+            book,
+            store: MemoryStore::new(),
+            dedup: Arc::default(),
+            clinics: BTreeMap::new(),
+            journals: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            calm,
+            began: clock.now(),
+            workers: Mutex::default(),
+            plan,
+        };
+        world.open_sources();
+        world.open_sinks();
+        Arc::new(world)
+    }
+
+    fn open_sources(&mut self) {
+        for source in &self.plan.sources {
+            let dice = fork(self.plan.seed, &source.name);
+            match &source.kind {
+                Kind::Clinic { faults, patients, .. } => {
+                    let mut options = Options::new(self.plan.seed, base_url());
+                    options.patients = *patients;
+                    options.history_days = 3;
+                    let ehr = Ehr::new(options, Arc::new(self.clock));
+                    ehr.set_faults(*faults);
+                    self.clinics.insert(source.name.clone(), Arc::new(ehr));
+                }
+                Kind::Journal { faults, old, .. } => {
+                    let calm = Arc::clone(&self.calm);
+                    let journal = Journal::new(*faults, LATE_MAX, self.clock, dice, calm);
+                    journal.fill(*old);
+                    self.journals.insert(source.name.clone(), Arc::new(journal));
+                }
+            }
+        }
+    }
+
+    fn open_sinks(&mut self) {
+        for subscription in &self.plan.subscriptions {
+            let temper = match subscription.temper {
+                TemperPlan::Prompt => Temper::Prompt,
+                TemperPlan::Slow => Temper::Slow,
+                TemperPlan::Flaky(share) => Temper::Flaky(share),
+                TemperPlan::Hangs(share) => Temper::Hangs(share),
+                TemperPlan::DownFor(how_long) => Temper::DownUntil(Instant::now() + how_long),
+                TemperPlan::Dead => Temper::Dead,
+            };
+            let state = SinkState {
+                subscription: subscription.name.clone(),
+                temper,
+                permits: self.plan.limits.in_flight_per_destination,
+                calm: Arc::clone(&self.calm),
+                dice: Mutex::new(fork(self.plan.seed, &subscription.name)),
+                book: Arc::clone(&self.book),
+                hung: AtomicUsize::new(0),
+                refused: AtomicUsize::new(0),
+            };
+            self.sinks.insert(subscription.name.clone(), Arc::new(state));
+        }
+    }
+
+    /// Lives the world through; afterwards the book tells everything.
+    pub(crate) async fn live(self: &Arc<Self>) {
+        let mut day: JoinSet<()> = JoinSet::new();
+        let still = CancellationToken::new();
+        let (world, token) = (Arc::clone(self), still.clone());
+        day.spawn(async move {
+            world.day().await;
+            world.quieten().await;
+            token.cancel();
+        });
+        if self.plan.rivals {
+            self.live_as_rivals(&still).await;
+        } else {
+            for (number, blow) in self.plan.blows.clone().into_iter().enumerate() {
+                self.live_until(number, blow).await;
+                self.blows_left.fetch_sub(1, Ordering::Relaxed);
+                tokio::time::sleep(blow.pause).await;
+                if blow.reopen {
+                    drop(self.store.reopened());
+                }
+            }
+            let life = Life::begin(self.plan.blows.len(), None, Arc::clone(&self.book));
+            self.live_on(life, &still).await;
+        }
+        if let Some(Err(error)) = day.join_next().await {
+            self.book.violation(format!("the day ended badly: {error}"));
+        }
+    }
+
+    /// One life that the script ends.
+    async fn live_until(self: &Arc<Self>, number: usize, blow: BlowPlan) {
+        let at_latest = Instant::now() + blow.at_latest;
+        let trigger = match blow.how {
+            How::Crash { op, nth, side } => Some(Trigger {
+                op,
+                nth,
+                side,
+                blow: Blow::Crash,
+                at_latest,
+            }),
+            How::Stop => None,
+        };
+        let life = Life::begin(number, trigger, Arc::clone(&self.book));
+        let stop = CancellationToken::new();
+        let mut run = Box::pin(pipeline::run(self.staff(&life), stop.clone()));
+        tokio::select! {
+            biased;
+            () = life.ended() => {}
+            end = &mut run => self.book.violation(format!("life {number} ended by itself: {end:?}")),
+            () = tokio::time::sleep_until(at_latest), if blow.how == How::Stop => {
+                stop.cancel();
+                if let Err(error) = run.await {
+                    self.book.violation(format!("life {number} did not stop in order: {error:?}"));
+                }
+                self.book.note_end(number);
+                life.end();
+            }
+        }
+        self.workers.lock().unwrap().clear();
+        self.note_cursors(&life).await;
+    }
+
+    /// Notes where the cursors stand; the connector alone knows what they mean.
+    async fn note_cursors(&self, life: &Arc<Life>) {
+        for row in self.store.cursors().await.unwrap() {
+            let mut sources = self.plan.sources.iter();
+            let source = sources.find(|source| source.name == row.connection.as_str()).unwrap();
+            let connector = crate::staff::connector(self, life, source);
+            if let Some(watermark) = row.state.cursor.and_then(|cursor| connector.describe(&cursor)) {
+                let mut pages = self.book.open();
+                let tick = pages.next();
+                let feed = (row.connection.to_string(), row.feed.to_string());
+                pages.cursors.push((tick, feed, watermark));
+            }
+        }
+    }
+
+    /// The life that lasts.
+    async fn live_on(self: &Arc<Self>, life: Arc<Life>, still: &CancellationToken) {
+        let stop = CancellationToken::new();
+        let mut run = Box::pin(pipeline::run(self.staff(&life), stop.clone()));
+        tokio::select! {
+            biased;
+            () = still.cancelled() => {}
+            end = &mut run => {
+                self.book.violation(format!("life {} ended by itself: {end:?}", life.number));
+                return;
+            }
+        }
+        stop.cancel();
+        if let Err(error) = run.await {
+            self.book.violation(format!("the last life did not stop in order: {error:?}"));
+        }
+        self.note_cursors(&life).await;
+    }
+
+    /// Two lives at once on one store, each of which stands still for longer than its lease.
+    async fn live_as_rivals(self: &Arc<Self>, still: &CancellationToken) {
+        let lives = [0, 1].map(|number: usize| {
+            let blow = self.plan.blows.get(number);
+            let trigger = blow.and_then(|blow| match blow.how {
+                How::Crash { op, nth, side } => Some(Trigger {
+                    op,
+                    nth,
+                    side,
+                    blow: Blow::Freeze(self.plan.limits.lease_ttl + blow.pause + Duration::from_secs(2)),
+                    at_latest: Instant::now() + blow.at_latest,
+                }),
+                How::Stop => None,
+            });
+            Life::begin(number, trigger, Arc::clone(&self.book))
+        });
+        let watch = async {
+            for life in &lives {
+                life.freeze_is_over().await;
+                if life.number < self.plan.blows.len() {
+                    self.blows_left.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        };
+        let [one, other] = lives.clone();
+        tokio::join!(self.live_on(one, still), self.live_on(other, still), watch);
+    }
+
+    fn staff(self: &Arc<Self>, life: &Arc<Life>) -> Arc<Worker> {
+        let worker = Arc::new(crate::staff::worker(self, life));
+        self.workers.lock().unwrap().push(Arc::clone(&worker));
+        worker
+    }
+
+    /// The sources change until enough was seen and the script is over.
+    async fn day(&self) {
+        loop {
+            tokio::time::sleep(self.plan.step_every).await;
+            for ehr in self.clinics.values() {
+                drop(ehr.step());
+            }
+            for journal in self.journals.values() {
+                journal.step();
+            }
+            let elapsed = self.clock.elapsed();
+            if elapsed < DAY_MIN || self.blows_left.load(Ordering::Relaxed) > 0 {
+                continue;
+            }
+            let unstruck = self.unstruck();
+            let shown = self.book.open().versions_shown().len();
+            if unstruck.is_empty() && shown >= VERSIONS_MIN {
+                return;
+            }
+            if elapsed > DAY_MAX {
+                let what = format!("the world saw {shown} versions only, or faults never struck: {unstruck:?}");
+                return self.book.violation(what);
+            }
+        }
+    }
+
+    /// Faults that were switched on and never struck so far.
+    fn unstruck(&self) -> Vec<(String, &'static str)> {
+        let mut faults = self.plan.faults();
+        faults.retain(|(source, name)| self.clinics[source].strikes()[name] == 0);
+        faults
+    }
+
+    /// Faults end, destinations heal; waits until nothing moves.
+    async fn quieten(&self) {
+        self.calm.store(true, Ordering::Relaxed);
+        for ehr in self.clinics.values() {
+            // A clock that is wrong stays wrong: setting it right would be another fault.
+            let clock_skew_seconds = ehr.faults().clock_skew_seconds;
+            ehr.set_faults(Faults {
+                clock_skew_seconds,
+                ..Faults::default()
+            });
+        }
+        let settled_after = self.clock.now() + LATE_MAX + Duration::from_secs(5);
+        let give_up = Instant::now() + QUIET_MAX;
+        let (mut quiet_looks, mut redrives) = (0, 0);
+        while quiet_looks < 3 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            match self.stirring(settled_after).await {
+                None if redrives < 2 && self.redrive().await => {
+                    redrives += 1;
+                    quiet_looks = 0;
+                }
+                None => quiet_looks += 1,
+                Some(what) if Instant::now() > give_up => {
+                    return self.book.violation(format!("the world never became quiet: {what}"));
+                }
+                Some(_) => quiet_looks = 0,
+            }
+        }
+    }
+
+    /// What still moves, if anything.
+    async fn stirring(&self, settled_after: Timestamp) -> Option<String> {
+        let workers = self.workers.lock().unwrap().clone();
+        for source in &self.plan.sources {
+            let connection = courier_sdk::ConnectionName::parse(&source.name).unwrap();
+            let backlog = self.store.backlog(&connection).await.unwrap();
+            if backlog.inbox + backlog.log + backlog.outbox > 0 {
+                return Some(format!("{}: {backlog:?}", source.name));
+            }
+            for feed in &source.feeds {
+                let name = courier_sdk::FeedName::parse(&feed.name).unwrap();
+                let state = self.store.feed(&connection, &name).await.unwrap();
+                let polled = workers.iter().any(|worker| {
+                    let condition = worker.connections[&connection].condition(&name);
+                    condition.is_some_and(|it| it.succeeded_at.is_some_and(|at| at > settled_after))
+                });
+                if !polled || state.stage != StageState::None || state.resume.is_some() {
+                    return Some(format!("{} {}: {state:?}", source.name, feed.name));
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives what went to quarantine another chance; says whether there was any.
+    async fn redrive(&self) -> bool {
+        let mut any = false;
+        for row in self.store.quarantine(usize::MAX).await.unwrap() {
+            any = true;
+            self.book.open().redriven.insert(row.connection.to_string());
+            let now = self.clock.now();
+            self.store.redrive_quarantine(&row.connection, now).await.unwrap();
+        }
+        any
+    }
+}
