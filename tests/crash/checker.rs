@@ -49,7 +49,7 @@ pub(crate) struct Facts<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     /// Versions that arrived.
-    pub(crate) arrived: usize,
+    pub(crate) versions: BTreeSet<Version>,
     /// Deletes that arrived.
     pub(crate) deletes: usize,
     /// Events marked late.
@@ -65,6 +65,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// How many versions arrived.
+    pub(crate) fn arrived(&self) -> usize {
+        self.versions.len()
+    }
+
     /// Repeated arrivals over all kills.
     pub(crate) fn duplicates(&self) -> usize {
         self.repeated.values().sum()
@@ -140,7 +145,7 @@ pub(crate) fn judge(facts: &Facts<'_>, content: Content, arrivals: &[&Arrival]) 
         }
     }
     verdict.lost = facts.due.difference(&versions).cloned().collect();
-    verdict.arrived = versions.len();
+    verdict.versions = versions;
     verdict.ids = first.into_keys().map(str::to_owned).collect();
     verdict
 }

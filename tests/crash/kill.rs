@@ -14,7 +14,7 @@ use crate::receiver::Manner;
 use crate::world::World;
 
 /// Changes per second while it is being killed.
-const PACE: u64 = 50;
+const PACE: u64 = 100;
 
 /// A killed process's last requests are answered by now, and cannot be taken for its successor's.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -72,6 +72,7 @@ fn killed_at_random_moments_it_loses_nothing_and_repeats_only_what_was_in_flight
         first_polls.extend(world.source.journal().first_search_at().map(|at| at - began));
     }
     let mut life = world.start();
+    world.await_first_poll();
     let second = world.courier.run();
     assert_eq!(
         second.ended(Duration::from_secs(15)).code(),
@@ -144,7 +145,7 @@ fn agree_with_the_store(world: &World, verdicts: &[Verdict]) {
 }
 
 fn report(world: &World, seed: u64, verdicts: &[Verdict], times: &str) {
-    let (shown, unproven) = world.counts();
+    let (shown, unproven, missed) = world.counts(verdicts);
     let lost: usize = verdicts.iter().map(|verdict| verdict.lost.len()).sum();
     let problems: usize = verdicts.iter().map(|verdict| verdict.problems.len()).sum();
     let late = verdicts.iter().map(|verdict| verdict.late).max().unwrap_or(0);
@@ -165,10 +166,10 @@ fn report(world: &World, seed: u64, verdicts: &[Verdict], times: &str) {
     let struck: Vec<String> = struck.map(|(name, count)| format!("{name} {count}")).collect();
     let refused = world.receiver.refused();
     let duplicates: Vec<usize> = verdicts.iter().map(Verdict::duplicates).collect();
-    let arrived: Vec<usize> = verdicts.iter().map(|verdict| verdict.arrived).collect();
+    let arrived: Vec<usize> = verdicts.iter().map(Verdict::arrived).collect();
     writeln!(
         std::io::stderr(),
-        "crash: seed {seed}, kills {}, versions shown {shown} (last seen by a killed courier alone: {unproven}), \
+        "crash: seed {seed}, kills {}, versions shown {shown} ({unproven} last seen by a courier killed then, {missed} of them overwritten before the next poll), \
          arrived {arrived:?}, lost {lost}, other findings {problems}, duplicates {duplicates:?} (repeats at a kill: times) \
          {spread:?}, late {late}, refused by the receiver {refused}, struck: {}; {times}",
         world.kills.len(),

@@ -40,8 +40,8 @@ impl Source {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = url::Url::parse(&format!("http://{}/fhir", listener.local_addr().unwrap())).unwrap();
         let options = Options {
-            patients: 40,
-            page_size_max: 100,
+            patients: 150,
+            page_size_max: 60,
             ..Options::new(seed, url.clone())
         };
         let ehr = Ehr::new(options, Arc::new(SystemClock));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ehr_courier::sandbox::Faults;
 
+use crate::checker::Verdict;
 use crate::kill::number;
 use crate::receiver::Manner;
 use crate::world::World;
@@ -41,11 +42,11 @@ fn sigterm_under_load_drains_and_exits_0_with_nothing_lost_and_nothing_twice() {
     let (status, _) = life.terminate(GRACE);
     assert_eq!(status.code(), Some(0));
     let verdicts = world.judge();
-    let arrived: Vec<usize> = verdicts.iter().map(|verdict| verdict.arrived).collect();
-    let (shown, unproven) = world.counts();
+    let arrived: Vec<usize> = verdicts.iter().map(Verdict::arrived).collect();
+    let (shown, unproven, missed) = world.counts(&verdicts);
     writeln!(
         std::io::stderr(),
-        "sigterm: seed {seed}, versions shown {shown} (to a stopping courier alone: {unproven}), \
+        "sigterm: seed {seed}, versions shown {shown} ({unproven} last seen by a courier stopping then, {missed} of them overwritten before the next poll), \
          arrived {arrived:?}, slowest drain {slowest:?}"
     )
     .unwrap();

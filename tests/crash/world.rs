@@ -34,6 +34,9 @@ const FEEDS: [(&str, &str); 5] = [
 /// How long the world may take to become quiet once the clinic stands still.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// How long a start may take on a loaded machine.
+const START: Duration = Duration::from_secs(20);
+
 /// One world.
 pub(crate) struct World {
     /// The source.
@@ -74,6 +77,19 @@ impl World {
         self.courier.run()
     }
 
+    /// Waits until the living courier has asked the source for something.
+    pub(crate) fn await_first_poll(&self) {
+        let deadline = Instant::now() + START;
+        while self.source.journal().first_search_at().is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "no poll within {START:?}:\n{}",
+                self.courier.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Judges every subscription.
     pub(crate) fn judge(&self) -> Vec<Verdict> {
         let ledger = self.source.ehr.ledger();
@@ -107,12 +123,20 @@ impl World {
         SUBSCRIPTIONS.map(judge).into()
     }
 
-    /// How many versions were shown, and how many of them only to a courier that was then killed.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    /// How many versions were shown; how many of them nobody but a courier about to end may have seen; and how many of
+    /// those never arrived, because they were overwritten before the next poll.
+    pub(crate) fn counts(&self, verdicts: &[Verdict]) -> (usize, usize, usize) {
         let journal = self.source.journal();
+        let unproven: Vec<&Version> = journal.shown().difference(journal.proven()).collect();
+        let missed = |version: &&&Version| {
+            verdicts
+                .iter()
+                .any(|verdict| !verdict.versions.contains(**version))
+        };
         (
             journal.shown().len(),
-            journal.shown().difference(journal.proven()).count(),
+            unproven.len(),
+            unproven.iter().filter(missed).count(),
         )
     }
 

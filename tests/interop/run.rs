@@ -173,7 +173,7 @@ impl Stage {
             self.book.transactions,
             self.book.deleted.len(),
             self.book.versions.iter().filter(|version| !journal.shown().contains(*version)).count(),
-            verdict.arrived,
+            verdict.arrived(),
             verdict.lost.len(),
             verdict.problems.len() - phantom - order - again,
             verdict.late,

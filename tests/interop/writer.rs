@@ -153,12 +153,17 @@ impl Writer {
         let answered = answer["entry"].as_array().unwrap();
         assert_eq!(answered.len(), TRANSACTION_ENTRIES);
         for entry in answered {
-            let location = entry["response"]["location"].as_str().unwrap();
-            let [record_type, id, "_history", version] = location.split('/').collect::<Vec<_>>()[..] else {
-                panic!("a location of another form: {location}");
-            };
-            let record = (record_type.to_owned(), id.to_owned());
-            self.note(&record, version.parse().unwrap());
+            let status = entry["response"]["status"].as_str().unwrap();
+            assert!(
+                status.starts_with('2'),
+                "the server refused an entry with {status}"
+            );
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let resource = &entry["resource"];
+            let record = (text(&resource["resourceType"]), text(&resource["id"]));
+            let etag = number(&text(&entry["response"]["etag"]));
+            assert_eq!(Some(etag), resource["meta"]["versionId"].as_str().map(number));
+            self.note(&record, etag);
             if !self.own.contains(&record) {
                 self.own.push(record);
             }
@@ -217,7 +222,10 @@ impl Writer {
 
 /// The version that the answer's `ETag` names.
 fn version(response: &Response) -> u64 {
-    let etag = response.headers()["etag"].to_str().unwrap();
+    number(response.headers()["etag"].to_str().unwrap())
+}
+
+fn number(etag: &str) -> u64 {
     etag.trim_start_matches("W/").trim_matches('"').parse().unwrap()
 }
 
