@@ -45,9 +45,10 @@ use crate::domain::name::{DestinationName, SubscriptionName};
 
 /// A store in one SQLite file.
 pub struct SqliteStore {
+    // Dropped before the writer, which closes last and so moves its log into the file.
+    reader: Writer,
     /// Absent when the file was opened for reading.
     writer: Option<Writer>,
-    reader: Writer,
     claims: Claims,
 }
 
@@ -59,8 +60,9 @@ impl SqliteStore {
     /// [`StoreError::Locked`] while another process has it open; [`StoreError::Unusable`] when the file is missing,
     /// newer than this binary or no store at all; [`StoreError::Engine`].
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, StoreError> {
+        schema::ensure_file(path, mode)?;
         let lock = schema::lock(path)?;
-        let db = schema::open_for_writing(path, mode)?;
+        let db = schema::open_for_writing(path)?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
         let reading = schema::open_for_reading(path)?;

@@ -115,13 +115,12 @@ pub(super) fn decide_and_write(
         .iter()
         .map(|(key, record)| (key.clone(), record.head.clone()))
         .collect();
-    let mut log = LogEnd::load(db, batch.connection)?;
     let mut written = Vec::with_capacity(arrivals.len());
     for arrival in arrivals {
         let changes = std::slice::from_ref(&arrival.0);
         let verdicts = ledger::decide(batch.connection, &mut loaded.view, changes, batch.source);
         for verdict in verdicts {
-            written.push(write(db, batch, arrival, verdict, &mut log, &loaded.shown_at)?);
+            written.push(write(db, batch, arrival, verdict, &mut loaded)?);
         }
     }
     for (key, record) in &loaded.view.records {
@@ -132,7 +131,7 @@ pub(super) fn decide_and_write(
             ledger_rows::move_head(db, batch.connection, key, earlier, head)?;
         }
     }
-    log.save(db, batch.connection)?;
+    loaded.log.save(db, batch.connection)?;
     Ok(written)
 }
 
@@ -163,6 +162,8 @@ struct Loaded {
     view: LedgerView,
     /// When the batch's accepted ids were shown last.
     shown_at: BTreeMap<EventId, i64>,
+    /// Where the connection's log ends.
+    log: LogEnd,
 }
 
 impl Loaded {
@@ -173,6 +174,7 @@ impl Loaded {
                 ..LedgerView::default()
             },
             shown_at: BTreeMap::new(),
+            log: LogEnd::load(db, batch.connection)?,
         };
         let keys: BTreeSet<&RecordKey> = arrivals.iter().map(|(change, _)| &change.key).collect();
         for key in keys {
@@ -230,8 +232,7 @@ fn write(
     batch: &Batch<'_>,
     arrival: &Arrival,
     verdict: Verdict,
-    log: &mut LogEnd,
-    shown_at: &BTreeMap<EventId, i64>,
+    loaded: &mut Loaded,
 ) -> Result<Written, Failure> {
     let order = arrival.0.order;
     match verdict {
@@ -247,11 +248,11 @@ fn write(
                 version: &version,
                 kind,
                 timeliness,
-                position: log.last + 1,
+                position: loaded.log.last + 1,
             };
             // The unique index decides whether it is an event.
             let effect = if ledger_rows::append(db, batch, arrival, &row)? {
-                log.last += 1;
+                loaded.log.last += 1;
                 Effect::Appended(timeliness)
             } else {
                 Effect::Known
@@ -264,10 +265,8 @@ fn write(
         }
         Verdict::Known { event_id } => {
             let shown_before = nanos(earlier(batch.at, SHOWING_RENEWED_AFTER));
-            if shown_at
-                .get(&event_id)
-                .is_none_or(|shown_at| *shown_at < shown_before)
-            {
+            let shown_at = loaded.shown_at.get(&event_id);
+            if shown_at.is_none_or(|shown_at| *shown_at < shown_before) {
                 ledger_rows::renew(db, batch.connection, &event_id, order, (batch.at, shown_before))?;
             }
             Ok(Written::with_id(Effect::Known, event_id))

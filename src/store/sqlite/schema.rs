@@ -31,6 +31,14 @@ pub enum OpenMode {
     Offline,
 }
 
+/// Makes sure that there is a file, as far as `mode` allows; an empty one is a store of version 0.
+pub(super) fn ensure_file(path: &Path, mode: OpenMode) -> Result<(), StoreError> {
+    match mode {
+        OpenMode::Service => create_private(path),
+        OpenMode::Offline => must_exist(path),
+    }
+}
+
 /// Takes the exclusive lock that says "one courier works on this file"; it is held while the answer lives.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
@@ -48,11 +56,7 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// Opens the connection that writes, and brings the file up to date.
-pub(super) fn open_for_writing(path: &Path, mode: OpenMode) -> Result<Connection, StoreError> {
-    match mode {
-        OpenMode::Service => create_private(path)?,
-        OpenMode::Offline => must_exist(path)?,
-    }
+pub(super) fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db =
         Connection::open_with_flags(path, flags).map_err(|error| engine("opening the store", error))?;

@@ -168,7 +168,7 @@ fn a_command_does_not_create_a_store_at_a_mistyped_path() {
     ] {
         assert!(matches!(opened, Err(StoreError::Unusable { .. })));
     }
-    assert!(!path.exists());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -208,6 +208,14 @@ async fn listings_read_beside_a_running_service_and_write_nothing() {
     assert_eq!(beside.feed(&connection(), &feed()).await.unwrap().poll, PollId(1));
     let refused = beside.redrive(&DeadLetterQuery::default(), at(2)).await;
     assert!(matches!(refused, Err(StoreError::Refused { .. })));
+    drop(beside);
+    let path = world.path();
+    let World { directory, store } = world;
+    drop(store);
+    // A service that ended well leaves everything in the one file.
+    assert!(!directory.path().join("courier.db-wal").exists());
+    let after = SqliteStore::read_only(&path).unwrap();
+    assert_eq!(all_events(&after).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
