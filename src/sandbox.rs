@@ -16,6 +16,8 @@ mod query;
 mod records;
 mod spoil;
 #[cfg(test)]
+mod tcp_tests;
+#[cfg(test)]
 mod tests;
 mod text;
 mod world;

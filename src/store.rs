@@ -42,7 +42,13 @@ pub enum StoreError {
         /// Why, in words for an operator.
         reason: String,
     },
-    /// The store cannot be used by this process (locked, newer schema, another renderer): exit.
+    /// Another process has the store open: exit, and try again when it has ended.
+    #[error("the store {} is locked by another ehr-courier", path.display())]
+    Locked {
+        /// The store's file.
+        path: std::path::PathBuf,
+    },
+    /// The store cannot be used by this process (newer schema, another renderer): exit.
     #[error("{reason}")]
     Unusable {
         /// Why, and what to do about it.

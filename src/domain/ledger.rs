@@ -137,6 +137,11 @@ fn decide_one(
 ) -> Verdict {
     let baseline = view.baseline;
     let record = view.records.entry(change.key.clone()).or_default();
+    let must_wait = source == Source::Page && record.queue == Queue::Waiting;
+    if must_wait && change.novelty == Novelty::Announce && change.version == VersionClue::ByContent {
+        // Its number depends on changes that still wait: judged now, the second A of A, B, A would be the first.
+        return enqueue(record);
+    }
     let Some((version, event_id)) = resolve(connection, record.head.as_ref(), change) else {
         return match &change.version {
             VersionClue::InferredDelete => Verdict::Refuse,
@@ -147,7 +152,6 @@ fn decide_one(
         return Verdict::Known { event_id };
     }
     let complete = change.content.is_some() || change.shown == Shown::Deleted;
-    let must_wait = source == Source::Page && record.queue == Queue::Waiting;
     if change.novelty == Novelty::Announce && (!complete || must_wait) {
         return enqueue(record);
     }
@@ -196,7 +200,7 @@ fn resolve(
         (VersionClue::InferredDelete, Some(head)) if head.life == Life::Live => {
             VersionKey::of_inferred_delete(&head.version)
         }
-        (VersionClue::InferredDelete, _) | (VersionClue::Unknown, _) => return None,
+        (VersionClue::InferredDelete | VersionClue::Unknown, _) => return None,
     };
     let id = EventId::derive(connection, &change.key, &version);
     Some((version, id))
@@ -211,13 +215,11 @@ fn is_known(accepted: &BTreeSet<EventId>, head: Option<&Head>, id: &EventId) -> 
 
 /// `created` is said only when proven.
 fn kind_of(change: &Change, head: Option<&Head>, baseline: Baseline) -> EventKind {
-    match change.shown {
-        Shown::Deleted => EventKind::Deleted,
-        Shown::Created => EventKind::Created,
-        Shown::Updated => EventKind::Updated,
-        Shown::State if change.first_version => EventKind::Created,
-        Shown::State if head.is_none() && baseline == Baseline::Complete => EventKind::Created,
-        Shown::State => EventKind::Updated,
+    let proven = change.first_version || (head.is_none() && baseline == Baseline::Complete);
+    match (change.shown, proven) {
+        (Shown::Deleted, _) => EventKind::Deleted,
+        (Shown::Created, _) | (Shown::State, true) => EventKind::Created,
+        (Shown::Updated, _) | (Shown::State, false) => EventKind::Updated,
     }
 }
 

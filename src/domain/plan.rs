@@ -11,7 +11,7 @@ use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
 
 /// A failing feed is asked at most this seldom, whatever its interval.
-const BACK_OFF_MAX: Duration = Duration::from_secs(15 * 60);
+const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 
 /// After a start, feeds are begun no faster than this, so that a thousand of them do not start at once.
 const START_SPACING: Duration = Duration::from_millis(20);

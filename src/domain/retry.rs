@@ -8,21 +8,21 @@ use jiff::Timestamp;
 pub const DEFAULT_SCHEDULE: [Duration; 10] = [
     Duration::from_secs(5),
     Duration::from_secs(30),
-    Duration::from_secs(5 * 60),
-    Duration::from_secs(30 * 60),
-    Duration::from_secs(2 * 3600),
-    Duration::from_secs(5 * 3600),
-    Duration::from_secs(10 * 3600),
-    Duration::from_secs(14 * 3600),
-    Duration::from_secs(20 * 3600),
-    Duration::from_secs(24 * 3600),
+    Duration::from_mins(5),
+    Duration::from_mins(30),
+    Duration::from_hours(2),
+    Duration::from_hours(5),
+    Duration::from_hours(10),
+    Duration::from_hours(14),
+    Duration::from_hours(20),
+    Duration::from_hours(24),
 ];
 
 /// Each delay is spread by this share to either side, so that a recovered destination is not met by all at once.
 const JITTER: f64 = 0.2;
 
 /// A destination may ask for at most this much patience with one `Retry-After`.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// What is known of a failed delivery.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -16,7 +16,10 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// No source can make us wait longer than this with one answer; then it is asked again.
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
+const PAUSE_MAX: Duration = Duration::from_hours(1);
+
+/// When all requests that may be under way are, it is worth asking again after this.
+const OCCUPIED: Duration = Duration::from_millis(20);
 
 /// One connection's budget.
 pub struct Budget {
@@ -56,6 +59,20 @@ impl Budget {
                 return Some(Leave(permit));
             }
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes leave to send one request now, or says when to ask again.
+    ///
+    /// # Errors
+    /// How long to wait, when there is no leave now.
+    pub fn leave_now(&self) -> Result<Leave<'_>, Duration> {
+        let permit = self.at_once.try_acquire().map_err(|_| OCCUPIED)?;
+        let wait = self.wait();
+        if wait.is_zero() {
+            Ok(Leave(permit))
+        } else {
+            Err(wait)
         }
     }
 
@@ -103,5 +120,78 @@ impl governor::clock::Clock for WallClock {
     fn now(&self) -> Nanos {
         let since_epoch = self.0.now().as_nanosecond().max(0);
         Nanos::from(u64::try_from(since_epoch).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Stopped(Mutex<Timestamp>);
+
+    impl Stopped {
+        fn forward(&self, by: Duration) {
+            let mut now = self.0.lock().unwrap();
+            *now = now.checked_add(by).unwrap();
+        }
+    }
+
+    impl Clock for Stopped {
+        fn now(&self) -> Timestamp {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    fn budget(per_second: u32, at_once: usize) -> (Budget, Arc<Stopped>) {
+        let clock = Arc::new(Stopped(Mutex::new(
+            Timestamp::from_second(1_800_000_000).unwrap(),
+        )));
+        (
+            Budget::new(
+                NonZeroU32::new(per_second),
+                at_once,
+                Arc::clone(&clock) as Arc<dyn Clock>,
+            ),
+            clock,
+        )
+    }
+
+    #[test]
+    fn no_second_sees_more_requests_than_were_granted() {
+        let (budget, clock) = budget(5, 100);
+        let mut granted = 0;
+        for _ in 0..10 {
+            for _ in 0..50 {
+                granted += u32::from(budget.leave_now().is_ok());
+            }
+            clock.forward(Duration::from_secs(1));
+        }
+        assert!(
+            (46..=50).contains(&granted),
+            "{granted} in ten seconds at five a second"
+        );
+    }
+
+    #[test]
+    fn leave_is_given_back_when_the_request_ends() {
+        let (budget, _) = budget(0, 2);
+        let (first, second) = (budget.leave_now().unwrap(), budget.leave_now().unwrap());
+        assert!(budget.leave_now().is_err());
+        drop(first);
+        assert!(budget.leave_now().is_ok());
+        drop(second);
+    }
+
+    #[test]
+    fn a_pause_holds_everybody_and_is_never_shortened_nor_endless() {
+        let (budget, clock) = budget(0, 2);
+        budget.pause(Duration::from_secs(30));
+        budget.pause(Duration::from_secs(5));
+        assert_eq!(budget.leave_now().unwrap_err(), Duration::from_secs(30));
+        clock.forward(Duration::from_secs(30));
+        assert!(budget.leave_now().is_ok());
+        budget.pause(Duration::from_secs(u64::from(u32::MAX)));
+        assert_eq!(budget.leave_now().unwrap_err(), PAUSE_MAX);
     }
 }

@@ -99,11 +99,7 @@ async fn look_up(
 }
 
 /// One slice of every lane of a connection: a busy connection takes turns with the others.
-async fn one_turn(
-    worker: &Worker,
-    connection: &Connection,
-    own: &mut OwnLanes,
-) -> Result<Step, StoreError> {
+async fn one_turn(worker: &Worker, connection: &Connection, own: &mut OwnLanes) -> Result<Step, StoreError> {
     let Some(fence) = connection.fence() else {
         return Ok(Step::Idle);
     };

@@ -120,7 +120,7 @@ async fn batch(
     }
     let settlements: Vec<Settlement> = stream::iter(claimed)
         .map(|change| settle_one(worker, connection, change, stop))
-        .buffered(connection.concurrent.max(1))
+        .buffered(fetches_at_once(connection))
         .collect()
         .await;
     let settle = SettleChanges {
@@ -145,6 +145,11 @@ async fn batch(
         }
     }
     Ok(Batch::Full)
+}
+
+/// One request is left for polls where more than one may be under way.
+fn fetches_at_once(connection: &Connection) -> usize {
+    connection.concurrent.saturating_sub(1).max(1)
 }
 
 async fn settle_one(
@@ -202,10 +207,10 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
             }
         }
         Err(ConnectorError::Unauthorized { status, .. }) => {
-            connection.budget.pause(Duration::from_secs(60));
+            connection.budget.pause(Duration::from_mins(1));
             warn!(connection = %connection.name, status, "fetch was not authorised; the connection waits");
             SettleResult::Release {
-                due_at: after(worker.clock.now(), Duration::from_secs(60)),
+                due_at: after(worker.clock.now(), Duration::from_mins(1)),
             }
         }
         // The source is away, not the record bad: that never costs the change one of its attempts.

@@ -70,9 +70,9 @@ impl Default for Limits {
             lease_trust: Duration::from_secs(20),
             shutdown_grace: Duration::from_secs(20),
             fallback: Duration::from_secs(2),
-            sweep_every: Duration::from_secs(60),
-            retention: Duration::from_secs(7 * 86_400),
-            rewind_max: Duration::from_secs(86_400),
+            sweep_every: Duration::from_mins(1),
+            retention: Duration::from_hours(168),
+            rewind_max: Duration::from_hours(24),
         }
     }
 }

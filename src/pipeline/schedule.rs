@@ -124,7 +124,7 @@ fn until_next(worker: &Worker, schedule: &BTreeSet<Entry>, running: usize) -> Du
         Duration::try_from(due.duration_since(worker.clock.now())).unwrap_or_default()
     });
     // The timer counts milliseconds; rounding up keeps the loop from spinning on the last fraction.
-    wait.min(Duration::from_secs(60)) + Duration::from_millis(1)
+    wait.min(Duration::from_mins(1)) + Duration::from_millis(1)
 }
 
 /// When a feed is polled next.
@@ -132,7 +132,7 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
     let now = worker.clock.now();
     let soon = |by: Duration| now.saturating_add(by).unwrap_or(Timestamp::MAX);
     let Some((connection, feed)) = find(worker, name, index) else {
-        return soon(Duration::from_secs(60));
+        return soon(Duration::from_mins(1));
     };
     match end {
         TurnEnd::Complete | TurnEnd::Skipped => {
@@ -140,6 +140,7 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
         }
         TurnEnd::MoreToCome => now,
         TurnEnd::NotNow => soon(WITHOUT_LEASE),
+        TurnEnd::Wait(wait) => soon(wait),
         TurnEnd::Failed { failures, wait } => plan::turn_after_failure(now, feed.every, failures, wait),
     }
 }

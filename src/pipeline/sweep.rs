@@ -13,7 +13,7 @@ use crate::store::{StoreError, Sweep, Swept};
 const SLICE: usize = 1_000;
 
 /// An accepted id is kept at least this long after the source last showed it.
-const UNSEEN_MIN: Duration = Duration::from_secs(7 * 86_400);
+const UNSEEN_MIN: Duration = Duration::from_hours(168);
 
 /// Sweeps at every interval until `stop`.
 ///

@@ -18,7 +18,7 @@ use crate::store::{FeedState, PollId, PollRef, ReleaseStage, SLICE_ROWS_MAX, Sta
 const FAILURES_BEFORE_RESTART: u32 = 3;
 
 /// A refused feed or an unauthorised connection is tried again this seldom: people must act first.
-const SET_ASIDE: Duration = Duration::from_secs(5 * 60);
+const SET_ASIDE: Duration = Duration::from_mins(5);
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) enum TurnEnd {
     Skipped,
     /// The lease is not ours, or the state moved: look again soon.
     NotNow,
+    /// The budget has no leave for a request now.
+    Wait(Duration),
     /// The poll failed.
     Failed {
         /// So many turns in a row have.
@@ -101,18 +103,18 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             cursor: poll.cursor.as_ref(),
             resume: poll.resume.as_ref(),
         };
-        let asked = async {
-            let leave = poll.connection.budget.leave().await;
-            let answer = poll.connection.connector.poll(request).await;
-            drop(leave);
-            answer
+        // Whoever has to wait gives the turn back: a paused source must not keep others from being polled.
+        let leave = match poll.connection.budget.leave_now() {
+            Ok(leave) => leave,
+            Err(wait) => return Ok(TurnEnd::Wait(wait)),
         };
         // Cancel safe: until a page is handed over nothing of it is remembered anywhere.
         let answer = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(TurnEnd::NotNow),
-            answer = asked => answer,
+            answer = poll.connection.connector.poll(request) => answer,
         };
+        drop(leave);
         if poll.connection.fence() != Some(poll.fence) {
             return Ok(TurnEnd::NotNow);
         }
@@ -140,11 +142,10 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
     )
     .increment(1);
     let restart = match error {
-        ConnectorError::PageExpired { .. } => true,
+        ConnectorError::PageExpired { .. } | ConnectorError::Refused { .. } => true,
         ConnectorError::Transient { .. } | ConnectorError::Unreadable { .. } => {
             failures.is_multiple_of(FAILURES_BEFORE_RESTART)
         }
-        ConnectorError::Refused { .. } => true,
         ConnectorError::Throttled { .. }
         | ConnectorError::Unauthorized { .. }
         | ConnectorError::Forbidden { .. } => false,

@@ -11,7 +11,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,6 +30,9 @@ const WRITE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How often due changes are made, and the granularity of the pace.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long a cut transfer rests before it breaks.
+const CUT_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long open connections may take to end after `stop`.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -143,10 +146,12 @@ fn response(answer: Answer, method: &Method) -> Response {
         None => Body::from(answer.body),
         Some(cut_at) => {
             let first = answer.body.slice(..cut_at.min(length));
-            Body::from_stream(stream::iter([
-                Ok(first),
-                Err(io::Error::other("cut by a fault switch")),
-            ]))
+            let broken = async {
+                // Time for the first part to be written out, so that the client sees it begin and break.
+                tokio::time::sleep(CUT_PAUSE).await;
+                Err(io::Error::other("cut by a fault switch"))
+            };
+            Body::from_stream(stream::iter([Ok(first)]).chain(stream::once(broken)))
         }
     };
     let mut response = Response::new(body);

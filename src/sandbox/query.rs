@@ -88,7 +88,7 @@ impl Search {
             let known = search.apply(name, value, count_max)?;
             match (known, handling) {
                 (true, _) if name == "_count" => {
-                    search.applied.push((name.clone(), search.count.to_string()))
+                    search.applied.push((name.clone(), search.count.to_string()));
                 }
                 (true, _) => search.applied.push((name.clone(), value.clone())),
                 (false, Handling::Strict) => return Err(format!("unknown search parameter {name}")),

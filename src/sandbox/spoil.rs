@@ -94,8 +94,10 @@ fn gzip_bomb() -> io::Result<(Bytes, usize)> {
     crc.update(head);
     packed.write_all(&deflated(head, FlushCompress::Full)?)?;
     let repeated = deflated(&block, FlushCompress::Full)?;
+    let mut block_crc = Crc::new();
+    block_crc.update(&block);
     for _ in 0..BOMB_BLOCKS {
-        crc.update(&block);
+        crc.combine(&block_crc);
         packed.write_all(&repeated)?;
     }
     crc.update(tail);

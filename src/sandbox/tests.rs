@@ -1,4 +1,4 @@
-//! The sandbox as its clients see it: in process, and once over TCP.
+//! The sandbox as its clients see it, in process.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,17 +6,16 @@ use courier_sdk::Clock;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::records::sha256_hex;
-use super::{Access, Answer, Ehr, Options, Pace, Request, Shown, parse_fault, serve};
+use super::{Access, Answer, Ehr, Options, Request, Shown, parse_fault};
 
 #[derive(Debug)]
-struct HandClock(Mutex<Timestamp>);
+pub(super) struct HandClock(Mutex<Timestamp>);
 
 impl HandClock {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new("2026-03-01T12:00:00Z".parse().unwrap())))
     }
 
@@ -434,100 +433,9 @@ fn drifting_pages_skip_rows_and_end() {
     switch_on(&ehr, "page_drift=1");
     let before = all_pages(&ehr, "Appointment?_sort=_lastUpdated&_count=1000", |_| ());
     let seen = all_pages(&ehr, "Appointment?_sort=_lastUpdated&_count=6", |_| {
-        clock.advance(100)
+        clock.advance(100);
     });
     assert!(ehr.strikes()["page_drift"] > 3);
     let skipped = before.iter().filter(|row| !seen.contains(row)).count();
     assert!(skipped > 0);
-}
-
-#[tokio::test]
-async fn the_sandbox_works_over_tcp() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let ehr = Arc::new(Ehr::new(
-        Options::new(12, base.parse().unwrap()),
-        HandClock::new(),
-    ));
-    let stop = CancellationToken::new();
-    let served = serve(listener, Arc::clone(&ehr), Pace::per_second(50.0), stop.clone());
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let asked = async {
-        let get = |path: &str| client.get(format!("{base}/{path}")).send();
-        let metadata: Value =
-            serde_json::from_str(&get("metadata").await.unwrap().text().await.unwrap()).unwrap();
-        assert_eq!(metadata["fhirVersion"], "4.0.1");
-        let patients = get("Patient?_count=1000").await.unwrap();
-        assert_eq!(patients.headers()["date"], "Sun, 01 Mar 2026 12:00:00 GMT");
-        let bundle: Value = serde_json::from_str(&patients.text().await.unwrap()).unwrap();
-        let ledger: Value =
-            serde_json::from_str(&get("ledger").await.unwrap().text().await.unwrap()).unwrap();
-        assert_eq!(
-            ledger.as_array().unwrap().len(),
-            bundle["entry"].as_array().unwrap().len()
-        );
-        let stepped = client
-            .post(format!("{base}/step?n=5"))
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
-        assert!(
-            serde_json::from_str::<Value>(&stepped)
-                .unwrap()
-                .as_array()
-                .unwrap()
-                .len()
-                >= 5
-        );
-        let put = |text: &'static str| {
-            client
-                .put(format!("{base}/faults"))
-                .header("content-type", "application/json")
-                .body(text)
-                .send()
-        };
-        assert_eq!(put(r#"{"truncated":{"share":2}}"#).await.unwrap().status(), 400);
-        assert_eq!(put(r#"{"truncated":{"share":1}}"#).await.unwrap().status(), 200);
-        assert!(get("Patient").await.unwrap().bytes().await.is_err());
-        assert_eq!(
-            put(r#"{"truncated":{"share":0},"gzip_bomb":{"share":1}}"#)
-                .await
-                .unwrap()
-                .status(),
-            200
-        );
-        assert_eq!(
-            get("Patient").await.unwrap().headers()["content-encoding"],
-            "gzip"
-        );
-        assert_eq!(put(r#"{"gzip_bomb":{"share":0}}"#).await.unwrap().status(), 200);
-        let task = format!("{base}/write/Task/t");
-        assert_eq!(
-            client
-                .post(&task)
-                .body(r#"{"n":1.10}"#)
-                .send()
-                .await
-                .unwrap()
-                .status(),
-            200
-        );
-        assert!(
-            get("Task/t")
-                .await
-                .unwrap()
-                .text()
-                .await
-                .unwrap()
-                .contains("1.10")
-        );
-        assert_eq!(client.delete(&task).send().await.unwrap().status(), 200);
-        assert_eq!(get("Task/t").await.unwrap().status(), 410);
-        stop.cancel();
-    };
-    let (result, ()) = tokio::join!(served, asked);
-    result.unwrap();
 }

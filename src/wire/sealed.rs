@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_body_comes_back_byte_for_byte() {
-        for body in [&b""[..], b"{\"v\":1.10}", &[0u8; 100_000]] {
+        for body in [&b""[..], b"{\"v\":1.10}", &vec![0u8; 100_000]] {
             assert_eq!(open(&seal(body).unwrap()).unwrap(), body);
         }
     }

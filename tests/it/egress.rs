@@ -1,5 +1,7 @@
 //! The way out over real TCP on loopback: what is accepted, what is refused, and what is cut short.
 
+mod gzip;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -456,40 +458,6 @@ async fn plain_bytes_where_tls_is_expected_are_a_failure_to_connect() {
     );
 }
 
-/// Writes a gzip stream of `repeats` times 258 zeros: each costs 13 bits, so it inflates 158-fold.
-fn gzip_bomb(repeats: usize) -> Vec<u8> {
-    let mut bits = BitWriter {
-        bytes: vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff],
-        used: 8,
-    };
-    bits.push(&[1]); // the last block,
-    bits.push(&[1, 0]); // with the fixed code,
-    bits.push(&[0, 0, 1, 1, 0, 0, 0, 0]); // begins with the literal 0.
-    for _ in 0..repeats {
-        bits.push(&[1, 1, 0, 0, 0, 1, 0, 1]); // 258 bytes,
-        bits.push(&[0, 0, 0, 0, 0]); // copied from one byte back.
-    }
-    bits.bytes
-}
-
-struct BitWriter {
-    bytes: Vec<u8>,
-    used: u32,
-}
-
-impl BitWriter {
-    fn push(&mut self, bits: &[u8]) {
-        for bit in bits {
-            if self.used == 8 {
-                self.bytes.push(0);
-                self.used = 0;
-            }
-            *self.bytes.last_mut().unwrap() |= bit << self.used;
-            self.used += 1;
-        }
-    }
-}
-
 fn gzipped(body: &[u8]) -> Script {
     answer("200 OK\r\ncontent-encoding: gzip", body)
 }
@@ -502,7 +470,7 @@ async fn compressed_answers_are_inflated_no_further_than_the_limit() {
     assert_eq!(answered.body, Bytes::from_static(b"hello"));
 
     // 258 MB, had it been inflated whole; the limit is less than the compressed size, then more.
-    let bomb = gzip_bomb(1_000_000);
+    let bomb = gzip::bomb(1_000_000);
     for limit in [1 << 20, 8 << 20] {
         let refused = fetch(gzipped(&bomb), limit, AtLimit::Fail).await;
         assert!(matches!(refused, Err(HttpError::TooLarge { .. })), "{refused:?}");

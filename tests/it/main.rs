@@ -5,4 +5,10 @@ mod config;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
+mod hostile_answers;
+#[cfg(test)]
+mod notifications;
+#[cfg(test)]
 mod store_contract;
+#[cfg(test)]
+mod tidy;

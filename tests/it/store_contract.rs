@@ -11,6 +11,8 @@ mod operate;
 mod outbox;
 mod polling;
 mod stage;
+mod twin;
+mod words;
 mod world;
 
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ehr_courier::store::Store;
 use ehr_courier::store::memory::MemoryStore;
+use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
+use tempfile::TempDir;
 
 /// Where a store lives between two processes.
 #[async_trait]
@@ -90,6 +94,7 @@ macro_rules! contract_suite {
                     a_quarantined_record_without_a_version_is_not_asked_for_again,
                     a_redriven_change_starts_anew,
                     claims_are_counted_through_a_crash,
+                    accepted_ids_are_answered,
                 ];
                 fan_out: [
                     numbers_are_dense_per_subscription_and_connection,
@@ -132,6 +137,9 @@ macro_rules! contract_suite {
                     the_sweep_keeps_events_that_a_lane_has_not_passed,
                     accepted_ids_expire_when_the_source_cannot_show_them,
                 ];
+                twin: [
+                    random_work_shows_what_the_specification_shows,
+                ];
             }
         }
     };
@@ -159,3 +167,16 @@ impl Home for MemoryHome {
 }
 
 contract_suite!(memory, MemoryHome(MemoryStore::new()));
+
+/// The SQLite store: the next process opens the same file.
+struct SqliteHome(TempDir);
+
+#[async_trait]
+impl Home for SqliteHome {
+    async fn open(&self) -> Arc<dyn Store> {
+        let path = self.0.path().join("courier.db");
+        Arc::new(SqliteStore::open(&path, OpenMode::Service).unwrap())
+    }
+}
+
+contract_suite!(sqlite, SqliteHome(tempfile::tempdir().unwrap()));

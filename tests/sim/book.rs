@@ -221,10 +221,6 @@ impl Pages {
 
 impl Showing {
     pub(crate) fn record(&self, connection: &str) -> RecordRef {
-        (
-            connection.to_owned(),
-            self.record_type.clone(),
-            self.id.clone(),
-        )
+        (connection.to_owned(), self.record_type.clone(), self.id.clone())
     }
 }

@@ -69,10 +69,11 @@ fn count(world: &World, pages: &Pages, findings: &mut Findings) {
     }
     for sink in world.sinks.values() {
         use std::sync::atomic::Ordering::Relaxed;
-        *findings.strikes.entry("destination hung".to_owned()).or_default() +=
-            sink.hung.load(Relaxed) as u64;
-        *findings.strikes.entry("destination refused".to_owned()).or_default() +=
-            sink.refused.load(Relaxed) as u64;
+        *findings.strikes.entry("destination hung".to_owned()).or_default() += sink.hung.load(Relaxed) as u64;
+        *findings
+            .strikes
+            .entry("destination refused".to_owned())
+            .or_default() += sink.refused.load(Relaxed) as u64;
     }
     findings.counts.clone_from(&pages.counts);
     findings.counts.insert("fenced writes", pages.fenced);

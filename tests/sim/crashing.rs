@@ -14,8 +14,8 @@ use ehr_courier::store::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
     DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
     FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, Progress, QuarantineRow,
-    Recorded as RecordedCounts, ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges, SettleResult,
-    Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    Recorded as RecordedCounts, ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges,
+    SettleResult, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use jiff::Timestamp;
 
@@ -162,12 +162,9 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn accept_page(&self, page: &AcceptPage) -> Result<Accepted, StoreError> {
-        pass!(
-            self,
-            AcceptPage,
-            self.inner.accept_page(page),
-            |_: &Accepted| self.note_handed(page)
-        )
+        pass!(self, AcceptPage, self.inner.accept_page(page), |_: &Accepted| {
+            self.note_handed(page)
+        })
     }
 
     async fn stage_page(&self, page: &AcceptPage) -> Result<(), StoreError> {
@@ -222,8 +219,14 @@ impl<S: Store> Store for Crashing<S> {
                 *pages.counts.entry(what).or_default() += by as u64;
             };
             count("suspensions", slice.suspended.len());
-            count("slices that end within an event", usize::from(slice.to.within.is_some()));
-            count("slices of a lane of its own", usize::from(slice.lane != Lane::Common));
+            count(
+                "slices that end within an event",
+                usize::from(slice.to.within.is_some()),
+            );
+            count(
+                "slices of a lane of its own",
+                usize::from(slice.lane != Lane::Common),
+            );
         })
     }
 

@@ -26,5 +26,8 @@ pub(crate) fn event_id(connection: &str, record_type: &str, id: &str, version_ke
 
 /// SHA-256 of a body, to compare what arrived with what was shown.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    digest::digest(&digest::SHA256, bytes).as_ref().try_into().unwrap()
+    digest::digest(&digest::SHA256, bytes)
+        .as_ref()
+        .try_into()
+        .unwrap()
 }

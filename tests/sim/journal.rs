@@ -234,7 +234,11 @@ impl JournalConnector {
                 id: version.key.id.to_string(),
                 number: version.number,
                 stamp: version.stamp,
-                extent: if version.body.is_none() { Extent::Whole } else { extent },
+                extent: if version.body.is_none() {
+                    Extent::Whole
+                } else {
+                    extent
+                },
                 sha256: sha256(version.body.as_deref().unwrap_or_default()),
             })
             .collect();
@@ -271,7 +275,8 @@ impl Connector for JournalConnector {
                 Start::At(at) => vec![now, at.as_millisecond(), at.as_millisecond(), 0, 0],
             },
         };
-        let (as_of, lower, start, offset) = (place[0], place[1], place[2], usize::try_from(place[3]).unwrap());
+        let (as_of, lower, start, offset) =
+            (place[0], place[1], place[2], usize::try_from(place[3]).unwrap());
         let mut all: Vec<Version> = self.journal.versions.lock().unwrap().clone();
         all.retain(|version| {
             version.key.record_type == feed.record_type
@@ -302,7 +307,11 @@ impl Connector for JournalConnector {
             .iter()
             .map(|version| {
                 let silent = version.stamp < instant(start);
-                let novelty = if silent { Novelty::Silent } else { Novelty::Announce };
+                let novelty = if silent {
+                    Novelty::Silent
+                } else {
+                    Novelty::Announce
+                };
                 let mut change = version.reference(novelty);
                 change.record = version.body.clone().filter(|_| carried).map(Record::new);
                 change
@@ -319,7 +328,10 @@ impl Connector for JournalConnector {
 
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         self.request("read", false).await?;
-        let wanted = change.version_id.as_ref().and_then(|text| text.parse::<u64>().ok());
+        let wanted = change
+            .version_id
+            .as_ref()
+            .and_then(|text| text.parse::<u64>().ok());
         let found = self
             .journal
             .versions
@@ -334,9 +346,9 @@ impl Connector for JournalConnector {
         self.note("", Asked::Version, std::slice::from_ref(&version), Extent::Whole);
         let mut reference = version.reference(change.novelty);
         reference.shown = change.shown;
-        Ok(version
-            .body
-            .map_or(Fetched::Deleted, |body| Fetched::Found(reference, Record::new(body))))
+        Ok(version.body.map_or(Fetched::Deleted, |body| {
+            Fetched::Found(reference, Record::new(body))
+        }))
     }
 
     fn version_rule(&self, _record_type: &RecordType) -> VersionRule {

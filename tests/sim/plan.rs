@@ -129,7 +129,11 @@ pub(crate) struct BlowPlan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    Crash { op: Op, nth: u32, side: Side },
+    Crash {
+        op: Op,
+        nth: u32,
+        side: Side,
+    },
     /// An orderly stop.
     Stop,
 }
@@ -192,7 +196,11 @@ fn source(seed: u64, index: u64) -> SourcePlan {
     if index > 0 && (seed + index) % 3 == 0 {
         return journal(&mut dice, name);
     }
-    let (names, faults) = if index == 0 { faults_of(seed, &mut dice) } else { mixed(&mut dice, 2) };
+    let (names, faults) = if index == 0 {
+        faults_of(seed, &mut dice)
+    } else {
+        mixed(&mut dice, 2)
+    };
     // Pages can shift only where there are several.
     let drifts = names.contains(&"page_drift");
     let many = dice.random_bool(0.3) || drifts;
@@ -208,7 +216,11 @@ fn source(seed: u64, index: u64) -> SourcePlan {
     let mut feeds: Vec<FeedPlan> = (0..dice.random_range(2..=3))
         .map(|step| {
             // The busiest type is always among them.
-            let record_type = if step == 0 { "Appointment" } else { CLINIC_TYPES[(first + step) % 5] };
+            let record_type = if step == 0 {
+                "Appointment"
+            } else {
+                CLINIC_TYPES[(first + step) % 5]
+            };
             feed(&mut dice, record_type, record_type.to_lowercase())
         })
         .collect();
@@ -241,7 +253,10 @@ fn journal(dice: &mut StdRng, name: String) -> SourcePlan {
         old: pick(dice, &[20, 80, 250]),
         page_size: pick(dice, &[4, 15, 60]),
     };
-    let feeds = vec![feed(dice, "Visit", "visits".to_owned()), feed(dice, "Note", "notes".to_owned())];
+    let feeds = vec![
+        feed(dice, "Visit", "visits".to_owned()),
+        feed(dice, "Note", "notes".to_owned()),
+    ];
     SourcePlan {
         name,
         kind,
@@ -261,7 +276,11 @@ fn feed(dice: &mut StdRng, record_type: &str, name: String) -> FeedPlan {
         record_type: record_type.to_owned(),
         start,
         every: Duration::from_millis(dice.random_range(1000..4000)),
-        fetch: if dice.random_bool(0.3) { FetchMode::ByRead } else { FetchMode::FromPage },
+        fetch: if dice.random_bool(0.3) {
+            FetchMode::ByRead
+        } else {
+            FetchMode::FromPage
+        },
     }
 }
 
@@ -296,20 +315,38 @@ fn switches() -> Vec<(&'static str, Value)> {
     let share = |name: &str, share: f64| json!({name: {"share": share}});
     let late_ms = u64::try_from(LATE_MAX.as_millis()).unwrap();
     vec![
-        ("late_commits", json!({"late_commits": {"share": 0.2, "delay_ms_max": late_ms}})),
+        (
+            "late_commits",
+            json!({"late_commits": {"share": 0.2, "delay_ms_max": late_ms}}),
+        ),
         ("equal_timestamps", json!({"equal_timestamps": {"run": 8}})),
         ("page_drift", share("page_drift", 0.3)),
         ("descending_pages", share("descending_pages", 1.0)),
-        ("throttle_with_retry_after", share("throttle_with_retry_after", 0.06)),
-        ("throttle_without_retry_after", share("throttle_without_retry_after", 0.05)),
-        ("server_errors", json!({"server_errors": {"share": 0.04, "burst": 3}})),
+        (
+            "throttle_with_retry_after",
+            share("throttle_with_retry_after", 0.06),
+        ),
+        (
+            "throttle_without_retry_after",
+            share("throttle_without_retry_after", 0.05),
+        ),
+        (
+            "server_errors",
+            json!({"server_errors": {"share": 0.04, "burst": 3}}),
+        ),
         ("truncated", share("truncated", 0.06)),
-        ("oversized", json!({"oversized": {"share": 0.05, "bytes": 3_000_000}})),
+        (
+            "oversized",
+            json!({"oversized": {"share": 0.05, "bytes": 3_000_000}}),
+        ),
         ("malformed", share("malformed", 0.06)),
         ("deep", share("deep", 0.05)),
         ("gzip_bomb", share("gzip_bomb", 0.05)),
         ("slow", json!({"slow": {"share": 0.2, "delay_ms": 1500}})),
-        ("stale_cache", json!({"stale_cache": {"share": 0.3, "seconds": 20}})),
+        (
+            "stale_cache",
+            json!({"stale_cache": {"share": 0.3, "seconds": 20}}),
+        ),
         ("clock_skew_seconds", json!({"clock_skew_seconds": -90})),
         ("future_stamp", share("future_stamp", 0.02)),
         ("ignored_filters", share("ignored_filters", 0.1)),
@@ -377,7 +414,11 @@ fn temper(dice: &mut StdRng) -> TemperPlan {
 }
 
 fn blows(dice: &mut StdRng, rivals: bool) -> Vec<BlowPlan> {
-    let count = if rivals || dice.random_bool(0.85) { dice.random_range(1..=6) } else { 0 };
+    let count = if rivals || dice.random_bool(0.85) {
+        dice.random_range(1..=6)
+    } else {
+        0
+    };
     let count = if rivals { count.min(2) } else { count };
     (0..count)
         .map(|_| BlowPlan {
@@ -399,8 +440,12 @@ fn blows(dice: &mut StdRng, rivals: bool) -> Vec<BlowPlan> {
 
 fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
     let brief = dice.random_bool(0.3);
-    let [ttl, renewal, trust] =
-        if rivals || dice.random_bool(0.5) { [6, 2, 4] } else { [30, 10, 20] }.map(Duration::from_secs);
+    let [ttl, renewal, trust] = if rivals || dice.random_bool(0.5) {
+        [6, 2, 4]
+    } else {
+        [30, 10, 20]
+    }
+    .map(Duration::from_secs);
     Limits {
         polls: pick(dice, &[1, 3, 64]),
         pages_per_turn: pick(dice, &[1, 3, 20]),
@@ -412,11 +457,19 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
         fan_out_rows: pick(dice, &[2, 7, 50, 1_000]),
         in_flight_per_destination: pick(dice, &[2, 8, 64]),
         record_batch: pick(dice, &[1, 16, 256]),
-        retention: if brief { Duration::from_secs(10) } else { Duration::from_secs(7 * 86_400) },
+        retention: if brief {
+            Duration::from_secs(10)
+        } else {
+            Duration::from_secs(7 * 86_400)
+        },
         lease_ttl: ttl,
         lease_renewal: renewal,
         lease_trust: trust,
-        sweep_every: if brief { Duration::from_secs(3) } else { Duration::from_secs(60) },
+        sweep_every: if brief {
+            Duration::from_secs(3)
+        } else {
+            Duration::from_secs(60)
+        },
         ..Limits::default()
     }
 }

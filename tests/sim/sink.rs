@@ -108,10 +108,7 @@ impl Sink {
     }
 
     fn begin(&self, notification: &Notification) -> (usize, (String, String)) {
-        let record = (
-            notification.connection.to_string(),
-            notification.key.to_string(),
-        );
+        let record = (notification.connection.to_string(), notification.key.to_string());
         let mut under_way = self.under_way.lock().unwrap();
         let subscription = &self.state.subscription;
         if !under_way.insert(record.clone()) {

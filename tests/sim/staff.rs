@@ -168,10 +168,7 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
                 ehr: Arc::clone(&world.clinics[&source.name]),
                 life: Arc::clone(life),
                 book: Arc::clone(&world.book),
-                dice: Mutex::new(fork(
-                    world.plan.seed,
-                    &format!("{} {}", source.name, life.number),
-                )),
+                dice: Mutex::new(fork(world.plan.seed, &format!("{} {}", source.name, life.number))),
                 concurrent: source.concurrent,
                 under_way: AtomicUsize::new(0),
             };

@@ -197,7 +197,9 @@ impl World {
     async fn note_cursors(&self, life: &Arc<Life>) {
         for row in self.store.cursors().await.unwrap() {
             let mut sources = self.plan.sources.iter();
-            let source = sources.find(|source| source.name == row.connection.as_str()).unwrap();
+            let source = sources
+                .find(|source| source.name == row.connection.as_str())
+                .unwrap();
             let connector = crate::staff::connector(self, life, source);
             if let Some(watermark) = row.state.cursor.and_then(|cursor| connector.describe(&cursor)) {
                 let mut pages = self.book.open();
@@ -222,7 +224,8 @@ impl World {
         }
         stop.cancel();
         if let Err(error) = run.await {
-            self.book.violation(format!("the last life did not stop in order: {error:?}"));
+            self.book
+                .violation(format!("the last life did not stop in order: {error:?}"));
         }
         self.note_cursors(&life).await;
     }
@@ -281,7 +284,8 @@ impl World {
                 return;
             }
             if elapsed > DAY_MAX {
-                let what = format!("the world saw {shown} versions only, or faults never struck: {unstruck:?}");
+                let what =
+                    format!("the world saw {shown} versions only, or faults never struck: {unstruck:?}");
                 return self.book.violation(what);
             }
         }
@@ -317,7 +321,9 @@ impl World {
                 }
                 None => quiet_looks += 1,
                 Some(what) if Instant::now() > give_up => {
-                    return self.book.violation(format!("the world never became quiet: {what}"));
+                    return self
+                        .book
+                        .violation(format!("the world never became quiet: {what}"));
                 }
                 Some(_) => quiet_looks = 0,
             }

@@ -229,14 +229,15 @@ impl ConnectionState {
         }
     }
 
-    /// A change that cannot be told from a quarantined one waits for the operator with it.
+    /// A change of which only the record is known cannot be told from a quarantined one: it waits for the operator
+    /// with it.
     fn is_quarantined_without_id(&self, change: &Change) -> bool {
-        let unnamed = |change: &Change| known_id(change).is_none();
-        unnamed(change)
+        known_id(change).is_none()
+            && change.content.is_none()
             && self
                 .quarantine
                 .values()
-                .any(|row| unnamed(&row.change) && row.change.key == change.key)
+                .any(|row| known_id(&row.change).is_none() && row.change.key == change.key)
     }
 
     /// Puts a change into the inbox; a further showing of one that waits there raises that row's generation, even
@@ -265,7 +266,6 @@ impl ConnectionState {
     /// The row that a change is a further showing of: by event id where that is known, else the last unnamed one of
     /// the record if it carries the same content (or, like this one, none).
     fn waiting_row(&mut self, change: &Change) -> Option<&mut InboxRow> {
-        let content = change.content.as_ref().map(|content| &content.hash);
         match known_id(change) {
             Some(id) => self
                 .inbox
@@ -276,7 +276,7 @@ impl ConnectionState {
                 .values_mut()
                 .rev()
                 .find(|row| row.change.key == change.key && known_id(&row.change).is_none())
-                .filter(|row| row.change.content.as_ref().map(|content| &content.hash) == content),
+                .filter(|row| is_same_unnamed(&row.change, change)),
         }
     }
 
@@ -285,7 +285,7 @@ impl ConnectionState {
         let id = known_id(&row.change);
         let there = self.quarantine.values().any(|other| match id {
             Some(_) => known_id(&other.change) == id,
-            None => known_id(&other.change).is_none() && other.change.key == row.change.key,
+            None => is_same_unnamed(&other.change, &row.change),
         });
         if !there {
             let number = self.next_row();
@@ -315,4 +315,11 @@ pub(super) fn known_id(change: &Change) -> Option<&EventId> {
         VersionClue::Known(_, id) => Some(id),
         VersionClue::ByContent | VersionClue::InferredDelete | VersionClue::Unknown => None,
     }
+}
+
+/// Whether two changes without a known id cannot be told apart.
+fn is_same_unnamed(one: &Change, other: &Change) -> bool {
+    let hash = |change: &Change| change.content.as_ref().map(|content| content.hash.clone());
+    let unnamed = known_id(one).is_none() && known_id(other).is_none();
+    unnamed && one.key == other.key && hash(one) == hash(other)
 }

@@ -41,11 +41,7 @@ fn version_of(view: &View, arrival: &Arrival) -> Option<(RecordRef, u64, Sort)> 
     // A delete that a read found: its id derives from the version that it ended.
     let body = body(arrival);
     let (record_type, id) = body.subject.split_once('/')?;
-    let record = (
-        arrival.connection.clone(),
-        record_type.to_owned(),
-        id.to_owned(),
-    );
+    let record = (arrival.connection.clone(), record_type.to_owned(), id.to_owned());
     view.gone.get(&record)?;
     let ended: u64 = body.recordversion.strip_prefix("d:v:")?.parse().ok()?;
     let derived = event_id(&arrival.connection, record_type, id, &body.recordversion);
@@ -67,7 +63,9 @@ pub(super) fn check_each(world: &World, pages: &Pages, view: &View, findings: &m
     for arrival in &pages.arrivals {
         if let Err(what) = check_one(world, view, arrival) {
             let (subscription, id) = (&arrival.subscription, &arrival.event_id);
-            findings.violations.push(format!("{what}: {id} to {subscription}"));
+            findings
+                .violations
+                .push(format!("{what}: {id} to {subscription}"));
         }
     }
 }
@@ -152,7 +150,9 @@ pub(super) fn check_lost(
                     "lost: {record:?} {number} was shown (at {}, counted at {:?}) and never reached {}",
                     version.first, version.counted, plan.name
                 ));
-                if findings.violations.len() < 4 { story(pages, record); }
+                if findings.violations.len() < 4 {
+                    story(pages, record);
+                }
             }
         }
     }
@@ -201,13 +201,15 @@ pub(super) fn check_repeats(pages: &Pages, findings: &mut Findings) {
         // A worker that stood still may send what it had claimed before; its record is refused.
         let awake = |arrival: &&Arrival| !pages.frozen.contains(&arrival.life);
         if let Some(recorded) = recorded.get(&key)
-            && arrivals.iter().copied().filter(awake).any(|it| it.begun > *recorded)
+            && arrivals
+                .iter()
+                .copied()
+                .filter(awake)
+                .any(|it| it.begun > *recorded)
         {
-            findings
-                .violations
-                .push(format!("{key:?} was tried again after it was recorded as delivered"));
-            for a in &arrivals { eprintln!("life {} begun {} received {:?} {:?} {}", a.life, a.begun, a.received, a.ending, String::from_utf8_lossy(&a.body)); }
-            eprintln!("recorded {:?} ends {:?} {:?} reigns {:?}", pages.recorded.iter().filter(|r| r.event_id == key.1).collect::<Vec<_>>(), pages.ends, pages.frozen, pages.reigns);
+            findings.violations.push(format!(
+                "{key:?} was tried again after it was recorded as delivered"
+            ));
         }
     }
 }
@@ -262,13 +264,52 @@ fn may_be_late(view: &View, record: &RecordRef, number: u64) -> bool {
 
 fn story(pages: &Pages, record: &RecordRef) {
     for answer in &pages.answers {
-        for showing in answer.showings.iter().filter(|it| it.record(&answer.connection) == *record) {
-            eprintln!("  {} life {} {} {:?} #{} {:?} {}", answer.tick, answer.life, answer.feed, answer.asked, showing.number, showing.extent, showing.stamp);
+        for showing in answer
+            .showings
+            .iter()
+            .filter(|it| it.record(&answer.connection) == *record)
+        {
+            eprintln!(
+                "  {} life {} {} {:?} #{} {:?} {}",
+                answer.tick,
+                answer.life,
+                answer.feed,
+                answer.asked,
+                showing.number,
+                showing.extent,
+                showing.stamp
+            );
         }
     }
-    eprintln!("durable {:?}", pages.durable.iter().filter(|((r, _), _)| r == record).collect::<Vec<_>>());
+    eprintln!(
+        "durable {:?}",
+        pages
+            .durable
+            .iter()
+            .filter(|((r, _), _)| r == record)
+            .collect::<Vec<_>>()
+    );
     eprintln!("ends {:?} crashes {:?}", pages.ends, pages.crashes);
-    let t = pages.answers.iter().find(|a| a.showings.iter().any(|s| s.record(&a.connection) == *record)).unwrap().tick;
-    eprintln!("handed {:?}", pages.handed.iter().filter(|(tick, _, f)| f.0 == record.0 && *tick > t && *tick < t + 300).collect::<Vec<_>>());
-    eprintln!("settled {:?}", pages.settled.iter().filter(|(tick, _, f)| *f == record.0 && *tick > t && *tick < t + 300).collect::<Vec<_>>());
+    let t = pages
+        .answers
+        .iter()
+        .find(|a| a.showings.iter().any(|s| s.record(&a.connection) == *record))
+        .unwrap()
+        .tick;
+    eprintln!(
+        "handed {:?}",
+        pages
+            .handed
+            .iter()
+            .filter(|(tick, _, f)| f.0 == record.0 && *tick > t && *tick < t + 300)
+            .collect::<Vec<_>>()
+    );
+    eprintln!(
+        "settled {:?}",
+        pages
+            .settled
+            .iter()
+            .filter(|(tick, _, f)| *f == record.0 && *tick > t && *tick < t + 300)
+            .collect::<Vec<_>>()
+    );
 }

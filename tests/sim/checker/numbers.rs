@@ -16,7 +16,11 @@ type Line = (String, String);
 
 /// What was given up: subscription and event id.
 pub(super) async fn dead_letters(world: &World) -> BTreeSet<(String, String)> {
-    let rows = world.store.dead_letters(&DeadLetterQuery::default()).await.unwrap();
+    let rows = world
+        .store
+        .dead_letters(&DeadLetterQuery::default())
+        .await
+        .unwrap();
     rows.into_iter()
         .map(|row| (row.delivery.subscription.to_string(), row.event_id.to_string()))
         .collect()
@@ -35,7 +39,9 @@ pub(super) async fn check(world: &World, pages: &Pages, findings: &mut Findings)
     };
     for row in world.store.events(&query).await.unwrap() {
         let Some(detail) = world.store.event(&row.id).await.unwrap() else {
-            findings.violations.push(format!("{} is listed and not there", row.id));
+            findings
+                .violations
+                .push(format!("{} is listed and not there", row.id));
             continue;
         };
         for delivery in detail.deliveries {
@@ -82,8 +88,8 @@ fn enter(
     let of_line = numbers.entry(line.clone()).or_default();
     let known = of_line.entry(number).or_insert_with(|| event_id.to_owned());
     if known != event_id {
-        findings
-            .violations
-            .push(format!("number {number} of {line:?} stands for {known} and {event_id}"));
+        findings.violations.push(format!(
+            "number {number} of {line:?} stands for {known} and {event_id}"
+        ));
     }
 }

@@ -1,0 +1,239 @@
+//! Composition: from a configuration to a running service, and its orderly end.
+//!
+//! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
+//! then the leases, then the store.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use courier_fhir::{Auth, FhirConnector, Profile};
+use courier_sdk::Clock;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use secrecy::ExposeSecret as _;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SystemClock;
+use crate::config::{self, Config};
+use crate::dedup::memory::MemoryDedup;
+use crate::destination::signature::SigningKey;
+use crate::destination::webhook::{self, Webhook};
+use crate::egress::client::{ClientOptions, GuardedClient};
+use crate::egress::guard::AddressPolicy;
+use crate::face::{self, Face};
+use crate::pipeline::budget::Budget;
+use crate::pipeline::connection::{Connection, Feed};
+use crate::pipeline::limits::Limits;
+use crate::pipeline::{self, Outlet, PipelineError, Worker};
+use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::store::{Holder, Store, StoreError};
+use crate::telemetry::{self, TelemetryError};
+
+/// A webhook's total deadline, from connecting to the last byte of its answer.
+const WEBHOOK_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Why the service did not start or did not go on.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[source] StoreError),
+    /// The listener cannot be bound.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A client, key or connector cannot be made from what the configuration says.
+    #[error("cannot set up {what}: {reason}")]
+    Compose {
+        /// Which connection or destination.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// Logs or metrics cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// A stage could not go on.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The face failed.
+    #[error("the HTTP face failed")]
+    Face(#[source] std::io::Error),
+}
+
+/// Runs the service until `stop`, then drains it.
+///
+/// # Errors
+/// [`AppError`] when it cannot start, or a part of it cannot go on.
+pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
+    let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let address = config.http.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| AppError::Listen { address, source })?;
+    let metrics = telemetry::init_metrics()?;
+    tracing::info!(
+        connections = worker.connections.len(),
+        subscriptions = worker.subscriptions.len(),
+        listen = %address,
+        "ehr-courier is running"
+    );
+    let face = Face {
+        worker: Arc::clone(&worker),
+        metrics,
+        draining: stop.clone(),
+    };
+    let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
+    let pipeline = async {
+        let outcome = pipeline::run(worker, stop).await;
+        face_stop.cancel();
+        outcome
+    };
+    let serving = async {
+        let served = face::serve(listener, face, face_stop.clone()).await;
+        // Without its face the service cannot say how it fares: it drains, and its supervisor starts it again.
+        face_failed.cancel();
+        served
+    };
+    let (outcome, served) = tokio::join!(pipeline, serving);
+    outcome?;
+    served.map_err(AppError::Face)
+}
+
+/// Makes a worker of a configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when a connection or destination cannot be set up.
+pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Worker, AppError> {
+    let mut clients = Clients::default();
+    let connections = config
+        .connections
+        .values()
+        .map(|entry| Ok((entry.name.clone(), connection(entry, &clock, &mut clients)?)))
+        .collect::<Result<BTreeMap<_, _>, AppError>>()?;
+    let destinations = config
+        .destinations
+        .values()
+        .map(|entry| Ok((entry.name.clone(), outlet(entry, &mut clients)?)))
+        .collect::<Result<BTreeMap<_, _>, AppError>>()?;
+    Ok(Worker {
+        store,
+        dedup: Arc::new(MemoryDedup::default()),
+        clock,
+        connections,
+        destinations,
+        subscriptions: config.subscriptions.values().cloned().collect(),
+        holder: Holder(format!("worker-{:016x}", rand::random::<u64>())),
+        limits: Limits {
+            retention: config.state.retention,
+            ..Limits::default()
+        },
+        bells: pipeline::bells::Bells::default(),
+        draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
+    })
+}
+
+/// Makes one connection of its configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when its client or profile cannot be set up.
+pub fn connection(
+    entry: &config::Connection,
+    clock: &Arc<dyn Clock>,
+    clients: &mut Clients,
+) -> Result<Connection, AppError> {
+    let compose = |reason: String| AppError::Compose {
+        what: format!("connection {}", entry.name),
+        reason,
+    };
+    let profile = Profile::builtin(&entry.profile).map_err(|error| compose(error.to_string()))?;
+    let auth = match &entry.auth {
+        config::Auth::None => Auth::None,
+        config::Auth::Basic { user, password } => Auth::Basic {
+            user: user.clone(),
+            password: password.clone(),
+        },
+        config::Auth::Bearer { token } => Auth::Bearer(token.clone()),
+    };
+    let settings = courier_fhir::Settings {
+        base_url: entry.base_url.clone(),
+        auth,
+        profile,
+        http: clients.of(&entry.egress),
+        clock: Arc::clone(clock),
+        limits: courier_fhir::Limits::default(),
+    };
+    let feeds = entry
+        .feeds
+        .iter()
+        .map(|feed| Feed {
+            spec: feed.spec(),
+            every: feed.every,
+        })
+        .collect();
+    let concurrent = entry.limits.concurrent.get();
+    let budget = Budget::new(entry.limits.requests_per_second, concurrent, Arc::clone(clock));
+    let connector = Arc::new(FhirConnector::new(settings));
+    Ok(Connection::new(
+        entry.name.clone(),
+        connector,
+        feeds,
+        budget,
+        concurrent,
+    ))
+}
+
+fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+    let compose = |reason: String| AppError::Compose {
+        what: format!("destination {}", entry.name),
+        reason,
+    };
+    let key =
+        SigningKey::from_bytes(entry.secret.expose_secret()).map_err(|error| compose(error.to_string()))?;
+    let settings = webhook::Settings {
+        url: entry.url.clone(),
+        keys: vec![key],
+        http: clients.of(&entry.egress),
+        deadline: WEBHOOK_DEADLINE,
+    };
+    Ok(Outlet {
+        destination: Arc::new(Webhook::new(settings)),
+        retry: entry.retry.clone(),
+    })
+}
+
+/// The clients in use: one for each address policy, because a client holds pools and certificates.
+#[derive(Default)]
+pub struct Clients {
+    made: BTreeMap<AddressPolicy, Arc<GuardedClient>>,
+}
+
+impl Clients {
+    fn of(&mut self, egress: &config::Egress) -> Arc<GuardedClient> {
+        let policy = AddressPolicy {
+            allow_networks: egress.allow_networks.clone(),
+            plain_http_networks: egress.plain_http_networks.clone(),
+        };
+        let make = || Arc::new(GuardedClient::new(policy.clone(), &ClientOptions::default()));
+        Arc::clone(self.made.entry(policy.clone()).or_insert_with(make))
+    }
+}
+
+/// Opens the store of a configuration for listing, beside a running service.
+///
+/// # Errors
+/// [`StoreError`] when there is no store, or one that this version cannot read.
+pub fn open_for_reading(database: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::read_only(database)
+}

@@ -1,0 +1,57 @@
+//! `check`: validates a configuration and says what it amounts to.
+
+use std::path::Path;
+
+use courier_fhir::Profile;
+use courier_sdk::Clock as _;
+
+use super::CliError;
+use super::output::{Colour, Output};
+use crate::clock::SystemClock;
+use crate::config::{self, Config, Environment, Surroundings};
+
+/// Loads a configuration whole, or says everything that is wrong with it.
+pub(super) fn load(path: &Path, environment: &Environment) -> Result<Config, CliError> {
+    let known_profiles = Profile::names();
+    let surroundings = Surroundings {
+        environment,
+        known_profiles: &known_profiles,
+        now: SystemClock.now(),
+    };
+    config::load(path, &surroundings).map_err(CliError::Config)
+}
+
+/// Runs the command.
+pub(super) fn run(path: &Path, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    let config = load(path, environment)?;
+    let mut rows = Vec::new();
+    for connection in config.connections.values() {
+        for feed in &connection.feeds {
+            rows.push(vec![
+                connection.name.to_string(),
+                feed.name.to_string(),
+                feed.record_type.to_string(),
+                connection.profile.clone(),
+                format!("{}s", feed.every.as_secs()),
+                connection.base_url.host_str().unwrap_or("-").to_owned(),
+            ]);
+        }
+    }
+    output.table(
+        &["connection", "feed", "record", "profile", "every", "host"],
+        &rows,
+    );
+    if !output.is_json() {
+        for audit in &config.audits {
+            output.line(&format!("note: {audit}"));
+        }
+        let good = output.coloured("the configuration is valid", Colour::Green);
+        output.line(&format!(
+            "{good}: {} connections, {} destinations, {} subscriptions",
+            config.connections.len(),
+            config.destinations.len(),
+            config.subscriptions.len()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! `poll`: one dry poll of a connection; shows the changed identifiers and writes nothing.
+
+use std::sync::Arc;
+
+use clap::Args;
+use courier_sdk::{Clock, ConnectionName, FeedName, Next, PollRequest};
+use jiff::Timestamp;
+
+use super::output::Output;
+use super::{CliError, ConfigFile, check};
+use crate::app::{self, Clients};
+use crate::clock::SystemClock;
+use crate::config::Environment;
+
+/// Without `--since` a dry poll looks back this far.
+const LOOK_BACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// A dry poll stops here: it is a look, not a load.
+const PAGES_MAX: usize = 20;
+
+#[derive(Debug, Args)]
+pub(super) struct PollCommand {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The connection to poll.
+    #[arg(long)]
+    connection: String,
+    /// Only this feed.
+    #[arg(long)]
+    feed: Option<String>,
+    /// Changes from this instant on (RFC 3339); one hour back if not given.
+    #[arg(long)]
+    since: Option<Timestamp>,
+}
+
+/// Runs the command.
+pub(super) async fn run(
+    command: &PollCommand,
+    environment: &Environment,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let config = check::load(&command.file.config, environment)?;
+    let usage = |error: courier_sdk::InvalidName| CliError::Usage(error.to_string());
+    let name = ConnectionName::parse(&command.connection).map_err(usage)?;
+    let wanted = command
+        .feed
+        .as_deref()
+        .map(FeedName::parse)
+        .transpose()
+        .map_err(usage)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entry = config
+        .connections
+        .get(&name)
+        .ok_or_else(|| CliError::Usage(format!("no connection named {name} in the configuration")))?;
+    let connection = app::connection(entry, &clock, &mut Clients::default())?;
+    let since = command
+        .since
+        .unwrap_or_else(|| clock.now().saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN));
+    let mut rows = Vec::new();
+    let mut polled = 0;
+    for feed in connection
+        .feeds
+        .iter()
+        .filter(|feed| wanted.as_ref().is_none_or(|name| feed.spec.name == *name))
+    {
+        polled += 1;
+        let cursor = connection.connector.cursor_at(since);
+        let mut resume = None;
+        for _ in 0..PAGES_MAX {
+            let request = PollRequest {
+                feed: &feed.spec,
+                cursor: Some(&cursor),
+                resume: resume.as_ref(),
+            };
+            let page = connection
+                .connector
+                .poll(request)
+                .await
+                .map_err(|error| CliError::Failed(error.to_string()))?;
+            for change in &page.changes {
+                rows.push(vec![
+                    feed.spec.name.to_string(),
+                    change.key.to_string(),
+                    change.version_id.clone().unwrap_or_else(|| "-".to_owned()),
+                    change
+                        .last_updated
+                        .map_or_else(|| "-".to_owned(), |at| at.to_string()),
+                ]);
+            }
+            match page.next {
+                Next::Page(next) => resume = Some(next),
+                Next::Done(_) => break,
+                Next::Inconclusive { reason } => {
+                    output.problem(&format!("note: {}: {reason}", feed.spec.name));
+                    break;
+                }
+            }
+        }
+    }
+    if polled == 0 {
+        return Err(CliError::Usage(format!("connection {name} has no such feed")));
+    }
+    output.table(&["feed", "record", "version", "last_updated"], &rows);
+    Ok(())
+}

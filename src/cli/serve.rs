@@ -1,0 +1,194 @@
+//! `sandbox` and `listen`: the two ends of the courier's way, each alone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use clap::Args;
+use courier_sdk::Clock;
+use rand::RngExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use url::Url;
+
+use super::output::{Colour, Output};
+use super::{CliError, signals};
+use crate::clock::SystemClock;
+use crate::config::Environment;
+use crate::destination::signature::SigningKey;
+use crate::receiver::{self, Received};
+use crate::sandbox::{self, Ehr, Faults, Options, Pace};
+
+/// Notifications that may wait to be printed; above it the receiver answers 503, as a busy consumer would.
+const RECEIVED_MAX: usize = 1_024;
+
+#[derive(Debug, Args)]
+pub(super) struct SandboxCommand {
+    /// The loopback port; 0 picks a free one.
+    #[arg(long, default_value_t = 8090)]
+    port: u16,
+    /// Changes per second.
+    #[arg(long, default_value_t = 1.0)]
+    pace: f64,
+    /// Patients at the start.
+    #[arg(long, default_value_t = 50)]
+    patients: usize,
+    /// The same seed makes the same clinic.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A fault to switch on, `name` or `name=value`; may be repeated.
+    #[arg(long = "fault", value_name = "FAULT")]
+    faults: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListenCommand {
+    /// The loopback port; 0 picks a free one.
+    #[arg(long, default_value_t = 8099)]
+    port: u16,
+    /// The signing secret: `whsec_…`, `env:NAME` or `file:PATH`. One is made and printed if not given.
+    #[arg(long)]
+    secret: Option<String>,
+    /// Also print each notification's body, which may be patient data.
+    #[arg(long)]
+    body: bool,
+}
+
+/// Runs the sandbox EHR until SIGTERM or SIGINT.
+pub(super) async fn sandbox(command: SandboxCommand, output: &mut Output) -> Result<(), CliError> {
+    let mut faults = Faults::default();
+    for text in &command.faults {
+        let switched = sandbox::parse_fault(text).and_then(|switch| faults.with(&switch));
+        faults = switched.map_err(|error| CliError::Usage(format!("--fault {text}: {error}")))?;
+    }
+    let listener = bind(command.port).await?;
+    let base_url = base_url(listener.local_addr()?, "/fhir")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let options = Options {
+        patients: command.patients,
+        ..Options::new(command.seed, base_url.clone())
+    };
+    let ehr = Arc::new(Ehr::new(options, clock));
+    ehr.set_faults(faults);
+    output.line(&format!(
+        "sandbox EHR at {base_url} (metadata, search, read; /ledger, /faults, /strikes, /pace beside it)"
+    ));
+    let pace = Pace::per_second(command.pace);
+    Ok(sandbox::serve(listener, ehr, pace, signals::until_terminated()?).await?)
+}
+
+/// Receives, verifies and prints notifications until SIGTERM or SIGINT.
+pub(super) async fn listen(
+    command: ListenCommand,
+    environment: &Environment,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let (key, made) = signing_key(command.secret.as_deref(), environment)?;
+    let listener = bind(command.port).await?;
+    output.line(&format!(
+        "listening at {}",
+        base_url(listener.local_addr()?, "/")?
+    ));
+    if let Some(text) = made {
+        output.line(&format!(
+            "secret (put it where the courier's configuration reads it): {text}"
+        ));
+    }
+    let (sink, mut received) = mpsc::channel(RECEIVED_MAX);
+    let stop = signals::until_terminated()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let serve = receiver::serve(listener, vec![key], clock, sink, stop);
+    tokio::pin!(serve);
+    loop {
+        tokio::select! {
+            biased;
+            Some(notification) = received.recv() => print(&notification, command.body, output),
+            served = &mut serve => return served.map_err(|error| CliError::Failed(error.to_string())),
+        }
+    }
+}
+
+fn print(notification: &Received, body: bool, output: &mut Output) {
+    let line = summary(&notification.body);
+    if output.is_json() {
+        let value = serde_json::json!({
+            "id": notification.event_id.as_str(), "replay": notification.replay, "received_at": notification.received_at.to_string(),
+        });
+        output.value(&value);
+    } else {
+        let id = output.coloured(notification.event_id.as_str(), Colour::Dim);
+        output.line(&format!("{line}  {id}"));
+    }
+    if body {
+        output.line(&String::from_utf8_lossy(&notification.body));
+    }
+}
+
+/// What a CloudEvents body says, in one line: change, record, version, number.
+pub(super) fn summary(body: &[u8]) -> String {
+    let event: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| {
+        event
+            .get(name)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or("-")
+            .to_owned()
+    };
+    let change = text("type").rsplit('.').next().unwrap_or("-").to_owned();
+    let number: u64 = text("sequence").parse().unwrap_or(0);
+    format!(
+        "#{number:<5} {change:<8} {:<40} version {}",
+        text("subject"),
+        text("recordversion")
+    )
+}
+
+/// Reads the secret, or makes one; a made one is given back as text too.
+fn signing_key(
+    secret: Option<&str>,
+    environment: &Environment,
+) -> Result<(SigningKey, Option<String>), CliError> {
+    let refused = |reason: String| CliError::Usage(format!("--secret: {reason}"));
+    let Some(given) = secret else {
+        let text = random_secret();
+        let key = SigningKey::parse(&text).map_err(|error| refused(error.to_string()))?;
+        return Ok((key, Some(text)));
+    };
+    let text = if let Some(name) = given.strip_prefix("env:") {
+        environment
+            .get(name)
+            .ok_or_else(|| refused(format!("the environment has no {name}")))?
+            .to_owned()
+    } else if let Some(path) = given.strip_prefix("file:") {
+        std::fs::read_to_string(path)
+            .map_err(|error| refused(error.to_string()))?
+            .trim_end()
+            .to_owned()
+    } else {
+        given.to_owned()
+    };
+    let key = SigningKey::parse(&text).map_err(|error| refused(error.to_string()))?;
+    Ok((key, None))
+}
+
+/// A fresh secret in the form that Standard Webhooks gives it.
+pub(super) fn random_secret() -> String {
+    use base64::Engine as _;
+    let bytes: [u8; 32] = rand::rng().random();
+    format!(
+        "whsec_{}",
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    )
+}
+
+/// Binds a loopback port.
+pub(super) async fn bind(port: u16) -> Result<TcpListener, CliError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| CliError::Failed(format!("cannot listen on {address}: {error}")))
+}
+
+/// The address of what listens there.
+pub(super) fn base_url(address: SocketAddr, path: &str) -> Result<Url, CliError> {
+    Url::parse(&format!("http://{address}{path}")).map_err(|error| CliError::Failed(error.to_string()))
+}

@@ -1,0 +1,71 @@
+//! Readiness: whether the worker does its main job, and which feed keeps it from it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::pipeline::Worker;
+
+/// What `/readyz` answers.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether requests and work are welcome here.
+    pub ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Feeds in trouble, by connection and feed. One bad connection does not make the worker unready.
+    pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
+}
+
+/// One feed in trouble.
+#[derive(Debug, Serialize)]
+pub struct Trouble {
+    /// Failed turns in a row.
+    pub failures: u32,
+    /// Why the last one failed; no PHI.
+    pub reason: String,
+    /// When a turn ended well last.
+    pub succeeded_at: Option<String>,
+}
+
+/// Works out the report.
+#[must_use]
+pub fn report(worker: &Worker, draining: bool) -> Report {
+    let mut troubles: BTreeMap<String, BTreeMap<String, Trouble>> = BTreeMap::new();
+    for (name, connection) in &worker.connections {
+        for feed in &connection.feeds {
+            let Some(condition) = connection.condition(&feed.spec.name) else {
+                continue;
+            };
+            if let Some(reason) = condition.trouble {
+                let trouble = Trouble {
+                    failures: condition.failures,
+                    reason,
+                    succeeded_at: condition.succeeded_at.map(|at| at.to_string()),
+                };
+                troubles
+                    .entry(name.to_string())
+                    .or_default()
+                    .insert(feed.spec.name.to_string(), trouble);
+            }
+        }
+    }
+    let unheld = worker
+        .connections
+        .values()
+        .filter(|connection| connection.fence().is_none())
+        .count();
+    let reason = if draining {
+        Some("the service is draining".to_owned())
+    } else if unheld > 0 && unheld == worker.connections.len() {
+        Some("no connection is leased by this worker".to_owned())
+    } else {
+        None
+    };
+    Report {
+        ready: reason.is_none(),
+        reason,
+        troubles,
+    }
+}

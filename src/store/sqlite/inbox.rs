@@ -1,0 +1,306 @@
+//! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
+
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, FeedName};
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use super::intake::{self, Arrival, Batch, Effect};
+use super::rows::{
+    Bounds, CHANGE_COLUMNS, Columns, Failure, baseline_word, change_bytes, change_values, known_id, later,
+    nanos, stored, text,
+};
+use super::{feed, lease, ledger_rows, quarantine};
+use crate::domain::event::{Change, Timeliness};
+use crate::domain::ledger::{Baseline, Source};
+use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement};
+
+/// A fetch that brought nothing the ledger can use is tried again after this long.
+const INCOMPLETE_RETRIED_AFTER: Duration = Duration::from_mins(1);
+
+/// Puts a change into the inbox; a further showing of one that waits there raises that row's generation, even
+/// while it is claimed.
+pub(super) fn put(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Result<(), Failure> {
+    let (change, fresh_as_of) = arrival;
+    if let Some(id) = waiting_row(db, batch.connection, change)? {
+        return show_again(db, id, arrival, batch.at);
+    }
+    let mut insert = db.prepare_cached(&format!(
+        "INSERT INTO inbox (connection, feed, fresh_as_of, baseline, due_at, written_at, generation, attempts, claims,
+             {CHANGE_COLUMNS})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+    ))?;
+    let own = [
+        text(batch.connection.as_str()),
+        text(batch.feed.as_str()),
+        Value::Integer(nanos(*fresh_as_of)),
+        text(baseline_word(batch.baseline)),
+        Value::Integer(nanos(batch.at)),
+    ];
+    insert.execute(params_from_iter(own.into_iter().chain(change_values(change)?)))?;
+    Ok(())
+}
+
+/// The row that a change is a further showing of: by event id where that is known, else the last unnamed one of
+/// the record if it carries the same content (or, like this one, none).
+fn waiting_row(
+    db: &Connection,
+    connection: &ConnectionName,
+    change: &Change,
+) -> Result<Option<i64>, Failure> {
+    if let Some(id) = known_id(change) {
+        let mut by_id = db.prepare_cached("SELECT id FROM inbox WHERE connection = ?1 AND event_id = ?2")?;
+        let found = by_id
+            .query_row([connection.as_str(), id.as_str()], |row| row.get(0))
+            .optional()?;
+        return Ok(found);
+    }
+    let mut last = db.prepare_cached(
+        "SELECT id, hash IS ?4 FROM inbox
+         WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3 AND event_id IS NULL ORDER BY id DESC LIMIT 1",
+    )?;
+    let hash = change.content.as_ref().map(|content| content.hash.as_str());
+    let key = &change.key;
+    let found: Option<(i64, bool)> = last
+        .query_row(
+            params![
+                connection.as_str(),
+                key.record_type.as_str(),
+                key.id.as_str(),
+                hash
+            ],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    Ok(found.and_then(|(id, same)| same.then_some(id)))
+}
+
+fn show_again(
+    db: &Connection,
+    id: i64,
+    (change, fresh_as_of): &Arrival,
+    at: Timestamp,
+) -> Result<(), Failure> {
+    let mut update = db.prepare_cached(
+        "UPDATE inbox SET fresh_as_of = ?2, generation = generation + 1, due_at = ?3,
+             record_type = ?4, record_id = ?5, shown = ?6,
+             novelty = CASE WHEN novelty = 'announce' THEN novelty ELSE ?7 END,
+             version_id = ?8, clue = ?9, version = ?10, event_id = ?11, order_number = ?12, order_stamp = ?13,
+             first_version = ?14, hash = coalesce(?15, hash), body = coalesce(?16, body)
+         WHERE id = ?1",
+    )?;
+    let own = [
+        Value::Integer(id),
+        Value::Integer(nanos(*fresh_as_of)),
+        Value::Integer(nanos(at)),
+    ];
+    update.execute(params_from_iter(own.into_iter().chain(change_values(change)?)))?;
+    Ok(())
+}
+
+pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, Failure> {
+    lease::check_fence(db, &claim.connection, claim.fence)?;
+    let mut select = db.prepare_cached(&format!(
+        "SELECT id, generation, feed, fresh_as_of, attempts, claims, {CHANGE_COLUMNS}
+         FROM inbox AS front INDEXED BY inbox_in_order
+         WHERE connection = ?1 AND due_at <= ?2 AND claimed_fence IS NOT ?3
+             AND NOT EXISTS (SELECT 1 FROM inbox AS other INDEXED BY inbox_by_record
+                             WHERE other.connection = front.connection AND other.record_type = front.record_type
+                                 AND other.record_id = front.record_id AND other.id < front.id)
+         ORDER BY id"
+    ))?;
+    let mut rows = select.query(params![
+        claim.connection.as_str(),
+        nanos(claim.at),
+        stored(claim.fence.0)
+    ])?;
+    let mut bounds = Bounds::new(claim.limit);
+    let mut claimed = Vec::new();
+    while claimed.len() < claim.limit
+        && let Some(row) = rows.next()?
+    {
+        let mut columns = Columns::of(row);
+        let one = ClaimedChange {
+            id: InboxId(columns.count()?),
+            generation: columns.count()?,
+            feed: columns.feed()?,
+            fresh_as_of: columns.instant()?,
+            attempts: columns.small_count()?,
+            claims: columns.small_count()?.saturating_add(1),
+            change: columns.change()?,
+        };
+        if !bounds.admit(change_bytes(&one.change)) {
+            break;
+        }
+        claimed.push(one);
+    }
+    let mut update =
+        db.prepare_cached("UPDATE inbox SET claimed_fence = ?2, claims = claims + 1 WHERE id = ?1")?;
+    for one in &claimed {
+        update.execute([stored(one.id.0), stored(claim.fence.0)])?;
+    }
+    Ok(claimed)
+}
+
+pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled, Failure> {
+    lease::check_fence(db, &settle.connection, settle.fence)?;
+    let mut settled = Settled::default();
+    for settlement in &settle.settlements {
+        let Some(row) = claimed_row(db, settle, settlement.id)? else {
+            continue;
+        };
+        match &settlement.result {
+            SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+                settle_found(db, (settle, settlement), &row, change, &mut settled)?;
+            }
+            SettleResult::RetryAt { due_at, reason } => retry(db, settlement.id, *due_at, Some(reason))?,
+            SettleResult::Release { due_at } => {
+                // A polite end is no killed worker.
+                db.prepare_cached(
+                    "UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = max(claims - 1, 0) WHERE id = ?1",
+                )?
+                .execute([stored(settlement.id.0), nanos(*due_at)])?;
+            }
+            SettleResult::Quarantine { reason } => {
+                give_up(db, (settle, settlement), &row, reason, &mut settled)?;
+            }
+        }
+    }
+    Ok(settled)
+}
+
+/// A row that is claimed under the settling fence.
+struct InboxRow {
+    feed: FeedName,
+    fresh_as_of: Timestamp,
+    generation: u64,
+    baseline: Baseline,
+    change: Change,
+}
+
+fn claimed_row(db: &Connection, settle: &SettleChanges, id: InboxId) -> Result<Option<InboxRow>, Failure> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT feed, fresh_as_of, generation, baseline, {CHANGE_COLUMNS} FROM inbox
+         WHERE id = ?1 AND connection = ?2 AND claimed_fence = ?3"
+    ))?;
+    let mut rows = select.query(params![
+        stored(id.0),
+        settle.connection.as_str(),
+        stored(settle.fence.0)
+    ])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(row);
+    Ok(Some(InboxRow {
+        feed: columns.feed()?,
+        fresh_as_of: columns.instant()?,
+        generation: columns.count()?,
+        baseline: columns.baseline()?,
+        change: columns.change()?,
+    }))
+}
+
+fn settle_found(
+    db: &Connection,
+    (settle, settlement): (&SettleChanges, &Settlement),
+    row: &InboxRow,
+    change: &Change,
+    settled: &mut Settled,
+) -> Result<(), Failure> {
+    let batch = Batch {
+        connection: &settle.connection,
+        feed: &row.feed,
+        source: Source::Inbox,
+        baseline: baseline_of(db, settle, row)?,
+        at: settle.at,
+    };
+    let arrival = (change.clone(), row.fresh_as_of);
+    for written in intake::decide_and_write(db, &batch, std::slice::from_ref(&arrival))? {
+        match written.effect {
+            Effect::Appended(timeliness) => {
+                settled.appended += 1;
+                settled.late += u64::from(timeliness == Timeliness::Late);
+            }
+            Effect::Known => settled.known += 1,
+            Effect::Silenced | Effect::Refused => {}
+            Effect::Enqueued => {
+                return retry(
+                    db,
+                    settlement.id,
+                    later(settle.at, INCOMPLETE_RETRIED_AFTER),
+                    None,
+                );
+            }
+        }
+        if let Some(asked_for) = known_id(&row.change)
+            && written.id.as_ref() != Some(asked_for)
+        {
+            ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
+            settled.superseded += 1;
+        }
+        settled.ids.extend(written.id);
+    }
+    let shown_again = row.generation != settlement.generation;
+    if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
+        settled.shown_again += 1;
+        db.prepare_cached("UPDATE inbox SET due_at = ?2, claimed_fence = NULL WHERE id = ?1")?
+            .execute([stored(settlement.id.0), nanos(settle.at)])?;
+        return Ok(());
+    }
+    remove(db, settlement.id)
+}
+
+/// A first sight is a creation only if the baseline was complete when the change was shown, and still is.
+fn baseline_of(db: &Connection, settle: &SettleChanges, row: &InboxRow) -> Result<Baseline, Failure> {
+    match row.baseline {
+        Baseline::Unproven => Ok(Baseline::Unproven),
+        Baseline::Complete => Ok(feed::load(db, &settle.connection, &row.feed)?.baseline),
+    }
+}
+
+fn give_up(
+    db: &Connection,
+    (settle, settlement): (&SettleChanges, &Settlement),
+    row: &InboxRow,
+    reason: &str,
+    settled: &mut Settled,
+) -> Result<(), Failure> {
+    remove(db, settlement.id)?;
+    if let Some(id) = known_id(&row.change) {
+        if ledger_rows::shown_at(db, &settle.connection, id)?.is_some() {
+            // It came by another way meanwhile: there is nothing left to give up.
+            settled.known += 1;
+            return Ok(());
+        }
+        // An id in quarantine is not new.
+        ledger_rows::accept(db, &settle.connection, id, row.change.order, settle.at)?;
+    }
+    let entry = quarantine::Entry {
+        connection: &settle.connection,
+        feed: &row.feed,
+        change: &row.change,
+        fresh_as_of: row.fresh_as_of,
+        baseline: row.baseline,
+        reason,
+        at: settle.at,
+    };
+    settled.quarantined += u64::from(quarantine::put(db, &entry)?);
+    Ok(())
+}
+
+fn retry(db: &Connection, id: InboxId, due_at: Timestamp, reason: Option<&String>) -> Result<(), Failure> {
+    db.prepare_cached(
+        "UPDATE inbox SET attempts = attempts + 1, due_at = ?2, claimed_fence = NULL, last_reason = ?3 WHERE id = ?1",
+    )?
+    .execute(params![stored(id.0), nanos(due_at), reason])?;
+    Ok(())
+}
+
+fn remove(db: &Connection, id: InboxId) -> Result<(), Failure> {
+    db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
+        .execute([stored(id.0)])?;
+    Ok(())
+}

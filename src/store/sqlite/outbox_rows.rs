@@ -1,0 +1,141 @@
+//! Events and deliveries as rows, and which delivery of a line is at its front.
+//!
+//! A line is what keeps its order: one record's deliveries to one subscription. Its front, the lowest pending
+//! number, is marked `ready` in the row, so that a claim reads only rows that it may take.
+
+use rusqlite::{Connection, params};
+
+use super::rows::{Columns, Failure, damaged, stored};
+use crate::domain::delivery::{ClaimedDelivery, Delivery, DeliveryId, DeliveryState, Fence, Replay};
+use crate::domain::event::{Event, EventKind, Timeliness};
+use crate::domain::fan_out::{ContentLevel, Format};
+use crate::domain::identity::VersionKey;
+
+/// The columns that [`event`] reads, of a table named `e`.
+pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body";
+
+/// The columns that [`delivery`] reads, of a table named `d`.
+pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
+     d.renderer, d.state, d.attempts, d.scheduled_from, d.due_at, d.replay, d.last_outcome";
+
+/// A subscription, a connection and a record.
+pub(super) type Line = (String, String, String, String);
+
+pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
+    Ok(Event {
+        connection: columns.connection()?,
+        position: columns.count()?,
+        id: columns.event_id()?,
+        key: columns.key()?,
+        version: VersionKey::from_stored(columns.text()?),
+        version_id: columns.get()?,
+        kind: event_kind(&columns.text()?)?,
+        changed_at: columns.instant_if_any()?,
+        fresh_as_of: columns.instant()?,
+        recorded_at: columns.instant()?,
+        timeliness: if columns.get()? {
+            Timeliness::Late
+        } else {
+            Timeliness::InOrder
+        },
+        feed: columns.feed()?,
+        record: columns.record()?,
+    })
+}
+
+pub(super) fn event_kind(word: &str) -> Result<EventKind, Failure> {
+    EventKind::parse(word).ok_or_else(|| damaged("kind of event"))
+}
+
+pub(super) fn state(word: &str) -> Result<DeliveryState, Failure> {
+    DeliveryState::parse(word).ok_or_else(|| damaged("state of a delivery"))
+}
+
+pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failure> {
+    Ok(Delivery {
+        id: DeliveryId(columns.count()?),
+        subscription: columns.subscription()?,
+        number: columns.count()?,
+        destination: columns.destination()?,
+        content: ContentLevel::parse(&columns.text()?).ok_or_else(|| damaged("content level"))?,
+        format: Format::parse(&columns.text()?).ok_or_else(|| damaged("format"))?,
+        renderer: columns.small_count()?,
+        state: state(&columns.text()?)?,
+        attempts: columns.small_count()?,
+        scheduled_from: columns.instant()?,
+        due_at: columns.instant()?,
+        replay: if columns.get()? {
+            Replay::Replayed
+        } else {
+            Replay::Original
+        },
+        last_outcome: columns.get()?,
+    })
+}
+
+/// Reads one delivery with its event.
+pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT c.fence, {DELIVERY_COLUMNS}, {EVENT_COLUMNS}
+         FROM delivery AS d
+         JOIN connection AS c ON c.name = d.connection
+         JOIN event AS e ON e.connection = d.connection AND e.position = d.event
+         WHERE d.id = ?1"
+    ))?;
+    let mut rows = select.query([stored(id.0)])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(row);
+    Ok(Some(ClaimedDelivery {
+        fence: Fence(columns.count()?),
+        delivery: delivery(&mut columns)?,
+        event: event(&mut columns)?,
+    }))
+}
+
+/// The line of a delivery.
+pub(super) fn line_of(db: &Connection, id: DeliveryId) -> Result<Option<Line>, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT subscription, connection, record_type, record_id FROM delivery WHERE id = ?1",
+    )?;
+    let mut rows = select.query([stored(id.0)])?;
+    match rows.next()? {
+        Some(row) => line(&mut Columns::of(row)).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The four columns of a line.
+pub(super) fn line(columns: &mut Columns<'_, '_>) -> Result<Line, Failure> {
+    Ok((columns.text()?, columns.text()?, columns.text()?, columns.text()?))
+}
+
+/// Marks the front of a line after one of its rows was settled: nothing in front of it has changed.
+pub(super) fn advance(db: &Connection, line: &Line) -> Result<(), Failure> {
+    db.prepare_cached(
+        "UPDATE delivery SET ready = 1 WHERE id = (
+             SELECT id FROM delivery
+             WHERE subscription = ?1 AND connection = ?2 AND record_type = ?3 AND record_id = ?4 AND state = 'pending'
+             ORDER BY number LIMIT 1) AND ready = 0",
+    )?
+    .execute(params![line.0, line.1, line.2, line.3])?;
+    Ok(())
+}
+
+/// Marks the front of a line after one of its rows was owed again: it may stand before the old front.
+pub(super) fn reorder(db: &Connection, line: &Line) -> Result<(), Failure> {
+    db.prepare_cached(
+        "UPDATE delivery SET ready = 0
+         WHERE subscription = ?1 AND connection = ?2 AND record_type = ?3 AND record_id = ?4 AND state = 'pending'
+             AND ready = 1",
+    )?
+    .execute(params![line.0, line.1, line.2, line.3])?;
+    advance(db, line)
+}
+
+/// The bytes of an event's body.
+pub(super) fn event_bytes(event: &Event) -> usize {
+    event.record.as_ref().map_or(0, |record| record.bytes().len())
+}

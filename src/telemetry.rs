@@ -1,0 +1,66 @@
+//! Logs and metrics: how they leave the process. What is logged where stays with the code that handles it.
+//!
+//! Field names are fixed: `connection`, `feed`, `event_id`, `subscription`, `destination`, `attempt`, `reason`. No body,
+//! token, query string or (above debug level) record id is ever a field.
+
+use std::io::IsTerminal as _;
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+
+/// Buckets for durations in seconds: from a loopback answer to a source's time-out.
+const SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// Telemetry that could not be set up.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// The log filter cannot be read.
+    #[error("the log filter {filter:?} is not valid; write for example `info` or `ehr_courier=debug`")]
+    Filter {
+        /// What was given.
+        filter: String,
+    },
+    /// A subscriber or recorder is installed already.
+    #[error("telemetry was set up twice")]
+    Twice,
+    /// The metrics recorder refused its settings.
+    #[error("the metrics recorder cannot be set up")]
+    Metrics(#[source] BuildError),
+}
+
+/// Sends logs to standard error: as JSON lines, or as plain lines when that is a terminal.
+///
+/// # Errors
+/// [`TelemetryError::Filter`] for a filter that cannot be read.
+pub fn init_logs(filter: &str) -> Result<(), TelemetryError> {
+    let parsed = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter {
+        filter: filter.to_owned(),
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr);
+    let installed = if std::io::stderr().is_terminal() {
+        builder.with_target(false).try_init()
+    } else {
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init()
+    };
+    installed.map_err(|_| TelemetryError::Twice)
+}
+
+/// Installs the metrics recorder; the handle renders what `/metrics` answers.
+///
+/// # Errors
+/// [`TelemetryError::Metrics`] when a recorder is installed already.
+pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    PrometheusBuilder::new()
+        .set_buckets(&SECONDS)
+        .map_err(TelemetryError::Metrics)?
+        .install_recorder()
+        .map_err(TelemetryError::Metrics)
+}

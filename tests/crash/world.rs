@@ -1,0 +1,270 @@
+//! A source, a courier and a receiver, and the judgement over what went between them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ehr_courier::sandbox::Faults;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use crate::checker::{self, Content, Facts, Shown, Verdict};
+use crate::courier::{Courier, Life};
+use crate::journal::Version;
+use crate::receiver::{Arrival, Manner, Receiver};
+use crate::source::Source;
+
+const CONNECTION: &str = "clinic";
+
+/// The subscriptions: their paths at the receiver and what they carry.
+const SUBSCRIPTIONS: [(&str, Content); 2] = [
+    ("/references", Content::IdOnly),
+    ("/records", Content::FullResource),
+];
+
+/// The feeds; one of them shows ids only and reads each record.
+const FEEDS: [(&str, &str); 5] = [
+    ("Patient", "page"),
+    ("Appointment", "page"),
+    ("Encounter", "read"),
+    ("Observation", "page"),
+    ("DiagnosticReport", "page"),
+];
+
+/// How long the world may take to become quiet once the clinic stands still.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How long a start may take on a loaded machine.
+const START: Duration = Duration::from_secs(20);
+
+/// One world.
+pub(crate) struct World {
+    /// The source.
+    pub(crate) source: Arc<Source>,
+    /// The receiver.
+    pub(crate) receiver: Arc<Receiver>,
+    /// The courier's folder.
+    pub(crate) courier: Courier,
+    /// When it was killed.
+    pub(crate) kills: Vec<Instant>,
+    // The last field: servers end after everything that uses them.
+    _runtime: Runtime,
+}
+
+impl World {
+    /// Makes a world; nothing moves yet.
+    pub(crate) fn new(seed: u64, faults: Faults, manner: Manner) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let source = Source::start(runtime.handle(), seed, faults);
+        let receiver = Receiver::start(runtime.handle(), manner, seed);
+        let courier = Courier::new(&configuration(&source, &receiver));
+        Self {
+            source,
+            receiver,
+            courier,
+            kills: Vec::new(),
+            _runtime: runtime,
+        }
+    }
+
+    /// Starts the courier.
+    pub(crate) fn start(&self) -> Life {
+        self.source.journal().new_life();
+        self.courier.run()
+    }
+
+    /// Waits until the living courier has asked the source for something.
+    pub(crate) fn await_first_poll(&self) {
+        let deadline = Instant::now() + START;
+        while self.source.journal().first_search_at().is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "no poll within {START:?}:\n{}",
+                self.courier.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Judges every subscription.
+    pub(crate) fn judge(&self) -> Vec<Verdict> {
+        let ledger = self.source.ehr.ledger();
+        let (gone, alive): (Vec<_>, Vec<_>) = ledger.into_iter().partition(|shown| shown.deleted);
+        let gone: BTreeSet<_> = gone
+            .into_iter()
+            .map(|shown| (shown.record_type, shown.id))
+            .collect();
+        let shown: Shown = alive
+            .into_iter()
+            .map(|shown| {
+                (
+                    (shown.record_type, shown.id, shown.version_id),
+                    Some(shown.sha256),
+                )
+            })
+            .collect();
+        let due: BTreeSet<Version> = self.source.journal().proven().clone();
+        let facts = Facts {
+            connection: CONNECTION,
+            shown: &shown,
+            due: &due,
+            gone: &gone,
+            kills: &self.kills,
+        };
+        let arrivals = self.receiver.arrivals();
+        let judge = |(path, content): (&str, Content)| {
+            let own: Vec<&Arrival> = arrivals.iter().filter(|arrival| arrival.path == path).collect();
+            checker::judge(&facts, content, &own)
+        };
+        SUBSCRIPTIONS.map(judge).into()
+    }
+
+    /// How many versions were shown; how many of them nobody but a courier about to end may have seen; and how many of
+    /// those never arrived, because they were overwritten before the next poll.
+    pub(crate) fn counts(&self, verdicts: &[Verdict]) -> (usize, usize, usize) {
+        let journal = self.source.journal();
+        let unproven: Vec<&Version> = journal.shown().difference(journal.proven()).collect();
+        let missed = |version: &&&Version| {
+            verdicts
+                .iter()
+                .any(|verdict| !verdict.versions.contains(**version))
+        };
+        (
+            journal.shown().len(),
+            unproven.len(),
+            unproven.iter().filter(missed).count(),
+        )
+    }
+
+    /// Lets the clinic stand still and waits until all that must arrive has arrived, and nothing more comes.
+    pub(crate) fn become_quiet(&self, life: &mut Life) {
+        self.source.set_pace(0);
+        let polls =
+            || FEEDS.map(|(name, _)| self.source.journal().searches().get(name).copied().unwrap_or(0));
+        let deadline = Instant::now() + PATIENCE;
+        let mut still = 0;
+        let (mut arrived, mut polled) = (self.receiver.count(), polls());
+        // Three rounds in which every feed was polled twice and nothing arrived.
+        while still < 3 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(
+                life.lives(),
+                "the courier ended by itself:\n{}",
+                self.courier.log_tail()
+            );
+            if self.receiver.count() != arrived {
+                (arrived, polled, still) = (self.receiver.count(), polls(), 0);
+            } else if polls().iter().zip(&polled).all(|(now, then)| *now >= then + 2) {
+                let complete = self.judge().iter().all(|verdict| verdict.lost.is_empty());
+                still = if complete { still + 1 } else { 0 };
+                polled = polls();
+            }
+        }
+    }
+
+    /// The sandbox's ledger and the bytes of its answers must tell the same story.
+    fn assert_that_the_sources_books_agree(&self) {
+        let ledger = self.source.ehr.ledger();
+        let journal = self.source.journal();
+        let alive = ledger.iter().filter(|shown| !shown.deleted);
+        let mut versions = BTreeSet::new();
+        for shown in alive {
+            let version = (
+                shown.record_type.clone(),
+                shown.id.clone(),
+                shown.version_id.clone(),
+            );
+            let sum = journal.sums().get(&version);
+            assert!(
+                sum.is_none_or(|sum| sum.as_ref() == Some(&shown.sha256)),
+                "{version:?} has two contents"
+            );
+            versions.insert(version);
+        }
+        assert_eq!(*journal.shown(), versions);
+    }
+
+    /// Fails with all findings if any subscription has one; the courier's folder is kept then.
+    pub(crate) fn assert_good(self, seed: u64) -> Self {
+        let findings: Vec<String> = self
+            .judge()
+            .iter()
+            .zip(SUBSCRIPTIONS)
+            .filter_map(|(verdict, (path, _))| Some(format!("{path}: {}", verdict.describe()?)))
+            .collect();
+        if !findings.is_empty() {
+            let tail = self.courier.log_tail();
+            let folder = self.courier.keep();
+            panic!(
+                "CRASH_SEED={seed}\n{}\nthe courier's files: {}\n{tail}",
+                findings.join("\n"),
+                folder.display()
+            );
+        }
+        self.assert_that_the_sources_books_agree();
+        assert_eq!(self.receiver.forged(), 0, "signatures that do not fit");
+        self
+    }
+}
+
+fn configuration(source: &Source, receiver: &Receiver) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!(
+        r#"
+[state]
+url = "sqlite://courier.db"
+key = "none"
+
+[http]
+listen = "127.0.0.1:0"
+
+[connections.{CONNECTION}]
+profile = "sandbox"
+base_url = "{url}"
+every = "1s"
+limits = {{ concurrent = 4 }}
+allow_networks = ["127.0.0.0/8"]
+"#,
+        url = source.url
+    );
+    for (record, fetch) in FEEDS {
+        write!(
+            text,
+            "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nfetch = \"{fetch}\"\n\
+             start = \"beginning\"\noverlap = \"10s\"\n"
+        )
+        .unwrap();
+    }
+    for (path, content) in SUBSCRIPTIONS {
+        let name = path.trim_start_matches('/');
+        let content = match content {
+            Content::IdOnly => "id-only",
+            Content::FullResource => "full-resource",
+        };
+        write!(
+            text,
+            r#"
+[destinations.{name}]
+type = "webhook"
+url = "{url}"
+secret = "env:HOOK_SECRET"
+retry = ["1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]
+allow_networks = ["127.0.0.0/8"]
+
+[[subscriptions]]
+name = "{name}"
+connections = ["{CONNECTION}"]
+topic = "*"
+content = "{content}"
+destination = "{name}"
+"#,
+            url = receiver.url(path)
+        )
+        .unwrap();
+    }
+    text
+}

@@ -1,0 +1,30 @@
+//! The courier against a FHIR server that nobody here wrote, while a writer keeps changing its records.
+//!
+//! A proxy between the two notes what the server showed; the writer notes what it was told it wrote. Every version
+//! that was current at a poll must arrive, every record's last version too, nothing else, in order, once.
+//! Not part of `cargo test`: `tests/interop/run` installs the server and runs this.
+
+#[cfg(test)]
+#[allow(dead_code, reason = "the crash tests use more of it")]
+#[path = "../crash/checker.rs"]
+mod checker;
+#[cfg(test)]
+#[allow(dead_code, reason = "the crash tests use more of it")]
+#[path = "../crash/courier.rs"]
+mod courier;
+#[cfg(test)]
+#[allow(dead_code, reason = "the crash tests use more of it")]
+#[path = "../crash/journal.rs"]
+mod journal;
+#[cfg(test)]
+mod proxy;
+#[cfg(test)]
+#[allow(dead_code, reason = "the crash tests use more of it")]
+#[path = "../crash/receiver.rs"]
+mod receiver;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod writer;

@@ -1,0 +1,238 @@
+//! The test itself.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::checker::{self, Content, Facts, Shown, Verdict};
+use crate::courier::{Courier, Life};
+use crate::journal::Version;
+use crate::proxy::Proxy;
+use crate::receiver::{Manner, Receiver};
+use crate::server::Server;
+use crate::writer::{self, Book};
+
+const CONNECTION: &str = "helios";
+const FEEDS: [(&str, &str); 3] = [
+    ("Patient", "page"),
+    ("Observation", "page"),
+    ("Appointment", "read"),
+];
+const WRITES_MIN: usize = 5_000;
+const PATIENCE: Duration = Duration::from_mins(3);
+const GRACE: Duration = Duration::from_secs(25);
+
+/// The parts of the run.
+struct Stage {
+    proxy: Arc<Proxy>,
+    receiver: Arc<Receiver>,
+    book: Book,
+}
+
+#[test]
+fn every_version_that_was_current_at_a_poll_of_a_real_server_arrives_in_order_and_once() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let seed = seed();
+    let proxy = Proxy::start(runtime.handle());
+    let server = Server::start(&proxy.url);
+    proxy.set_upstream(server.url.clone());
+    let receiver = Receiver::start(
+        runtime.handle(),
+        Manner {
+            delay_ms_max: 3,
+            refusals: 0.0,
+        },
+        seed,
+    );
+    let courier = Courier::new(&configuration(&proxy, &receiver));
+    let mut life = courier.run();
+    let began = Instant::now();
+    let book = runtime.block_on(writer::write(server.url.clone(), seed));
+    let wrote_for = began.elapsed();
+    let stage = Stage {
+        proxy,
+        receiver,
+        book,
+    };
+    stage.become_quiet(&mut life, &courier);
+    let (status, _) = life.terminate(GRACE);
+    assert_eq!(status.code(), Some(0), "SIGTERM:\n{}", courier.log_tail());
+    let verdict = stage.judge();
+    stage.report(seed, wrote_for, &verdict);
+    if let Some(findings) = verdict.describe() {
+        let tail = courier.log_tail();
+        panic!(
+            "INTEROP_SEED={seed} {findings}\nthe courier's files: {}\n{tail}",
+            courier.keep().display()
+        );
+    }
+    assert_eq!(stage.receiver.forged(), 0, "signatures that do not fit");
+    assert!(
+        stage.book.versions.len() >= WRITES_MIN,
+        "{} writes are too few",
+        stage.book.versions.len()
+    );
+}
+
+impl Stage {
+    /// What must arrive: what a poll's page showed, and every living record's last version.
+    fn due(&self) -> BTreeSet<Version> {
+        let living = self
+            .book
+            .newest
+            .iter()
+            .filter(|(record, _)| !self.book.deleted.contains(*record));
+        let last =
+            living.map(|((record_type, id), version)| (record_type.clone(), id.clone(), version.to_string()));
+        self.proxy
+            .journal()
+            .proven()
+            .iter()
+            .cloned()
+            .chain(last)
+            .collect()
+    }
+
+    fn judge(&self) -> Verdict {
+        let sums = self.proxy.journal().sums().clone();
+        let sum = |version: &Version| sums.get(version).cloned().flatten();
+        let shown: Shown = self
+            .book
+            .versions
+            .iter()
+            .map(|version| (version.clone(), sum(version)))
+            .collect();
+        let due = self.due();
+        let gone = &self.book.deleted;
+        let facts = Facts {
+            connection: CONNECTION,
+            shown: &shown,
+            due: &due,
+            gone,
+            kills: &[],
+        };
+        let arrivals = self.receiver.arrivals();
+        checker::judge(
+            &facts,
+            Content::FullResource,
+            &arrivals.iter().collect::<Vec<_>>(),
+        )
+    }
+
+    /// Waits until all that must arrive has arrived, and nothing more comes over a few polls.
+    fn become_quiet(&self, life: &mut Life, courier: &Courier) {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut arrived, mut still) = (0, 0);
+        while still < 4 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1_500));
+            assert!(
+                life.lives(),
+                "the courier ended by itself:\n{}",
+                courier.log_tail()
+            );
+            let complete = self.receiver.count() == arrived && self.judge().lost.is_empty();
+            still = if complete { still + 1 } else { 0 };
+            arrived = self.receiver.count();
+        }
+    }
+
+    fn report(&self, seed: u64, wrote_for: Duration, verdict: &Verdict) {
+        let journal = self.proxy.journal();
+        let polls: u64 = journal.searches().values().sum();
+        let current = journal.proven().len();
+        let phantom = verdict
+            .problems
+            .iter()
+            .filter(|problem| problem.starts_with("phantom"))
+            .count();
+        let order = verdict
+            .problems
+            .iter()
+            .filter(|problem| problem.starts_with("order"))
+            .count();
+        let again = verdict
+            .problems
+            .iter()
+            .filter(|problem| problem.contains("came again"))
+            .count();
+        writeln!(
+            std::io::stderr(),
+            "interop: helios-hfs 0.2.7, seed {seed}\n  wrote {} versions of {} records in {wrote_for:.1?}: \
+             {} transactions of 200, {} deletes\n  {polls} searches; current at a poll: {current}; \
+             overwritten between two polls: {}\n  arrived {}, lost {}, phantom {phantom}, out of order {order}, \
+             duplicates {again}, other findings {}; late {}, deletes seen at a read {}, records compared byte for byte {}",
+            self.book.versions.len(),
+            self.book.newest.len(),
+            self.book.transactions,
+            self.book.deleted.len(),
+            self.book.versions.iter().filter(|version| !journal.shown().contains(*version)).count(),
+            verdict.arrived(),
+            verdict.lost.len(),
+            verdict.problems.len() - phantom - order - again,
+            verdict.late,
+            verdict.deletes,
+            journal.sums().values().flatten().count(),
+        )
+        .unwrap();
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which writes to draw is said by the environment"
+)]
+fn seed() -> u64 {
+    std::env::var("INTEROP_SEED").map_or(7, |text| text.parse().unwrap())
+}
+
+fn configuration(proxy: &Proxy, receiver: &Receiver) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!(
+        r#"
+[state]
+url = "sqlite://courier.db"
+key = "none"
+
+[http]
+listen = "127.0.0.1:0"
+
+[connections.{CONNECTION}]
+profile = "helios"
+base_url = "{source}"
+every = "1s"
+limits = {{ concurrent = 4 }}
+allow_networks = ["127.0.0.0/8"]
+
+[destinations.receiver]
+type = "webhook"
+url = "{hook}"
+secret = "env:HOOK_SECRET"
+allow_networks = ["127.0.0.0/8"]
+
+[[subscriptions]]
+name = "everything"
+connections = ["{CONNECTION}"]
+topic = "*"
+content = "full-resource"
+destination = "receiver"
+"#,
+        source = proxy.url,
+        hook = receiver.url("/hook")
+    );
+    for (record, fetch) in FEEDS {
+        write!(
+            text,
+            "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nfetch = \"{fetch}\"\n\
+             start = \"beginning\"\noverlap = \"20s\"\n"
+        )
+        .unwrap();
+    }
+    text
+}
