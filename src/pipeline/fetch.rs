@@ -191,7 +191,12 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
         Ok(Fetched::Found(mut found, record)) => {
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
-            SettleResult::Fetched(identify(&connection.name, found, &rule))
+            let found = identify(&connection.name, found, &rule);
+            if found.order.is_before(&claimed.change.order) {
+                // A cache on the way, or a replica that lags: what was asked for is still to come.
+                return failed("the source answered with an older version than it had shown".to_owned());
+            }
+            SettleResult::Fetched(found)
         }
         Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change)),
         Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),
