@@ -54,9 +54,9 @@ struct Entry<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Resource {
-    resource_type: String,
+    #[serde(rename = "resourceType")]
+    kind: String,
     id: String,
     meta: Meta,
 }
@@ -79,7 +79,7 @@ fn showing(raw: &str) -> Option<Showing> {
     let resource: Resource = serde_json::from_str(raw).ok()?;
     let subsetted = resource.meta.tag.iter().any(|tag| tag.code == "SUBSETTED");
     Some(Showing {
-        record_type: resource.resource_type,
+        record_type: resource.kind,
         id: resource.id,
         number: resource.meta.version_id.parse().ok()?,
         stamp: resource.meta.last_updated.parse().ok()?,
@@ -91,7 +91,7 @@ fn showing(raw: &str) -> Option<Showing> {
 /// What was asked, by the address alone.
 fn asked(url: &Url) -> Asked {
     let segments: Vec<&str> = url.path_segments().unwrap().collect();
-    if segments.iter().any(|segment| *segment == "_history") {
+    if segments.contains(&"_history") {
         return Asked::Version;
     }
     if segments.len() > 2 {
