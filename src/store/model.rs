@@ -218,7 +218,7 @@ pub struct ClaimedChange {
     pub fresh_as_of: Timestamp,
     /// How often it was tried and failed.
     pub attempts: u32,
-    /// How often it was claimed, this time included.
+    /// How often in a row it was claimed without a word of what became of it, this time included.
     pub claims: u32,
 }
 

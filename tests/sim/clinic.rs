@@ -91,7 +91,7 @@ fn showing(raw: &str) -> Option<Showing> {
 /// What was asked, by the address alone.
 fn asked(url: &Url) -> Asked {
     let segments: Vec<&str> = url.path_segments().unwrap().collect();
-    if segments.iter().any(|segment| *segment == "_history") {
+    if segments.contains(&"_history") {
         return Asked::Version;
     }
     if segments.len() > 2 {

@@ -126,7 +126,7 @@ fn version_of(connection: &str, change: &Change) -> Option<(crate::book::RecordR
 #[async_trait]
 impl<S: Store> Store for Crashing<S> {
     async fn define(&self, definitions: &Definitions, now: Timestamp) -> Result<(), StoreError> {
-        pass!(self, Other, self.inner.define(definitions, now), |_: &()| {
+        pass!(self, Other, self.inner.define(definitions, now), |(): &()| {
             let names = definitions
                 .subscriptions
                 .iter()
@@ -163,12 +163,12 @@ impl<S: Store> Store for Crashing<S> {
 
     async fn accept_page(&self, page: &AcceptPage) -> Result<Accepted, StoreError> {
         pass!(self, AcceptPage, self.inner.accept_page(page), |_: &Accepted| {
-            self.note_handed(page)
+            self.note_handed(page);
         })
     }
 
     async fn stage_page(&self, page: &AcceptPage) -> Result<(), StoreError> {
-        pass!(self, StagePage, self.inner.stage_page(page), |_: &()| self
+        pass!(self, StagePage, self.inner.stage_page(page), |(): &()| self
             .note_handed(page))
     }
 
@@ -213,7 +213,7 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn fan_out(&self, slice: &FanOut) -> Result<(), StoreError> {
-        pass!(self, FanOut, self.inner.fan_out(slice), |_: &()| {
+        pass!(self, FanOut, self.inner.fan_out(slice), |(): &()| {
             let mut pages = self.book.open();
             let mut count = |what: &'static str, by: usize| {
                 *pages.counts.entry(what).or_default() += by as u64;

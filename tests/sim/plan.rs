@@ -157,7 +157,7 @@ impl Plan {
         let sources: Vec<SourcePlan> = (0..count).map(|index| source(seed, index)).collect();
         let blows = blows(&mut fork(seed, "blows"), rivals);
         let limits = limits(&mut fork(seed, "limits"), rivals);
-        let brief = limits.retention < Duration::from_secs(3600);
+        let brief = limits.retention < Duration::from_hours(1);
         let subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
         Self {
             seed,
@@ -186,7 +186,7 @@ fn source(seed: u64, index: u64) -> SourcePlan {
     let mut dice = fork(seed, &format!("source {index}"));
     let name = ["mercy", "st_anne", "north"][usize::try_from(index).unwrap()].to_owned();
     // Every third world has a history beside its first clinic.
-    if index > 0 && (seed + index) % 3 == 0 {
+    if index > 0 && (seed + index).is_multiple_of(3) {
         return journal(&mut dice, name);
     }
     let (names, faults) = if index == 0 {
@@ -449,7 +449,7 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
         retention: if brief {
             Duration::from_secs(10)
         } else {
-            Duration::from_secs(7 * 86_400)
+            Duration::from_hours(168)
         },
         lease_ttl: ttl,
         lease_renewal: renewal,
@@ -457,7 +457,7 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
         sweep_every: if brief {
             Duration::from_secs(3)
         } else {
-            Duration::from_secs(60)
+            Duration::from_mins(1)
         },
         ..Limits::default()
     }

@@ -30,13 +30,13 @@ use crate::sink::{SinkState, Temper};
 pub(crate) const VERSIONS_MIN: usize = 200;
 
 /// A day that has not seen enough by then never will.
-const DAY_MAX: Duration = Duration::from_secs(1_200);
+const DAY_MAX: Duration = Duration::from_mins(20);
 
 /// The least that a day lasts: destinations that are down come back within it.
 const DAY_MIN: Duration = Duration::from_secs(25);
 
 /// Retries and back-off may take their time, but not for ever.
-const QUIET_MAX: Duration = Duration::from_secs(3 * 3600);
+const QUIET_MAX: Duration = Duration::from_hours(3);
 
 /// One world.
 pub(crate) struct World {

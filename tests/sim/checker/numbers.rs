@@ -57,7 +57,7 @@ pub(super) async fn check(world: &World, pages: &Pages, findings: &mut Findings)
     for plan in &world.plan.subscriptions {
         let name = SubscriptionName::parse(&plan.name).unwrap();
         // Cancelled numbers are swept like delivered ones; with a brief retention nobody can look for them.
-        let brief = world.plan.limits.retention < std::time::Duration::from_secs(3600);
+        let brief = world.plan.limits.retention < std::time::Duration::from_hours(1);
         if brief && plan.until_life.is_some() {
             continue;
         }
