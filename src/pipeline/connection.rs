@@ -131,6 +131,15 @@ impl Connection {
             .insert(feed.clone(), healthy);
     }
 
+    /// Notes a page that was handed over: what failed before it no longer counts as failed in a row, or a long
+    /// catch-up from a source that stumbles now and then would wait ever longer.
+    pub fn note_progress(&self, feed: &FeedName) {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(condition) = conditions.get_mut(feed) {
+            condition.failures = 0;
+        }
+    }
+
     /// Notes a turn that failed, and returns how many have in a row.
     pub fn note_failure(&self, feed: &FeedName, trouble: String) -> u32 {
         let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);

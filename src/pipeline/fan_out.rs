@@ -9,12 +9,18 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::Connection;
+use crate::domain::delivery::Fence;
 use crate::domain::fan_out::{SliceLimits, Standing, Subscription, slice};
 use crate::domain::name::SubscriptionName;
 use crate::store::{FanOut, Lane, StoreError};
 
-/// Subscriptions that have a place of their own in a connection's log, per connection.
-type OwnLanes = BTreeMap<ConnectionName, BTreeSet<SubscriptionName>>;
+/// Subscriptions that have a place of their own in a connection's log, as last looked up or seen.
+#[derive(Default)]
+struct OwnLanes {
+    /// The turn of the lease in which they were looked up: who held it before may have made others.
+    looked_up_in: Option<Fence>,
+    names: BTreeSet<SubscriptionName>,
+}
 
 /// Whether a lane has more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +35,7 @@ enum Step {
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut own = own_lanes(&worker).await?;
+    let mut own: BTreeMap<ConnectionName, OwnLanes> = BTreeMap::new();
     for name in worker.connections.keys() {
         worker.bells.fan_out.ring(name);
     }
@@ -43,7 +49,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         let mut rung = worker.bells.fan_out.take();
         rung.extend(
             own.iter()
-                .filter(|(_, lanes)| !lanes.is_empty())
+                .filter(|(_, lanes)| !lanes.names.is_empty())
                 .map(|(name, _)| name.clone()),
         );
         for name in rung {
@@ -67,26 +73,38 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     }
 }
 
-async fn own_lanes(worker: &Worker) -> Result<OwnLanes, StoreError> {
-    let mut own = OwnLanes::new();
+/// Looks up which subscriptions have a place of their own, once in each turn of the lease.
+async fn look_up(
+    worker: &Worker,
+    connection: &Connection,
+    fence: Fence,
+    own: &mut OwnLanes,
+) -> Result<(), StoreError> {
+    if own.looked_up_in == Some(fence) {
+        return Ok(());
+    }
+    let mut names = BTreeSet::new();
     for subscription in &worker.subscriptions {
-        for row in worker.store.standings(&subscription.name).await? {
-            if row.standing.own.is_some() {
-                own.entry(row.connection)
-                    .or_default()
-                    .insert(subscription.name.clone());
-            }
+        let rows = worker.store.standings(&subscription.name).await?;
+        let here = rows.into_iter().find(|row| row.connection == connection.name);
+        if here.is_some_and(|row| row.standing.own.is_some()) {
+            names.insert(subscription.name.clone());
         }
     }
-    Ok(own)
+    *own = OwnLanes {
+        looked_up_in: Some(fence),
+        names,
+    };
+    Ok(())
 }
 
 /// One slice of every lane of a connection: a busy connection takes turns with the others.
-async fn one_turn(
-    worker: &Worker,
-    connection: &Connection,
-    own: &mut BTreeSet<SubscriptionName>,
-) -> Result<Step, StoreError> {
+async fn one_turn(worker: &Worker, connection: &Connection, own: &mut OwnLanes) -> Result<Step, StoreError> {
+    let Some(fence) = connection.fence() else {
+        return Ok(Step::Idle);
+    };
+    look_up(worker, connection, fence, own).await?;
+    let own = &mut own.names;
     let common = step(worker, connection, Lane::Common, own).await?;
     let mut moved = common == Step::Moved;
     for name in own.clone() {

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
-use super::turn::{lag_seconds, proves_baseline};
+use super::turn::{TurnEnd, lag_seconds, proves_baseline};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
@@ -63,7 +63,7 @@ impl<'a> Poll<'a> {
         }
     }
 
-    /// Hands a page over and says whether the poll goes on.
+    /// Hands a page over and says whether the poll goes on, or how the turn ends.
     ///
     /// # Errors
     /// [`StoreError`] when the store did not take it: then nothing after the last slice it took is remembered.
@@ -71,7 +71,7 @@ impl<'a> Poll<'a> {
         &mut self,
         worker: &Worker,
         page: ChangePage,
-    ) -> Result<ControlFlow<()>, StoreError> {
+    ) -> Result<ControlFlow<TurnEnd>, StoreError> {
         let rule = self
             .connection
             .connector
@@ -90,7 +90,7 @@ impl<'a> Poll<'a> {
         if changes.is_empty() && page.oversized.is_empty() && moves_nothing {
             // The commonest poll of all, an empty one, costs no write.
             self.note_complete(worker, page.fresh_as_of);
-            return Ok(ControlFlow::Break(()));
+            return Ok(ControlFlow::Break(TurnEnd::Complete));
         }
         let mut slices = slices(changes);
         let last = slices.pop().unwrap_or_default();
@@ -152,23 +152,23 @@ impl<'a> Poll<'a> {
         next: Next,
         order: PageOrder,
         fresh_as_of: jiff::Timestamp,
-    ) -> ControlFlow<()> {
+    ) -> ControlFlow<TurnEnd> {
         match next {
             Next::Page(resume) => {
                 self.resume = Some(resume);
                 ControlFlow::Continue(())
             }
             // A complete stage is released at the feed's next turn, which then comes at once.
-            Next::Done(_) if order == PageOrder::NewestFirst => ControlFlow::Break(()),
+            Next::Done(_) if order == PageOrder::NewestFirst => ControlFlow::Break(TurnEnd::MoreToCome),
             Next::Done(_) => {
                 self.note_complete(worker, fresh_as_of);
-                ControlFlow::Break(())
+                ControlFlow::Break(TurnEnd::Complete)
             }
             Next::Inconclusive { reason } => {
                 let (connection, feed) = (&self.connection.name, &self.feed.spec.name);
                 warn!(%connection, %feed, reason, "the poll proved incomplete; the cursor stays");
                 self.connection.note_failure(feed, reason);
-                ControlFlow::Break(())
+                ControlFlow::Break(TurnEnd::Complete)
             }
         }
     }

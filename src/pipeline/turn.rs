@@ -1,5 +1,6 @@
 //! One feed's turn: page after page of one poll, each handed over before the next is asked for.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use courier_sdk::{ConnectorError, PollRequest};
@@ -121,9 +122,10 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             .increment(1);
         match answer {
             Ok(page) => {
-                if poll.hand_over(worker, page).await?.is_break() {
-                    return Ok(TurnEnd::Complete);
+                if let ControlFlow::Break(end) = poll.hand_over(worker, page).await? {
+                    return Ok(end);
                 }
+                poll.connection.note_progress(&poll.feed.spec.name);
             }
             Err(error) => return failed(worker, &poll, &error).await,
         }
@@ -150,6 +152,13 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
     };
     if restart && poll.resume.is_some() {
         worker.store.abandon_poll(&poll.reference()).await?;
+    }
+    if let ConnectorError::PageExpired { .. } = error {
+        // An old link says nothing of how the source fares: the poll begins anew at the feed's own pace.
+        return Ok(TurnEnd::Failed {
+            failures: 1,
+            wait: None,
+        });
     }
     let wait = match error {
         ConnectorError::Throttled { retry_after, .. } => {

@@ -1,6 +1,7 @@
 //! What a seed makes of its world, before it begins: sources and their faults, subscriptions and their destinations,
 //! limits, and the script of blows.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use courier_sdk::FetchMode;
@@ -159,6 +160,12 @@ impl Plan {
         let limits = limits(&mut fork(seed, "limits"), rivals);
         let brief = limits.retention < Duration::from_hours(1);
         let subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
+        let stale = sources.iter().any(|source| match &source.kind {
+            Kind::Clinic { names, .. } => names.contains(&"stale_cache"),
+            Kind::Journal { .. } => false,
+        });
+        // Where the same question is to be asked twice, changes come less often than polls.
+        let step_every = if stale { 900..1500 } else { 80..300 };
         Self {
             seed,
             sources,
@@ -166,7 +173,7 @@ impl Plan {
             blows,
             rivals,
             limits,
-            step_every: Duration::from_millis(dice.random_range(80..300)),
+            step_every: Duration::from_millis(dice.random_range(step_every)),
         }
     }
 
@@ -194,12 +201,15 @@ fn source(seed: u64, index: u64) -> SourcePlan {
     } else {
         mixed(&mut dice, 2)
     };
-    let many = dice.random_bool(0.3);
+    // Pages can shift only where there are several.
+    let drifts = names.contains(&"page_drift");
+    let many = dice.random_bool(0.3) || drifts;
+    let page_count = pick(&mut dice, &[5, 9, 20, 200]);
     let kind = Kind::Clinic {
         names,
         faults,
         patients: if many { 100 } else { dice.random_range(8..25) },
-        page_count: pick(&mut dice, &[5, 9, 20, 200]),
+        page_count: if drifts { 5 } else { page_count },
         version_read: dice.random_bool(0.6),
     };
     let first = dice.random_range(0..CLINIC_TYPES.len());
@@ -214,7 +224,8 @@ fn source(seed: u64, index: u64) -> SourcePlan {
             feed(&mut dice, record_type, record_type.to_lowercase())
         })
         .collect();
-    feeds.dedup_by(|a, b| a.record_type == b.record_type);
+    let mut types = BTreeSet::new();
+    feeds.retain(|feed| types.insert(feed.record_type.clone()));
     if dice.random_bool(0.15) {
         // Two feeds of one type, one of which reads.
         let mut second = feed(&mut dice, "Appointment", "appointment-again".to_owned());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use courier_sdk::Clock as _;
 use ehr_courier::dedup::memory::MemoryDedup;
+use ehr_courier::domain::name::SubscriptionName;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::sandbox::{Ehr, Faults, Options};
 use ehr_courier::store::memory::MemoryStore;
@@ -30,13 +31,13 @@ use crate::sink::{SinkState, Temper};
 pub(crate) const VERSIONS_MIN: usize = 200;
 
 /// A day that has not seen enough by then never will.
-const DAY_MAX: Duration = Duration::from_mins(20);
+const DAY_MAX: Duration = Duration::from_secs(900);
 
 /// The least that a day lasts: destinations that are down come back within it.
 const DAY_MIN: Duration = Duration::from_secs(25);
 
 /// Retries and back-off may take their time, but not for ever.
-const QUIET_MAX: Duration = Duration::from_hours(3);
+const QUIET_MAX: Duration = Duration::from_secs(2_400);
 
 /// One world.
 pub(crate) struct World {
@@ -179,11 +180,12 @@ impl World {
             () = life.ended() => {}
             end = &mut run => self.book.violation(format!("life {number} ended by itself: {end:?}")),
             () = tokio::time::sleep_until(at_latest), if blow.how == How::Stop => {
+                // What is answered from now on may be given back unread.
+                self.book.note_end(number);
                 stop.cancel();
                 if let Err(error) = run.await {
                     self.book.violation(format!("life {number} did not stop in order: {error:?}"));
                 }
-                self.book.note_end(number);
                 life.end();
             }
         }
@@ -344,8 +346,21 @@ impl World {
                     let condition = worker.connections[&connection].condition(&name);
                     condition.is_some_and(|it| it.succeeded_at.is_some_and(|at| at > settled_after))
                 });
-                if !polled || state.stage != StageState::None || state.resume.is_some() {
-                    return Some(format!("{} {}: {state:?}", source.name, feed.name));
+                // A poll of many pages is under way most of the time; that nothing new comes of it is what counts.
+                if !polled || state.stage == StageState::Releasing {
+                    let conditions: Vec<_> = workers
+                        .iter()
+                        .map(|worker| worker.connections[&connection].condition(&name))
+                        .collect();
+                    return Some(format!("{} {}: {state:?} {conditions:?}", source.name, feed.name));
+                }
+            }
+        }
+        for plan in &self.plan.subscriptions {
+            let name = SubscriptionName::parse(&plan.name).unwrap();
+            for row in self.store.standings(&name).await.unwrap() {
+                if row.standing.own.is_some() {
+                    return Some(format!("{name} catches up on {}", row.connection));
                 }
             }
         }

@@ -157,8 +157,10 @@ impl ConnectionState {
                 }
             }
             let asked_for = known_id(&row.change);
+            // A row whose record came along meanwhile is not superseded: that record is still to be told of.
             if let Some(id) = asked_for
                 && written.id.as_ref() != asked_for
+                && row.change.content.is_none()
             {
                 self.accept(id, row.change.order, settle.at);
                 settled.superseded += 1;

@@ -147,9 +147,12 @@ pub(super) fn check_lost(
                 || dead.contains(&(plan.name.clone(), version.event_id.clone()));
             if concerned && !arrived && view.is_owed(record, *number, version) {
                 findings.violations.push(format!(
-                    "lost: {record:?} {number} was shown and never reached {}",
-                    plan.name
+                    "lost: {record:?} {number} was shown (at {}, counted at {:?}) and never reached {}",
+                    version.first, version.counted, plan.name
                 ));
+                if findings.violations.len() < 4 {
+                    story(pages, record);
+                }
             }
         }
     }
@@ -195,8 +198,14 @@ pub(super) fn check_repeats(pages: &Pages, findings: &mut Findings) {
                 findings.duplicates += 1;
             }
         }
+        // A worker that stood still may send what it had claimed before; its record is refused.
+        let awake = |arrival: &&Arrival| !pages.frozen.contains(&arrival.life);
         if let Some(recorded) = recorded.get(&key)
-            && arrivals.iter().any(|arrival| arrival.begun > *recorded)
+            && arrivals
+                .iter()
+                .copied()
+                .filter(awake)
+                .any(|it| it.begun > *recorded)
         {
             findings.violations.push(format!(
                 "{key:?} was tried again after it was recorded as delivered"
@@ -251,4 +260,56 @@ fn may_be_late(view: &View, record: &RecordRef, number: u64) -> bool {
     newer_before
         || view.shared_types.contains(&(record.0.clone(), record.1.clone()))
         || view.redriven.contains(&record.0)
+}
+
+fn story(pages: &Pages, record: &RecordRef) {
+    for answer in &pages.answers {
+        for showing in answer
+            .showings
+            .iter()
+            .filter(|it| it.record(&answer.connection) == *record)
+        {
+            eprintln!(
+                "  {} life {} {} {:?} #{} {:?} {}",
+                answer.tick,
+                answer.life,
+                answer.feed,
+                answer.asked,
+                showing.number,
+                showing.extent,
+                showing.stamp
+            );
+        }
+    }
+    eprintln!(
+        "durable {:?}",
+        pages
+            .durable
+            .iter()
+            .filter(|((r, _), _)| r == record)
+            .collect::<Vec<_>>()
+    );
+    eprintln!("ends {:?} crashes {:?}", pages.ends, pages.crashes);
+    let t = pages
+        .answers
+        .iter()
+        .find(|a| a.showings.iter().any(|s| s.record(&a.connection) == *record))
+        .unwrap()
+        .tick;
+    eprintln!(
+        "handed {:?}",
+        pages
+            .handed
+            .iter()
+            .filter(|(tick, _, f)| f.0 == record.0 && *tick > t && *tick < t + 300)
+            .collect::<Vec<_>>()
+    );
+    eprintln!(
+        "settled {:?}",
+        pages
+            .settled
+            .iter()
+            .filter(|(tick, _, f)| *f == record.0 && *tick > t && *tick < t + 300)
+            .collect::<Vec<_>>()
+    );
 }

@@ -25,8 +25,8 @@ pub(super) struct Version {
     pub(super) first: u64,
     /// The first answer that carried it and was not lost with its worker.
     pub(super) counted: Option<u64>,
-    /// Whether one of the answers that count carried the body.
-    pub(super) whole: bool,
+    /// The first of the answers that count which carried the body.
+    pub(super) whole: Option<u64>,
 }
 
 /// From which stamp on a feed's versions become events: none before `never_before`, all from `always_from`.
@@ -112,14 +112,16 @@ impl View {
                     sha256: None,
                     first: answer.tick,
                     counted: None,
-                    whole: false,
+                    whole: None,
                 });
             if showing.extent == Extent::Whole {
                 version.sha256.get_or_insert(showing.sha256);
             }
             if handed.is_some() {
                 version.counted.get_or_insert(answer.tick);
-                version.whole |= showing.extent == Extent::Whole;
+                if showing.extent == Extent::Whole {
+                    version.whole.get_or_insert(answer.tick);
+                }
             }
             searched.push((record, showing.number, showing.stamp));
         }
@@ -179,13 +181,15 @@ impl View {
         version.stamp >= begin.always_from && !self.is_superseded(record, number, version, counted)
     }
 
-    /// Shown by its id only, and replaced or gone when it was read, where single versions are not offered.
+    /// Shown by its id only, and replaced or gone when it was read, where single versions are not offered. A body
+    /// that comes to light only after that changes nothing.
     fn is_superseded(&self, record: &RecordRef, number: u64, version: &Version, since: u64) -> bool {
         let reads = self.reads.get(record).map_or(&[][..], Vec::as_slice);
         let replaced = reads
             .iter()
-            .any(|(tick, found)| *tick > since && (*found > number || *found == 0));
-        !version.whole && replaced && !self.version_reads.contains(&record.0)
+            .filter(|(tick, _)| *tick > since && version.whole.is_none_or(|whole| whole > *tick))
+            .any(|(_, found)| *found > number || *found == 0);
+        replaced && !self.version_reads.contains(&record.0)
     }
 }
 
