@@ -310,6 +310,8 @@ pub struct FanOutView {
     pub revision: u64,
     /// The subscriptions in force that cover the connection, in the order of their names, with their standings.
     pub members: Vec<(Subscription, Standing)>,
+    /// The subscriptions in force that have a lane of their own on the connection.
+    pub own_lanes: Vec<SubscriptionName>,
     /// The next events, without a gap.
     pub events: Vec<Event>,
 }
