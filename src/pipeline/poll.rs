@@ -1,6 +1,8 @@
 //! Handing a page over: known changes left out, the rest identified, cut into slices, and given to the store
 //! together with the place where the poll goes on.
 
+mod sabotaged;
+
 use std::ops::ControlFlow;
 
 use courier_sdk::{ChangePage, ChangeRef, ConnectionName, Cursor, Next, PageOrder, Resume, VersionRule};
@@ -103,6 +105,9 @@ impl<'a> Poll<'a> {
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
         };
+        if cfg!(sabotage = "cursor_before_commit") && page.order == PageOrder::OldestFirst {
+            return self.cursor_before_commit(worker, page.next, last, template).await;
+        }
         for changes in slices {
             let slice = AcceptPage {
                 changes,
@@ -121,6 +126,10 @@ impl<'a> Poll<'a> {
             },
         )
         .await?;
+        if cfg!(sabotage = "cursor_with_the_first_page") && page.order == PageOrder::OldestFirst {
+            self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
+                .await?;
+        }
         Ok(self.go_on(worker, page.next, page.order, page.fresh_as_of))
     }
 

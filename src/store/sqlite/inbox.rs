@@ -244,8 +244,10 @@ fn settle_found(
                 );
             }
         }
+        // A row whose record came along meanwhile is not superseded: that record is still to be told of.
         if let Some(asked_for) = known_id(&row.change)
             && written.id.as_ref() != Some(asked_for)
+            && row.change.content.is_none()
         {
             ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
             settled.superseded += 1;
