@@ -170,7 +170,7 @@ impl Plan {
             Kind::Journal { .. } => false,
         });
         // Where the same question is to be asked twice, changes come less often than polls.
-        let step_every = if stale { 900..1500 } else { 80..300 };
+        let step_every = if stale { 2000..3500 } else { 80..300 };
         Self {
             seed,
             sources,
@@ -209,7 +209,7 @@ fn source(seed: u64, index: u64) -> SourcePlan {
     };
     // Pages can shift only where there are several.
     let drifts = names.contains(&"page_drift");
-    let many = dice.random_bool(0.3) || drifts;
+    let many = dice.random_bool(0.3) || drifts || names.contains(&"stale_cache");
     let page_count = pick(&mut dice, &[5, 9, 20, 200]);
     let kind = Kind::Clinic {
         names,
