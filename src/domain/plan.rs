@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     #[test]
     fn phases_spread_evenly_and_follow_from_the_names() {
@@ -105,7 +105,7 @@ mod tests {
                 .as_secs()
         };
         assert_eq!([1, 2, 3, 40].map(|n| seconds(n, None)), [60, 120, 240, 900]);
-        assert_eq!(seconds(1, Some(Duration::from_secs(3000))), 3000);
+        assert_eq!(seconds(1, Some(Duration::from_mins(50))), 3000);
     }
 
     proptest! {

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn retry_after_is_kept_but_bounded() {
         let mut asked = failure(1, 0);
-        asked.retry_after = Some(Duration::from_secs(60));
+        asked.retry_after = Some(Duration::from_mins(1));
         assert_eq!(
             next_attempt(&DEFAULT_SCHEDULE, &asked),
             NextAttempt::At(Timestamp::from_second(60).unwrap())

@@ -1,6 +1,6 @@
 //! Fan-out: walks each connection's event log and writes what is owed to whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use courier_sdk::ConnectionName;
@@ -9,25 +9,21 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::Connection;
-use crate::domain::delivery::Fence;
 use crate::domain::fan_out::{SliceLimits, Standing, Subscription, slice};
 use crate::domain::name::SubscriptionName;
 use crate::store::{FanOut, Lane, StoreError};
-
-/// Subscriptions that have a place of their own in a connection's log, as last looked up or seen.
-#[derive(Default)]
-struct OwnLanes {
-    /// The turn of the lease in which they were looked up: who held it before may have made others.
-    looked_up_in: Option<Fence>,
-    names: BTreeSet<SubscriptionName>,
-}
 
 /// Whether a lane has more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Moved,
     Idle,
-    Joined,
+}
+
+/// What a lane's step found: whether it moved, and which subscriptions have lanes of their own.
+struct Stepped {
+    step: Step,
+    own_lanes: Vec<SubscriptionName>,
 }
 
 /// Fans out for all connections that this worker holds, until `stop`.
@@ -35,7 +31,8 @@ enum Step {
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut own: BTreeMap<ConnectionName, OwnLanes> = BTreeMap::new();
+    // Connections on which some subscription waits for room: nobody rings when there is some.
+    let mut suspended: BTreeSet<ConnectionName> = BTreeSet::new();
     for name in worker.connections.keys() {
         worker.bells.fan_out.ring(name);
     }
@@ -47,11 +44,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             () = tokio::time::sleep(worker.limits.fallback) => {}
         }
         let mut rung = worker.bells.fan_out.take();
-        rung.extend(
-            own.iter()
-                .filter(|(_, lanes)| !lanes.names.is_empty())
-                .map(|(name, _)| name.clone()),
-        );
+        rung.append(&mut suspended);
         for name in rung {
             if stop.is_cancelled() {
                 return Ok(());
@@ -59,9 +52,14 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             let Some(connection) = worker.connections.get(&name) else {
                 continue;
             };
-            match one_turn(&worker, connection, own.entry(name.clone()).or_default()).await {
-                Ok(Step::Moved) => worker.bells.fan_out.ring(&name),
-                Ok(Step::Idle | Step::Joined) => {}
+            match one_turn(&worker, connection).await {
+                Ok(Stepped {
+                    step: Step::Moved, ..
+                }) => worker.bells.fan_out.ring(&name),
+                Ok(Stepped { own_lanes, .. }) if !own_lanes.is_empty() => {
+                    suspended.insert(name);
+                }
+                Ok(_) => {}
                 Err(StoreError::Fenced { .. }) => connection.let_go(),
                 Err(StoreError::Conflict { what }) => {
                     debug!(connection = %name, what, "fan-out starts over");
@@ -73,72 +71,37 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     }
 }
 
-/// Looks up which subscriptions have a place of their own, once in each turn of the lease.
-async fn look_up(
-    worker: &Worker,
-    connection: &Connection,
-    fence: Fence,
-    own: &mut OwnLanes,
-) -> Result<(), StoreError> {
-    if own.looked_up_in == Some(fence) {
-        return Ok(());
-    }
-    let mut names = BTreeSet::new();
-    for subscription in &worker.subscriptions {
-        let rows = worker.store.standings(&subscription.name).await?;
-        let here = rows.into_iter().find(|row| row.connection == connection.name);
-        if here.is_some_and(|row| row.standing.own.is_some()) {
-            names.insert(subscription.name.clone());
-        }
-    }
-    *own = OwnLanes {
-        looked_up_in: Some(fence),
-        names,
-    };
-    Ok(())
-}
-
 /// One slice of every lane of a connection: a busy connection takes turns with the others.
-async fn one_turn(worker: &Worker, connection: &Connection, own: &mut OwnLanes) -> Result<Step, StoreError> {
-    let Some(fence) = connection.fence() else {
-        return Ok(Step::Idle);
-    };
-    look_up(worker, connection, fence, own).await?;
-    let own = &mut own.names;
-    let common = step(worker, connection, Lane::Common, own).await?;
-    let mut moved = common == Step::Moved;
-    for name in own.clone() {
-        match step(worker, connection, Lane::Own(name.clone()), own).await? {
-            Step::Moved => moved = true,
-            Step::Idle => {}
-            Step::Joined => {
-                own.remove(&name);
-            }
+async fn one_turn(worker: &Worker, connection: &Connection) -> Result<Stepped, StoreError> {
+    let mut common = step(worker, connection, Lane::Common).await?;
+    for name in &common.own_lanes {
+        let own = step(worker, connection, Lane::Own(name.clone())).await?;
+        if own.step == Step::Moved {
+            common.step = Step::Moved;
         }
     }
-    Ok(if moved { Step::Moved } else { Step::Idle })
+    Ok(common)
 }
 
-async fn step(
-    worker: &Worker,
-    connection: &Connection,
-    lane: Lane,
-    own: &mut BTreeSet<SubscriptionName>,
-) -> Result<Step, StoreError> {
+async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<Stepped, StoreError> {
+    let idle = |own_lanes| Stepped {
+        step: Step::Idle,
+        own_lanes,
+    };
     let Some(fence) = connection.fence() else {
-        return Ok(Step::Idle);
+        return Ok(idle(Vec::new()));
     };
     let view = worker
         .store
         .fan_out_view(&connection.name, &lane, worker.limits.fan_out_events)
         .await?;
     if lane != Lane::Common && view.members.is_empty() {
-        return Ok(Step::Joined);
+        return Ok(idle(view.own_lanes));
     }
     let outbox = worker.limits.outbox;
     let suspended = |standing: &Standing| lane != Lane::Common && standing.pending >= outbox;
     if view.members.iter().any(|(_, standing)| suspended(standing)) {
-        return Ok(Step::Idle);
+        return Ok(idle(view.own_lanes));
     }
     let members: Vec<(&Subscription, &Standing)> = view.members.iter().map(|(a, b)| (a, b)).collect();
     let limits = SliceLimits {
@@ -156,11 +119,10 @@ async fn step(
         cut.suspended.clear();
     }
     if cut.to == view.position && lane == Lane::Common {
-        return Ok(Step::Idle);
+        return Ok(idle(view.own_lanes));
     }
     for (name, event) in &cut.suspended {
         warn!(connection = %connection.name, subscription = %name, event, "outbox limit reached: suspended");
-        own.insert(name.clone());
     }
     let owed = cut.owed.len();
     let moved = cut.to != view.position;
@@ -180,5 +142,8 @@ async fn step(
         metrics::counter!("courier_deliveries_owed_total").increment(owed as u64);
         worker.bells.deliver.notify_one();
     }
-    Ok(if moved { Step::Moved } else { Step::Idle })
+    Ok(Stepped {
+        step: if moved { Step::Moved } else { Step::Idle },
+        own_lanes: view.own_lanes,
+    })
 }

@@ -191,12 +191,12 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
         Ok(Fetched::Found(mut found, record)) => {
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
-            let found = identify(&connection.name, found, &rule);
-            if found.order.is_before(&claimed.change.order) {
-                // A cache on the way, or a replica that lags: what was asked for is still to come.
-                return failed("the source answered with an older version than it had shown".to_owned());
+            let fetched = identify(&connection.name, found, &rule);
+            if fetched.order.is_before(&claimed.change.order) {
+                // A cache's answer from before the change: taken for an answer, it would pass for a newer version.
+                return failed("the source answered an older version than it had shown".to_owned());
             }
-            SettleResult::Fetched(found)
+            SettleResult::Fetched(fetched)
         }
         Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change)),
         Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),

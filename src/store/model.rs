@@ -218,7 +218,7 @@ pub struct ClaimedChange {
     pub fresh_as_of: Timestamp,
     /// How often it was tried and failed.
     pub attempts: u32,
-    /// How often it was claimed, this time included.
+    /// How often in a row it was claimed without a word of what became of it, this time included.
     pub claims: u32,
 }
 
@@ -310,6 +310,8 @@ pub struct FanOutView {
     pub revision: u64,
     /// The subscriptions in force that cover the connection, in the order of their names, with their standings.
     pub members: Vec<(Subscription, Standing)>,
+    /// The subscriptions in force that have a lane of their own on the connection.
+    pub own_lanes: Vec<SubscriptionName>,
     /// The next events, without a gap.
     pub events: Vec<Event>,
 }

@@ -80,6 +80,9 @@ macro_rules! contract_suite {
                 inbox: [
                     a_change_without_its_record_waits_for_a_fetch,
                     one_change_per_record_is_claimed_oldest_first,
+                    a_reported_failure_is_no_killed_worker,
+                    what_may_have_killed_its_worker_is_claimed_alone,
+                    what_the_baseline_showed_is_no_creation_when_it_is_fetched_later,
                     a_claim_ends_with_its_fence,
                     a_change_shown_again_while_it_is_fetched_stays_due,
                     a_later_version_queues_behind_a_waiting_one,

@@ -13,6 +13,7 @@ use ehr_courier::sandbox::Faults;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+pub(crate) use self::faults::switches;
 use self::faults::{faults_of, mixed};
 use crate::dice::{fork, pick};
 use crate::journal::JournalFaults;
@@ -23,6 +24,9 @@ pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
 
 /// The longest that a version stays invisible; shared stamps and the time between two polls come on top.
 pub(crate) const LATE_MAX: Duration = Duration::from_secs(12);
+
+/// Fewer versions prove little.
+const VERSIONS_MIN: usize = 200;
 
 const CLINIC_TYPES: [&str; 5] = [
     "Appointment",
@@ -43,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) rivals: bool,
     pub(crate) limits: Limits,
     pub(crate) step_every: Duration,
+    /// The day lasts until so many versions were shown.
+    pub(crate) versions_min: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -176,6 +182,7 @@ impl Plan {
             rivals,
             limits,
             step_every: Duration::from_millis(dice.random_range(step_every)),
+            versions_min: VERSIONS_MIN,
         }
     }
 

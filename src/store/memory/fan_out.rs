@@ -24,6 +24,7 @@ impl State {
             position,
             revision: self.revision,
             members: self.members(connection, lane),
+            own_lanes: state.own_lanes(),
             events,
         }
     }
@@ -152,6 +153,13 @@ fn new_delivery(id: DeliveryId, number: u64, owed: &Owed) -> Delivery {
 }
 
 impl ConnectionState {
+    fn own_lanes(&self) -> Vec<SubscriptionName> {
+        let own = |(name, standing): (&SubscriptionName, &StandingState)| {
+            (standing.own.is_some() && standing.force == Force::InForce).then(|| name.clone())
+        };
+        self.standings.iter().filter_map(own).collect()
+    }
+
     /// Where a lane stands; a subscription that moves with the others has no lane of its own.
     fn lane_position(&self, lane: &Lane) -> Option<Position> {
         match lane {

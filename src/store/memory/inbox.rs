@@ -27,7 +27,10 @@ impl State {
         for (id, row) in &mut state.inbox {
             let front = seen.insert(row.change.key.clone());
             let free = row.claimed != Some(claim.fence) && row.due_at <= claim.at;
-            if !front || !free {
+            // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is
+            // found out and its neighbours are not blamed.
+            let suspect = row.claims > 0;
+            if !front || !free || (suspect && !claimed.is_empty()) {
                 continue;
             }
             if !bounds.admit(change_bytes(&row.change)) {
@@ -36,6 +39,9 @@ impl State {
             row.claimed = Some(claim.fence);
             row.claims += 1;
             claimed.push(row.as_claimed(*id));
+            if suspect {
+                break;
+            }
         }
         Ok(claimed)
     }
@@ -63,7 +69,7 @@ impl State {
             if let Some(id) = known_id(&row.change) {
                 state.accepted.remove(id);
             }
-            state.put_into_inbox(&row.feed, &(row.change, row.fresh_as_of), now);
+            state.put_into_inbox((&row.feed, row.baseline), &(row.change, row.fresh_as_of), now);
             redriven += 1;
         }
         redriven
@@ -85,6 +91,7 @@ impl InboxRow {
 
     fn retry(&mut self, due_at: Timestamp) {
         self.attempts += 1;
+        self.claims = 0;
         self.due_at = due_at;
         self.claimed = None;
     }
@@ -107,7 +114,7 @@ impl ConnectionState {
                     row.due_at = *due_at;
                     row.claimed = None;
                     // A polite end is no killed worker.
-                    row.claims = row.claims.saturating_sub(1);
+                    row.claims = 0;
                 }
             }
             SettleResult::Quarantine { reason } => {
@@ -130,6 +137,7 @@ impl ConnectionState {
             connection: &settle.connection,
             feed: &row.feed,
             source: Source::Inbox,
+            baseline: self.proven_by_both(&row),
             at: settle.at,
         };
         let arrival = (change.clone(), row.fresh_as_of);
@@ -163,6 +171,7 @@ impl ConnectionState {
         if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
             let mut row = row;
             row.claimed = None;
+            row.claims = 0;
             row.due_at = settle.at;
             self.inbox.insert(settlement.id, row);
             settled.shown_again += 1;
@@ -193,6 +202,7 @@ impl ConnectionState {
             feed: row.feed,
             change: row.change,
             fresh_as_of: row.fresh_as_of,
+            baseline: row.baseline,
             reason: reason.to_owned(),
             at,
         };

@@ -20,6 +20,8 @@ pub(super) struct Batch<'a> {
     pub(super) connection: &'a ConnectionName,
     pub(super) feed: &'a FeedName,
     pub(super) source: Source,
+    /// Whether a first sight proved a creation when the changes were shown.
+    pub(super) baseline: Baseline,
     pub(super) at: Timestamp,
 }
 
@@ -48,11 +50,12 @@ pub(super) enum Effect {
 }
 
 /// A batch that came with a page or out of a stage.
-pub(super) fn page_batch(poll: &PollRef, at: Timestamp) -> Batch<'_> {
+pub(super) fn page_batch(poll: &PollRef, baseline: Baseline, at: Timestamp) -> Batch<'_> {
     Batch {
         connection: &poll.connection,
         feed: &poll.feed,
         source: Source::Page,
+        baseline,
         at,
     }
 }
@@ -97,10 +100,7 @@ impl ConnectionState {
 
     fn ledger_view(&self, batch: &Batch<'_>, changes: &[Change]) -> LedgerView {
         let mut view = LedgerView {
-            baseline: self
-                .feeds
-                .get(batch.feed)
-                .map_or(Baseline::Unproven, |feed| feed.baseline),
+            baseline: batch.baseline,
             ..LedgerView::default()
         };
         for change in changes {
@@ -116,6 +116,21 @@ impl ConnectionState {
             }
         }
         view
+    }
+
+    /// Whether a first sight on a feed proves a creation.
+    pub(super) fn baseline_of(&self, feed: &FeedName) -> Baseline {
+        self.feeds
+            .get(feed)
+            .map_or(Baseline::Unproven, |feed| feed.baseline)
+    }
+
+    /// A first sight is a creation only if the baseline was complete when the change was shown, and still is.
+    pub(super) fn proven_by_both(&self, row: &InboxRow) -> Baseline {
+        match row.baseline {
+            Baseline::Unproven => Baseline::Unproven,
+            Baseline::Complete => self.baseline_of(&row.feed),
+        }
     }
 
     /// A record waits behind the inbox and behind the stages of other feeds.
@@ -223,7 +238,7 @@ impl ConnectionState {
             Source::Inbox => Effect::Enqueued,
             Source::Page if self.is_quarantined_without_id(&arrival.0) => Effect::Known,
             Source::Page => {
-                self.put_into_inbox(batch.feed, arrival, batch.at);
+                self.put_into_inbox((batch.feed, batch.baseline), arrival, batch.at);
                 Effect::Enqueued
             }
         }
@@ -242,7 +257,12 @@ impl ConnectionState {
 
     /// Puts a change into the inbox; a further showing of one that waits there raises that row's generation, even
     /// while it is claimed.
-    pub(super) fn put_into_inbox(&mut self, feed: &FeedName, arrival: &Arrival, at: Timestamp) {
+    pub(super) fn put_into_inbox(
+        &mut self,
+        (feed, baseline): (&FeedName, Baseline),
+        arrival: &Arrival,
+        at: Timestamp,
+    ) {
         let (change, fresh_as_of) = arrival;
         if let Some(row) = self.waiting_row(change) {
             row.show_again(change, *fresh_as_of, at);
@@ -253,6 +273,7 @@ impl ConnectionState {
             feed: feed.clone(),
             change: change.clone(),
             fresh_as_of: *fresh_as_of,
+            baseline,
             generation: 1,
             attempts: 0,
             claims: 0,

@@ -35,7 +35,7 @@ impl State {
             .iter()
             .map(|change| (change.clone(), page.fresh_as_of))
             .collect();
-        let batch = page_batch(&page.poll, page.at);
+        let batch = page_batch(&page.poll, state.baseline_of(&page.poll.feed), page.at);
         let mut accepted = state.take_in(&batch, &arrivals);
         accepted.quarantined = state.quarantine_oversized(page);
         let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
@@ -134,6 +134,7 @@ impl ConnectionState {
                 feed: page.poll.feed.clone(),
                 change: change_by_reference(key),
                 fresh_as_of: page.fresh_as_of,
+                baseline: self.baseline_of(&page.poll.feed),
                 reason: OVERSIZED.to_owned(),
                 at: page.at,
             };

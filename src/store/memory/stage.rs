@@ -45,7 +45,10 @@ impl State {
             });
         }
         let arrivals = feed.take_oldest(release.limit.min(SLICE_ROWS_MAX));
-        let accepted = state.take_in(&page_batch(poll, release.at), &arrivals);
+        let accepted = state.take_in(
+            &page_batch(poll, state.baseline_of(&poll.feed), release.at),
+            &arrivals,
+        );
         Ok(Released {
             accepted,
             stage: state.end_empty_stage(release),

@@ -99,6 +99,8 @@ pub(super) struct InboxRow {
     pub(super) feed: FeedName,
     pub(super) change: Change,
     pub(super) fresh_as_of: Timestamp,
+    /// Whether a first sight proved a creation when it was shown first.
+    pub(super) baseline: Baseline,
     pub(super) generation: u64,
     pub(super) attempts: u32,
     pub(super) claims: u32,
@@ -113,6 +115,7 @@ pub(super) struct QuarantinedChange {
     pub(super) feed: FeedName,
     pub(super) change: Change,
     pub(super) fresh_as_of: Timestamp,
+    pub(super) baseline: Baseline,
     pub(super) reason: String,
     pub(super) at: Timestamp,
 }

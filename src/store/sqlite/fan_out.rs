@@ -28,6 +28,7 @@ pub(super) fn view(
         position,
         revision: define::revision(db)?,
         members: members(db, connection, lane)?,
+        own_lanes: own_lanes(db, connection)?,
         events,
     })
 }
@@ -167,6 +168,19 @@ fn members(
         }
     }
     Ok(found)
+}
+
+fn own_lanes(db: &Connection, connection: &ConnectionName) -> Result<Vec<SubscriptionName>, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT subscription FROM standing
+         WHERE connection = ?1 AND own IS NOT NULL AND in_force = 1 ORDER BY subscription",
+    )?;
+    let mut rows = select.query([connection.as_str()])?;
+    let mut names = Vec::new();
+    while let Some(row) = rows.next()? {
+        names.push(Columns::of(row).subscription()?);
+    }
+    Ok(names)
 }
 
 fn standing(columns: &mut Columns<'_, '_>) -> Result<Standing, Failure> {

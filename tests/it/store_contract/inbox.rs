@@ -1,8 +1,8 @@
 //! `claim_changes` and `settle_changes`: one queue per record, fetched, given up or shown again.
 
-use courier_sdk::Shown;
+use courier_sdk::{Cursor, Shown};
 use ehr_courier::domain::event::{Change, VersionClue};
-use ehr_courier::store::{ClaimedChange, SettleResult};
+use ehr_courier::store::{BaselineProof, ClaimedChange, Progress, SettleResult};
 
 use super::Home;
 use super::world::*;
@@ -237,7 +237,7 @@ pub(super) async fn a_retry_waits_and_is_counted(home: &dyn Home) {
     for attempts in 0..3 {
         let seconds = i64::from(attempts) * 100;
         let claimed = world.claim(seconds).await;
-        assert_eq!((claimed[0].attempts, claimed[0].claims), (attempts, attempts + 1));
+        assert_eq!((claimed[0].attempts, claimed[0].claims), (attempts, 1));
         let result = SettleResult::RetryAt {
             due_at: at(seconds + 100),
             reason: "503".to_owned(),
@@ -358,4 +358,51 @@ pub(super) async fn accepted_ids_are_answered(home: &dyn Home) {
         .settle(&claimed[0], SettleResult::Fetched(version("2", 1)))
         .await;
     assert_eq!(settled.ids, [event_id("2", 1)]);
+}
+
+pub(super) async fn a_reported_failure_is_no_killed_worker(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![reference("1", 1)]).await;
+    for attempts in 0..6 {
+        let claimed = world.claim(DAY).await;
+        assert_eq!((claimed[0].attempts, claimed[0].claims), (attempts, 1));
+        let retry = SettleResult::RetryAt {
+            due_at: at(0),
+            reason: "not found".to_owned(),
+        };
+        world.settle(&claimed[0], retry).await;
+    }
+}
+
+pub(super) async fn what_may_have_killed_its_worker_is_claimed_alone(home: &dyn Home) {
+    let world = World::open(home).await;
+    world
+        .poll(vec![reference("1", 1), reference("2", 1), reference("3", 1)])
+        .await;
+    assert_eq!(world.claim(0).await.len(), 3);
+    let world = world.reopen(home).await;
+    world.poll(vec![reference("4", 1)]).await;
+    for id in ["1 1", "2 1", "3 1"] {
+        let claimed = world.claim(0).await;
+        assert_eq!((ids(&claimed), claimed[0].claims), (vec![id.to_owned()], 2));
+        let found = version(claimed[0].change.key.id.as_str(), 1);
+        world.settle(&claimed[0], SettleResult::Fetched(found)).await;
+    }
+    assert_eq!(ids(&world.claim(0).await), ["4 1"]);
+}
+
+pub(super) async fn what_the_baseline_showed_is_no_creation_when_it_is_fetched_later(home: &dyn Home) {
+    let world = World::open(home).await;
+    let done = Progress::Done {
+        cursor: Cursor::new("c1".to_owned()),
+        baseline: BaselineProof::Proven,
+    };
+    let page = world.page(vec![reference("1", 1)], done).await;
+    world.store.accept_page(&page).await.unwrap();
+    let claimed = world.claim(0).await;
+    world
+        .settle(&claimed[0], SettleResult::Fetched(version("1", 1)))
+        .await;
+    world.poll(vec![version("2", 1)]).await;
+    assert_eq!(world.log().await, ["1 1 updated", "2 1 created"]);
 }

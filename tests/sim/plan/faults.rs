@@ -38,7 +38,8 @@ pub(super) fn mixed(dice: &mut StdRng, most: usize) -> (Vec<&'static str>, Fault
     (names, faults)
 }
 
-fn switches() -> Vec<(&'static str, Value)> {
+/// Every fault with the strength that the worlds give it.
+pub(crate) fn switches() -> Vec<(&'static str, Value)> {
     let share = |name: &str, share: f64| json!({name: {"share": share}});
     let late_ms = u64::try_from(LATE_MAX.as_millis()).unwrap();
     vec![
