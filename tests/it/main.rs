@@ -7,6 +7,8 @@ mod config;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
+mod face;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
