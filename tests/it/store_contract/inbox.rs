@@ -192,6 +192,19 @@ pub(super) async fn a_version_whose_record_came_along_while_it_was_fetched_is_no
     assert!(world.claim(DAY).await.is_empty());
 }
 
+pub(super) async fn a_change_whose_record_came_along_is_not_given_up(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let claimed = world.claim(0).await;
+    world.poll(vec![version("1", 1)]).await;
+    let settled = world.settle(&claimed[0], quarantine()).await;
+    assert_eq!((settled.quarantined, settled.shown_again), (0, 1));
+    let again = world.claim(0).await;
+    let own = again[0].change.clone();
+    let settled = world.settle(&again[0], SettleResult::Fetched(own)).await;
+    assert_eq!((settled.appended, settled.late), (1, 0));
+}
+
 pub(super) async fn a_gone_record_is_a_delete(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![version("1", 1)]).await;
