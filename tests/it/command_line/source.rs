@@ -148,9 +148,8 @@ async fn search(State(scripted): State<Scripted>, Query(asked): Query<Asked>) ->
             ],
             false,
         ),
-        Pages::Endless => (vec![record], true),
         Pages::Broken if page > 1 => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Pages::Broken => (vec![record], true),
+        Pages::Endless | Pages::Broken => (vec![record], true),
     };
     let entries: Vec<Value> = records
         .into_iter()
