@@ -45,7 +45,9 @@ impl Default for ClientOptions {
         Self {
             connect_timeout: Duration::from_secs(5),
             user_agent: concat!("ehr-courier/", env!("CARGO_PKG_VERSION")),
-            idle_per_host_max: 8,
+            // As many as may be in flight to one destination: with fewer, each lull between two claims closes
+            // connections that the next claim opens again.
+            idle_per_host_max: 64,
         }
     }
 }

@@ -185,6 +185,7 @@ impl ConnectionState {
         if row.change.content.is_some() {
             // Its record came along meanwhile: there is nothing left to fetch.
             row.claimed = None;
+            row.claims = 0;
             row.due_at = at;
             self.inbox.insert(id, row);
             settled.shown_again += 1;
