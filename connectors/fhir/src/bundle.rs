@@ -17,6 +17,10 @@ use crate::{depth, instant};
 /// record's own.
 const BUNDLE_DEPTH: usize = 3;
 
+/// The longest version id that is kept. FHIR allows 64 characters; longer ones of servers that break that rule
+/// are still names, but not without end.
+const VERSION_ID_BYTES_MAX: usize = 255;
+
 /// Why a body is not a page or a record. No message holds content.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum BodyError {
@@ -204,13 +208,20 @@ fn item(head: Head<'_>, body: Bytes) -> Option<Item> {
     })
 }
 
+/// A version id of visible ASCII characters, at most 255; anything else counts as absent, so that the record's
+/// stamp and content tell its versions apart.
+pub(crate) fn usable_version_id(text: String) -> Option<String> {
+    let usable =
+        (1..=VERSION_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    usable.then_some(text)
+}
+
 /// Some servers write `versionId` as a number, against the specification; its digits are the id.
 fn version_text(value: serde_json::Value) -> Option<String> {
     match value {
-        serde_json::Value::String(text) if !text.is_empty() => Some(text),
-        serde_json::Value::Number(number) => Some(number.to_string()),
-        serde_json::Value::String(_)
-        | serde_json::Value::Null
+        serde_json::Value::String(text) => usable_version_id(text),
+        serde_json::Value::Number(number) => usable_version_id(number.to_string()),
+        serde_json::Value::Null
         | serde_json::Value::Bool(_)
         | serde_json::Value::Array(_)
         | serde_json::Value::Object(_) => None,

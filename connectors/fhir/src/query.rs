@@ -44,7 +44,12 @@ pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
     let mut url = with_segments(base, &[search.record_type.as_str()]);
     let mut parameters = Vec::new();
     if let Some(from) = search.from {
-        parameters.push(format!("_lastUpdated=ge{}", instant::floor_text(from)));
+        let prefix = if cfg!(sabotage = "gt_instead_of_ge_and_overlap") {
+            "gt"
+        } else {
+            "ge"
+        };
+        parameters.push(format!("_lastUpdated={prefix}{}", instant::floor_text(from)));
     }
     if let Some(to) = search.to {
         parameters.push(format!("_lastUpdated=le{}", instant::ceiling_text(to)));

@@ -123,6 +123,31 @@ fn odd_version_ids_and_stamps_do_not_lose_the_record() {
 }
 
 #[test]
+fn a_version_id_that_is_no_short_visible_text_counts_as_absent() {
+    let longest = "7".repeat(255);
+    let longer = "7".repeat(256);
+    let rows = [
+        ("7", true),
+        ("W/7|~!", true),
+        (longest.as_str(), true),
+        (longer.as_str(), false),
+        ("", false),
+        ("a b", false),
+        ("a\\u0000b", false),
+        ("a\\nb", false),
+        ("é", false),
+    ];
+    for (text, kept) in rows {
+        let page = read(&format!(
+            r#"{{"resource":{{"resourceType":"Observation","id":"1","meta":{{"versionId":"{text}"}}}}}}"#
+        ))
+        .unwrap();
+        let expected = kept.then_some(text);
+        assert_eq!(page.items[0].version_id.as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
 fn outcome_codes_are_told_only_as_plain_words() {
     let body = br#"{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"throttled","diagnostics":"Jane"}]}"#;
     assert_eq!(outcome_code(body, 64).as_deref(), Some("throttled"));

@@ -412,6 +412,35 @@ async fn a_reads_answer_says_what_became_of_the_record() {
 }
 
 #[tokio::test]
+async fn a_version_read_that_is_refused_is_no_word_on_the_record() {
+    let server = Server::new(10);
+    server.put("a", 900);
+    let change = poll(&server, &feed(Start::Beginning), None).await.0.remove(0);
+    for status in [400, 403, 404, 405, 410, 501] {
+        server.with(|state| state.fail_versions = Some(status));
+        match connector(&server).fetch(&change).await.unwrap() {
+            Fetched::Found(found, _) => assert_eq!(found.version_id.as_deref(), Some("1"), "{status}"),
+            other => panic!("{status}: {other:?}"),
+        }
+    }
+    server.with(|state| state.fail_versions = Some(401));
+    let error = connector(&server).fetch(&change).await.unwrap_err();
+    assert_eq!(error.class(), "unauthorized");
+}
+
+#[tokio::test]
+async fn a_search_that_is_forbidden_sets_its_feed_aside_and_not_the_connection() {
+    let server = Server::new(10);
+    for (status, class) in [(403, "refused"), (401, "unauthorized")] {
+        server.with(|state| state.fail = Some(status));
+        let error = one_page(&server, &feed(Start::Beginning), None, None)
+            .await
+            .unwrap_err();
+        assert_eq!(error.class(), class);
+    }
+}
+
+#[tokio::test]
 async fn a_cursor_set_to_an_instant_begins_there_and_announces() {
     let server = Server::new(10);
     server.put("a", 100);

@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) self_link: bool,
     pub(crate) next_base: String,
     pub(crate) fail: Option<u16>,
+    /// The status of version reads alone.
+    pub(crate) fail_versions: Option<u16>,
     pub(crate) body: Option<String>,
     pub(crate) broken: Option<HttpError>,
     pub(crate) hosts: Vec<String>,
@@ -74,6 +76,7 @@ impl Server {
             self_link: true,
             next_base: "https://ehr.example/fhir".to_owned(),
             fail: None,
+            fail_versions: None,
             body: None,
             broken: None,
             hosts: Vec::new(),
@@ -262,6 +265,9 @@ impl Http for Server {
             let (status, body) = match (state.fail, &state.body) {
                 (Some(status), _) => (status, String::new()),
                 (None, Some(body)) => (200, body.clone()),
+                (None, None) if state.fail_versions.is_some() && request.url.path().contains("_history") => {
+                    (state.fail_versions.unwrap(), String::new())
+                }
                 (None, None) if request.url.path() == "/fhir/Appointment" => {
                     (200, state.search(&request.url))
                 }
