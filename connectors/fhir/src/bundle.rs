@@ -50,6 +50,8 @@ pub(crate) struct Page {
     pub(crate) items: Vec<Item>,
     /// All entries, included context among them.
     pub(crate) entries: usize,
+    /// The entries that `total` counts: neither included context nor outcomes.
+    pub(crate) matches: usize,
     /// Matches that cannot be named: no resource, or no usable id.
     pub(crate) unusable: usize,
     pub(crate) next: Option<String>,
@@ -131,8 +133,8 @@ pub(crate) fn page(body: &Bytes, asked: &RecordType, depth_max: usize) -> Result
     let entries = bundle.entry.unwrap_or_default();
     let mut page = Page {
         entries: entries.len(),
-        next: link(&links, "next"),
-        self_link: link(&links, "self"),
+        next: next_link(&links)?,
+        self_link: find(&links, "self").and_then(|link| link.url.clone()),
         total: bundle.total.and_then(|total| total.as_u64()),
         ..Page::default()
     };
@@ -168,6 +170,7 @@ fn add(page: &mut Page, body: &Bytes, entry: &Entry<'_>, asked: &RecordType) -> 
     if mode == Some("include") {
         return Ok(());
     }
+    page.matches += 1;
     let Some(resource) = entry.resource else {
         page.unusable += 1;
         return Ok(());
@@ -178,6 +181,7 @@ fn add(page: &mut Page, body: &Bytes, entry: &Entry<'_>, asked: &RecordType) -> 
     };
     let resource_type = head.resource_type.as_deref();
     if mode == Some("outcome") || resource_type == Some("OperationOutcome") {
+        page.matches -= 1;
         let issues = head.issue.map(issues_of).unwrap_or_default();
         return failure(&issues).map_or(Ok(()), |code| Err(BodyError::Outcome(code)));
     }
@@ -247,11 +251,23 @@ fn malformed(error: &serde_json::Error) -> BodyError {
     BodyError::Unreadable(format!("malformed JSON at line {line} column {column}"))
 }
 
-fn link(links: &[Link], relation: &str) -> Option<String> {
-    let found = links
+fn find<'a>(links: &'a [Link], relation: &str) -> Option<&'a Link> {
+    links
         .iter()
-        .find(|link| link.relation.as_deref() == Some(relation));
-    found.and_then(|link| link.url.clone())
+        .find(|link| link.relation.as_deref() == Some(relation))
+}
+
+/// There is a further page, or there is none: a link that leads nowhere is neither.
+fn next_link(links: &[Link]) -> Result<Option<String>, BodyError> {
+    let Some(link) = find(links, "next") else {
+        return Ok(None);
+    };
+    match &link.url {
+        Some(url) if !url.is_empty() => Ok(Some(url.clone())),
+        Some(_) | None => Err(BodyError::Unreadable(
+            "the link to the next page holds no address".to_owned(),
+        )),
+    }
 }
 
 fn issues_of(raw: &RawValue) -> Vec<Issue> {

@@ -54,6 +54,31 @@ fn includes_and_other_types_are_no_changes() {
 }
 
 #[test]
+fn matches_are_what_a_total_counts() {
+    let page = read(
+        r#"{"resource":{"resourceType":"Patient","id":"1"},"search":{"mode":"include"}},
+           {"resource":{"resourceType":"OperationOutcome","issue":[]},"search":{"mode":"outcome"}},
+           {"resource":7},
+           {"resource":{"resourceType":"Observation","id":"3"}}"#,
+    )
+    .unwrap();
+    assert_eq!((page.entries, page.matches), (4, 2));
+}
+
+#[test]
+fn a_next_link_without_an_address_is_not_the_end() {
+    for link in [
+        r#"{"relation":"next"}"#,
+        r#"{"relation":"next","url":""}"#,
+        r#"{"relation":"self","url":"https://e/A"},{"relation":"next","url":null}"#,
+    ] {
+        let text = format!(r#"{{"resourceType":"Bundle","type":"searchset","link":[{link}]}}"#);
+        let found = page(&Bytes::from(text), &asked(), 64);
+        assert!(matches!(found, Err(BodyError::Unreadable(_))), "{link}");
+    }
+}
+
+#[test]
 fn entries_that_cannot_be_named_are_counted_not_dropped_in_silence() {
     for entry in [
         r#"{"search":{"mode":"match"}}"#,

@@ -63,15 +63,15 @@ fn done(next: Next) -> Cursor {
 
 fn names(changes: &[ChangeRef], novelty: Novelty) -> BTreeSet<String> {
     let chosen = changes.iter().filter(|change| change.novelty == novelty);
-    chosen
-        .map(|change| {
-            format!(
-                "{}@{}",
-                change.key.id,
-                change.version_id.as_deref().unwrap_or("-")
-            )
-        })
-        .collect()
+    chosen.map(name).collect()
+}
+
+fn name(change: &ChangeRef) -> String {
+    format!(
+        "{}@{}",
+        change.key.id,
+        change.version_id.as_deref().unwrap_or("-")
+    )
 }
 
 fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
@@ -99,6 +99,100 @@ async fn a_feed_from_now_on_announces_what_changes_and_not_what_was() {
     assert_eq!(names(&changes, Novelty::Announce), set(["a@2"]));
     assert_eq!(names(&changes, Novelty::Silent), set(["b@1", "c@1", "d@1"]));
     assert_eq!(connector(&server).describe(&done(next)), Some(at(1030)));
+}
+
+/// Begins a feed at 10 000 with `Date` off by so many seconds, right again after the first poll or never, and
+/// returns what is announced of 40 records from before that, of 40 from after it, and of one committed late.
+async fn begin_with(skew: i64, rows_before: bool, page_size: usize) -> [usize; 3] {
+    let server = Server::new(page_size);
+    server.set_now(10_000);
+    server.with(|state| (state.ours, state.date_skew) = (10_000, skew));
+    for number in 0..40 {
+        // Half of them lie before the overlap.
+        let second = if rows_before {
+            9400 + number * 15 - 1
+        } else {
+            5000 + number
+        };
+        server.put(&format!("old{number}"), second);
+    }
+    let spec = feed(Start::Now);
+    let (first, next) = poll(&server, &spec, None).await;
+    let mut announced = names(&first, Novelty::Announce);
+    let mut known: BTreeSet<String> = first.iter().map(name).collect();
+    let mut cursor = done(next);
+    server.put("late", 9990);
+    for round in 1..=4 {
+        for number in 0..10 {
+            server.put(
+                &format!("new{}", round * 10 + number),
+                10_000 + round * 60 - number,
+            );
+        }
+        server.set_now(10_000 + round * 60);
+        server.with(|state| {
+            state.ours = state.now;
+            // A date of decades hence is a passing fault; an hour stays.
+            state.date_skew = if skew.abs() > 3600 { 0 } else { skew };
+        });
+        let (changes, next) = poll(&server, &spec, Some(&cursor)).await;
+        // The ledger announces nothing twice, and nothing that it took in silence.
+        let fresh: Vec<ChangeRef> = changes
+            .into_iter()
+            .filter(|change| known.insert(name(change)))
+            .collect();
+        announced.extend(names(&fresh, Novelty::Announce));
+        cursor = done(next);
+    }
+    ["old", "new", "late"].map(|kind| announced.iter().filter(|name| name.starts_with(kind)).count())
+}
+
+#[tokio::test]
+async fn nothing_that_changes_after_the_first_poll_is_lost_whatever_date_says() {
+    let decades = 2_300_000_000; // 2099
+    // Date's error, whether records lie within the overlap, the page size, then the old ones announced.
+    for (skew, rows_before, page_size, old) in [
+        (0, true, 100, 0),
+        (0, true, 8, 0),
+        (0, false, 100, 0),
+        (3600, true, 100, 0),
+        (3600, true, 8, 0),
+        (3600, false, 100, 0),
+        // Those within the overlap.
+        (-3600, true, 100, 19),
+        (-3600, true, 8, 19),
+        (-3600, false, 100, 0),
+        (decades, true, 100, 0),
+        (decades, true, 8, 0),
+        (decades, false, 100, 0),
+    ] {
+        let [invented, new, late] = begin_with(skew, rows_before, page_size).await;
+        let case = format!("{skew} {rows_before} {page_size}");
+        assert_eq!((new, invented), (40, old), "{case}");
+        // A late commit stamped before the beginning is told apart from the old ones where one answer held them all.
+        if page_size == 100 {
+            assert_eq!(late, 1, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_beginning_is_kept_though_the_first_polls_further_pages_fail() {
+    let server = Server::new(2);
+    server.with(|state| state.ours = 1000);
+    for number in 0..6 {
+        server.put(&format!("old{number}"), 900 + number);
+    }
+    let spec = feed(Start::Now);
+    let first = one_page(&server, &spec, None, None).await.unwrap();
+    assert_eq!(names(&first.changes, Novelty::Announce), set([]));
+    let cursor = done(first.next);
+    server.put("new", 1030);
+    server.with(|state| (state.now, state.fail) = (1060, Some(500)));
+    assert!(one_page(&server, &spec, Some(&cursor), None).await.is_err());
+    server.with(|state| (state.now, state.fail) = (1120, None));
+    let (changes, _) = poll(&server, &spec, Some(&cursor)).await;
+    assert_eq!(names(&changes, Novelty::Announce), set(["new@1"]));
 }
 
 #[tokio::test]
@@ -251,6 +345,40 @@ async fn an_ignored_filter_is_reported_and_leaves_the_cursor() {
         assert_eq!(changes.len(), 2);
         assert!(matches!(next, Next::Inconclusive { .. }), "{self_link}");
     }
+}
+
+#[tokio::test]
+async fn where_a_source_ignores_where_nothing_is_taken() {
+    let server = Server::new(1);
+    server.put("a", 900);
+    server.put("outside", 910);
+    for start in [Start::Beginning, Start::Now, Start::At(at(0))] {
+        let spec = FeedSpec {
+            filter: "status=booked".to_owned(),
+            ..feed(start)
+        };
+        server.with(|state| (state.ignore_where, state.ours) = (true, 1000));
+        let (changes, next) = poll(&server, &spec, None).await;
+        assert_eq!(changes, []);
+        assert!(matches!(next, Next::Inconclusive { .. }), "{next:?}");
+        server.with(|state| state.ignore_where = false);
+        assert!(!poll(&server, &spec, None).await.0.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn where_a_source_always_ignores_the_bound_new_records_are_still_shown() {
+    let server = Server::new(3);
+    for number in 0..30 {
+        server.put(&format!("r{number}"), 100 + number);
+    }
+    let spec = feed(Start::Beginning);
+    let cursor = done(poll(&server, &spec, None).await.1);
+    server.with(|state| state.ignore_filter = true);
+    server.put("new", 990);
+    let (changes, next) = poll(&server, &spec, Some(&cursor)).await;
+    assert!(names(&changes, Novelty::Announce).contains("new@1"));
+    assert!(matches!(next, Next::Inconclusive { .. }));
 }
 
 #[tokio::test]
