@@ -7,6 +7,7 @@ mod demo;
 mod operate;
 mod output;
 mod poll;
+mod quarantine;
 mod serve;
 mod signals;
 
@@ -64,6 +65,9 @@ enum Command {
     /// Dead letters: list, redrive.
     #[command(subcommand)]
     DeadLetters(operate::DeadLettersCommand),
+    /// Changes given up because their record could not be fetched: list, redrive.
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
     /// Cursors: show.
     #[command(subcommand)]
     Cursors(operate::CursorsCommand),
@@ -143,6 +147,7 @@ fn start(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         | Command::Poll(_)
         | Command::Events(_)
         | Command::DeadLetters(_)
+        | Command::Quarantine(_)
         | Command::Cursors(_)
         | Command::Sandbox(_)
         | Command::Listen(_)
@@ -169,6 +174,7 @@ async fn dispatch(command: Command, environment: &Environment, output: &mut Outp
         Command::Poll(command) => poll::run(&command, environment, output).await,
         Command::Events(command) => operate::events(command, environment, output).await,
         Command::DeadLetters(command) => operate::dead_letters(command, environment, output).await,
+        Command::Quarantine(command) => quarantine::run(command, environment, output).await,
         Command::Cursors(command) => operate::cursors(command, environment, output).await,
         Command::Sandbox(command) => serve::sandbox(command, output).await,
         Command::Listen(command) => serve::listen(command, environment, output).await,

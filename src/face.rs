@@ -66,5 +66,6 @@ async fn ready(State(face): State<Face>) -> Response {
 }
 
 async fn render(State(face): State<Face>) -> String {
+    health::measure(&face.worker);
     face.metrics.render()
 }

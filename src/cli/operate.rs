@@ -138,7 +138,7 @@ pub(super) async fn events(
                 subscription: parse(subscription.as_deref(), SubscriptionName::parse)?,
             };
             let count = store.replay(&request, SystemClock.now()).await?;
-            say(output, "replayed", count);
+            say(output, "deliveries", "replayed", count);
             if count == 0 {
                 return Err(CliError::Failed(
                     "no settled delivery of that event was found".to_owned(),
@@ -269,7 +269,7 @@ pub(super) async fn dead_letters(
         DeadLettersCommand::Redrive(filter) => {
             let store = writing(&filter.file, environment)?;
             let count = store.redrive(&query(&filter)?, SystemClock.now()).await?;
-            say(output, "redriven", count);
+            say(output, "deliveries", "redriven", count);
             Ok(())
         }
     }
@@ -344,12 +344,12 @@ pub(super) fn schema(command: &SchemaCommand, output: &mut Output) {
     output.line(text.trim_end());
 }
 
-fn reading(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
+pub(super) fn reading(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
     let config = check::load(&file.config, environment)?;
     Ok(app::open_for_reading(&config.state.database)?)
 }
 
-fn writing(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
+pub(super) fn writing(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
     let config = check::load(&file.config, environment)?;
     Ok(SqliteStore::open(&config.state.database, OpenMode::Offline)?)
 }
@@ -371,10 +371,11 @@ fn event_id(text: &str) -> Result<EventId, CliError> {
     })
 }
 
-fn say(output: &mut Output, what: &str, count: u64) {
+/// Says how many of what were moved.
+pub(super) fn say(output: &mut Output, things: &str, what: &str, count: u64) {
     if output.is_json() {
         output.value(&json!({ what: count }));
     } else {
-        output.line(&format!("{count} deliveries {what}"));
+        output.line(&format!("{count} {things} {what}"));
     }
 }

@@ -69,3 +69,24 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         troubles,
     }
 }
+
+/// Brings the gauges up to date that grow by themselves while nothing happens: a feed that stands still must not go on
+/// showing its last good value.
+pub fn measure(worker: &Worker) {
+    let now = worker.clock.now();
+    for (name, connection) in &worker.connections {
+        for feed in &connection.feeds {
+            let fresh_as_of = connection
+                .condition(&feed.spec.name)
+                .and_then(|condition| condition.fresh_as_of);
+            if let Some(fresh_as_of) = fresh_as_of {
+                let labels = [
+                    ("connection", name.to_string()),
+                    ("feed", feed.spec.name.to_string()),
+                ];
+                metrics::gauge!("courier_cursor_lag_seconds", &labels)
+                    .set(now.duration_since(fresh_as_of).as_secs_f64().max(0.0));
+            }
+        }
+    }
+}

@@ -36,12 +36,14 @@ pub struct Feed {
 }
 
 /// How a feed fares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Condition {
     /// Failed turns in a row.
     pub failures: u32,
     /// When its last turn ended well.
     pub succeeded_at: Option<Timestamp>,
+    /// What the source's last complete answer was as fresh as, by the source's clock.
+    pub fresh_as_of: Option<Timestamp>,
     /// Why it is set aside or failing; no PHI.
     pub trouble: Option<String>,
 }
@@ -64,16 +66,7 @@ impl Connection {
     ) -> Self {
         let condition = feeds
             .iter()
-            .map(|feed| {
-                (
-                    feed.spec.name.clone(),
-                    Condition {
-                        failures: 0,
-                        succeeded_at: None,
-                        trouble: None,
-                    },
-                )
-            })
+            .map(|feed| (feed.spec.name.clone(), Condition::default()))
             .collect();
         Self {
             name,
@@ -118,17 +111,14 @@ impl Connection {
             .cloned()
     }
 
-    /// Notes a turn that ended well.
-    pub fn note_success(&self, feed: &FeedName, now: Timestamp) {
-        let healthy = Condition {
-            failures: 0,
-            succeeded_at: Some(now),
-            trouble: None,
-        };
-        self.condition
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(feed.clone(), healthy);
+    /// Notes a turn that ended well, and what its answer was as fresh as.
+    pub fn note_success(&self, feed: &FeedName, now: Timestamp, fresh_as_of: Option<Timestamp>) {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        let condition = conditions.entry(feed.clone()).or_default();
+        condition.failures = 0;
+        condition.trouble = None;
+        condition.succeeded_at = Some(now);
+        condition.fresh_as_of = fresh_as_of.or(condition.fresh_as_of);
     }
 
     /// Notes a page that was handed over: what failed before it no longer counts as failed in a row, or a long
@@ -143,11 +133,7 @@ impl Connection {
     /// Notes a turn that failed, and returns how many have in a row.
     pub fn note_failure(&self, feed: &FeedName, trouble: String) -> u32 {
         let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        let condition = conditions.entry(feed.clone()).or_insert(Condition {
-            failures: 0,
-            succeeded_at: None,
-            trouble: None,
-        });
+        let condition = conditions.entry(feed.clone()).or_default();
         condition.failures = condition.failures.saturating_add(1);
         condition.trouble = Some(trouble);
         condition.failures

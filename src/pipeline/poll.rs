@@ -1,6 +1,8 @@
 //! Handing a page over: known changes left out, the rest identified, cut into slices, and given to the store
 //! together with the place where the poll goes on.
 
+mod sabotaged;
+
 use std::ops::ControlFlow;
 
 use courier_sdk::{ChangePage, ChangeRef, ConnectionName, Cursor, Next, PageOrder, Resume, VersionRule};
@@ -8,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
-use super::turn::{TurnEnd, lag_seconds, proves_baseline};
+use super::turn::{TurnEnd, proves_baseline};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
@@ -103,6 +105,9 @@ impl<'a> Poll<'a> {
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
         };
+        if cfg!(sabotage = "cursor_before_commit") && page.order == PageOrder::OldestFirst {
+            return self.cursor_before_commit(worker, page.next, last, template).await;
+        }
         for changes in slices {
             let slice = AcceptPage {
                 changes,
@@ -121,6 +126,10 @@ impl<'a> Poll<'a> {
             },
         )
         .await?;
+        if cfg!(sabotage = "cursor_with_the_first_page") && page.order == PageOrder::OldestFirst {
+            self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
+                .await?;
+        }
         Ok(self.go_on(worker, page.next, page.order, page.fresh_as_of))
     }
 
@@ -167,20 +176,21 @@ impl<'a> Poll<'a> {
             Next::Inconclusive { reason } => {
                 let (connection, feed) = (&self.connection.name, &self.feed.spec.name);
                 warn!(%connection, %feed, reason, "the poll proved incomplete; the cursor stays");
-                self.connection.note_failure(feed, reason);
-                ControlFlow::Break(TurnEnd::Complete)
+                let labels = [
+                    ("connection", connection.to_string()),
+                    ("class", "inconclusive".to_owned()),
+                ];
+                metrics::counter!("courier_polls_failed_total", &labels).increment(1);
+                // Repeated at the feed's pace it would read the whole source every minute for nothing.
+                let failures = self.connection.note_failure(feed, reason);
+                ControlFlow::Break(TurnEnd::Failed { failures, wait: None })
             }
         }
     }
 
     fn note_complete(&self, worker: &Worker, fresh_as_of: jiff::Timestamp) {
-        let now = worker.clock.now();
-        self.connection.note_success(&self.feed.spec.name, now);
-        metrics::gauge!(
-            "courier_cursor_lag_seconds",
-            "connection" => self.connection.name.to_string(), "feed" => self.feed.spec.name.to_string()
-        )
-        .set(lag_seconds(now, fresh_as_of));
+        self.connection
+            .note_success(&self.feed.spec.name, worker.clock.now(), Some(fresh_as_of));
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(worker.limits.sweep_every) => {}
         }
+        measure(&worker).await?;
         let mut total = Swept::default();
         loop {
             let swept = worker.store.sweep(&bounds(&worker)).await?;
@@ -45,6 +46,25 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             );
         }
     }
+}
+
+/// Shows what waits on each connection.
+async fn measure(worker: &Worker) -> Result<(), StoreError> {
+    for name in worker.connections.keys() {
+        let backlog = worker.store.backlog(name).await?;
+        let waiting = [
+            ("inbox", backlog.inbox),
+            ("log", backlog.log),
+            ("outbox", backlog.outbox),
+            ("quarantine", backlog.quarantine),
+        ];
+        for (place, rows) in waiting {
+            let labels = [("connection", name.to_string()), ("place", place.to_owned())];
+            #[expect(clippy::cast_precision_loss, reason = "a gauge of rows: exact up to 2^53")]
+            metrics::gauge!("courier_waiting_rows", &labels).set(rows as f64);
+        }
+    }
+    Ok(())
 }
 
 fn bounds(worker: &Worker) -> Sweep {

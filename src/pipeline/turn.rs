@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use courier_sdk::{ConnectorError, PollRequest};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -201,7 +200,7 @@ async fn release(
         let released = worker.store.release_stage(&request).await?;
         worker.announce(&connection.name, &released.accepted).await;
         if released.stage == StageState::None {
-            connection.note_success(&feed.spec.name, worker.clock.now());
+            connection.note_success(&feed.spec.name, worker.clock.now(), None);
             return Ok(TurnEnd::Complete);
         }
         if stop.is_cancelled() {
@@ -214,9 +213,4 @@ async fn release(
 /// cursor so far.
 pub(super) fn proves_baseline(feed: &Feed, state: &FeedState) -> bool {
     state.cursor.is_none() && feed.spec.filter.is_empty() && feed.spec.start == courier_sdk::Start::Beginning
-}
-
-/// How far behind the source a feed is, for the metric.
-pub(super) fn lag_seconds(now: Timestamp, fresh_as_of: Timestamp) -> f64 {
-    now.duration_since(fresh_as_of).as_secs_f64().max(0.0)
 }

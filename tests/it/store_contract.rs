@@ -88,6 +88,8 @@ macro_rules! contract_suite {
                     a_later_version_queues_behind_a_waiting_one,
                     contents_that_wait_keep_their_order_and_number,
                     a_superseded_version_is_entered_and_counted,
+                    a_version_whose_record_came_along_while_it_was_fetched_is_not_superseded,
+                    a_change_whose_record_came_along_is_not_given_up,
                     a_gone_record_is_a_delete,
                     an_incomplete_fetch_is_tried_again,
                     a_retry_waits_and_is_counted,

@@ -15,6 +15,8 @@ mod crashing;
 #[cfg(test)]
 mod dice;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod journal;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Builder;
 
@@ -15,6 +14,9 @@ use crate::world::World;
 /// Seeds run when nobody says otherwise.
 const SEEDS: u64 = 60;
 
+/// What one world shows of what went wrong in it.
+const VIOLATIONS_SAID: usize = 12;
+
 /// The atomic points: each must be hit on both sides over a full set of seeds.
 const ATOMIC_POINTS: [Op; 6] = [
     Op::AcceptPage,
@@ -25,15 +27,15 @@ const ATOMIC_POINTS: [Op; 6] = [
     Op::RecordAttempts,
 ];
 
-/// Lives one seed's world through.
-fn run(seed: u64) -> Findings {
+/// Lives one world through.
+fn run(plan: Plan) -> Findings {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
-        let world = World::begin(Plan::of(seed));
+        let world = World::begin(plan);
         world.live().await;
         checker::check(&world).await
     })
@@ -61,15 +63,20 @@ fn seeds() -> Vec<u64> {
     (1..=count).chain(kept).collect()
 }
 
-fn run_all(seeds: &[u64]) -> BTreeMap<u64, Findings> {
+/// Lives worlds through on all cores; the findings by seed.
+pub(crate) fn live_all(plans: Vec<Plan>) -> BTreeMap<u64, Findings> {
     let all = Mutex::new(BTreeMap::new());
-    let next = AtomicUsize::new(0);
+    let waiting = Mutex::new(plans.into_iter());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
-                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let findings = run(*seed);
-                    all.lock().unwrap().insert(*seed, findings);
+                loop {
+                    let Some(plan) = waiting.lock().unwrap().next() else {
+                        break;
+                    };
+                    let seed = plan.seed;
+                    let findings = run(plan);
+                    all.lock().unwrap().insert(seed, findings);
                 }
             });
         }
@@ -77,8 +84,19 @@ fn run_all(seeds: &[u64]) -> BTreeMap<u64, Findings> {
     all.into_inner().unwrap()
 }
 
+/// Says what was found wrong in one world.
+pub(crate) fn report(title: &str, findings: &Findings) {
+    say(&format!("\n{title}"));
+    for violation in findings.violations.iter().take(VIOLATIONS_SAID) {
+        say(&format!("  {violation}"));
+    }
+    if findings.violations.len() > VIOLATIONS_SAID {
+        say(&format!("  … {} in all", findings.violations.len()));
+    }
+}
+
 /// Past the test harness, which keeps the words of tests that pass to itself.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     writeln!(std::io::stdout(), "{text}").unwrap();
 }
 
@@ -88,20 +106,14 @@ fn every_version_shown_arrives_once_in_order_whatever_strikes() {
     if let [seed] = seeds.as_slice() {
         say(&format!("{:#?}", Plan::of(*seed)));
     }
-    let all = run_all(&seeds);
+    let all = live_all(seeds.iter().map(|seed| Plan::of(*seed)).collect());
     let mut failed = Vec::new();
     for (seed, findings) in &all {
         if findings.violations.is_empty() {
             continue;
         }
         failed.push(*seed);
-        say(&format!("\nSEED={seed} cargo test --test sim"));
-        for violation in findings.violations.iter().take(12) {
-            say(&format!("  {violation}"));
-        }
-        if findings.violations.len() > 12 {
-            say(&format!("  … {} in all", findings.violations.len()));
-        }
+        report(&format!("SEED={seed} cargo test --test sim"), findings);
     }
     tell(&all);
     assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
@@ -117,7 +129,7 @@ fn every_version_shown_arrives_once_in_order_whatever_strikes() {
 
 #[test]
 fn the_same_seed_lives_the_same_world() {
-    let (one, other) = (run(3), run(3));
+    let (one, other) = (run(Plan::of(3)), run(Plan::of(3)));
     assert_eq!(one.digest, other.digest);
     assert_eq!(one.delivered, other.delivered);
 }

@@ -27,9 +27,6 @@ use crate::life::{Blow, Life, Trigger};
 use crate::plan::{BlowPlan, How, Kind, LATE_MAX, Plan, TemperPlan};
 use crate::sink::{SinkState, Temper};
 
-/// Fewer versions prove little.
-pub(crate) const VERSIONS_MIN: usize = 200;
-
 /// A day that has not seen enough by then never will.
 const DAY_MAX: Duration = Duration::from_secs(900);
 
@@ -280,15 +277,21 @@ impl World {
             }
             let unstruck = self.unstruck();
             let shown = self.book.open().versions_shown().len();
-            if unstruck.is_empty() && shown >= VERSIONS_MIN {
+            if unstruck.is_empty() && shown >= self.plan.versions_min {
                 return;
             }
-            if elapsed > DAY_MAX {
+            if elapsed > self.day_max() {
                 let what =
                     format!("the world saw {shown} versions only, or faults never struck: {unstruck:?}");
                 return self.book.violation(what);
             }
         }
+    }
+
+    /// A day that has not seen enough by then never will: four times what its changes take at their pace.
+    fn day_max(&self) -> Duration {
+        let changes = u32::try_from(self.plan.versions_min).unwrap_or(u32::MAX);
+        DAY_MAX.max(self.plan.step_every * changes * 4)
     }
 
     /// Faults that were switched on and never struck so far.

@@ -106,11 +106,7 @@ pub(crate) fn plan(feed: &FeedSpec, cursor: Option<CursorState>, now: Timestamp)
     };
     match (cursor, feed.start) {
         (Some(cursor), Start::Now | Start::Beginning | Start::At(_)) => Plan {
-            lower: Some(if cfg!(sabotage = "gt_instead_of_ge_and_overlap") {
-                cursor.watermark.0
-            } else {
-                instant::back(cursor.watermark.0, feed.overlap)
-            }),
+            lower: Some(instant::back(cursor.watermark.0, rewind(feed))),
             floor: Some(cursor.watermark.0),
             start: cursor.start.map(|start| start.0),
             ..known
@@ -131,6 +127,14 @@ pub(crate) fn plan(feed: &FeedSpec, cursor: Option<CursorState>, now: Timestamp)
         // a guess from `Date` nor a feed that stays without a cursor for ever.
         (None, Start::Beginning) => known,
     }
+}
+
+/// How far back of the cursor a poll begins.
+fn rewind(feed: &FeedSpec) -> Duration {
+    if cfg!(sabotage = "gt_instead_of_ge_and_overlap") {
+        return Duration::ZERO;
+    }
+    feed.overlap
 }
 
 /// Why a poll may not move the cursor.

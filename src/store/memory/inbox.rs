@@ -179,9 +179,17 @@ impl ConnectionState {
     }
 
     fn settle_given_up(&mut self, id: InboxId, reason: &str, at: Timestamp, settled: &mut Settled) {
-        let Some(row) = self.inbox.remove(&id) else {
+        let Some(mut row) = self.inbox.remove(&id) else {
             return;
         };
+        if row.change.content.is_some() {
+            // Its record came along meanwhile: there is nothing left to fetch.
+            row.claimed = None;
+            row.due_at = at;
+            self.inbox.insert(id, row);
+            settled.shown_again += 1;
+            return;
+        }
         if let Some(event_id) = known_id(&row.change) {
             if self.accepted.contains_key(event_id) {
                 // It came by another way meanwhile: there is nothing left to give up.

@@ -244,8 +244,10 @@ fn settle_found(
                 );
             }
         }
+        // A row whose record came along meanwhile is not superseded: that record is still to be told of.
         if let Some(asked_for) = known_id(&row.change)
             && written.id.as_ref() != Some(asked_for)
+            && row.change.content.is_none()
         {
             ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
             settled.superseded += 1;
@@ -255,9 +257,7 @@ fn settle_found(
     let shown_again = row.generation != settlement.generation;
     if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
         settled.shown_again += 1;
-        db.prepare_cached("UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = 0 WHERE id = ?1")?
-            .execute([stored(settlement.id.0), nanos(settle.at)])?;
-        return Ok(());
+        return due_now(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)
 }
@@ -277,6 +277,11 @@ fn give_up(
     reason: &str,
     settled: &mut Settled,
 ) -> Result<(), Failure> {
+    if row.change.content.is_some() {
+        // Its record came along meanwhile: there is nothing left to fetch.
+        settled.shown_again += 1;
+        return due_now(db, settlement.id, settle.at);
+    }
     remove(db, settlement.id)?;
     if let Some(id) = known_id(&row.change) {
         if ledger_rows::shown_at(db, &settle.connection, id)?.is_some() {
@@ -306,6 +311,12 @@ fn retry(db: &Connection, id: InboxId, due_at: Timestamp, reason: Option<&String
          WHERE id = ?1",
     )?
     .execute(params![stored(id.0), nanos(due_at), reason])?;
+    Ok(())
+}
+
+fn due_now(db: &Connection, id: InboxId, at: Timestamp) -> Result<(), Failure> {
+    db.prepare_cached("UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = 0 WHERE id = ?1")?
+        .execute([stored(id.0), nanos(at)])?;
     Ok(())
 }
 

@@ -170,6 +170,41 @@ pub(super) async fn a_superseded_version_is_entered_and_counted(home: &dyn Home)
     assert_eq!(world.log().await, ["1 2 updated"]);
 }
 
+pub(super) async fn a_version_whose_record_came_along_while_it_was_fetched_is_not_superseded(
+    home: &dyn Home,
+) {
+    let world = World::open(home).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let claimed = world.claim(0).await;
+    // Another feed shows the record itself; meanwhile the fetch finds a newer version.
+    world.poll(vec![version("1", 1)]).await;
+    let settled = world
+        .settle(&claimed[0], SettleResult::Fetched(version("1", 2)))
+        .await;
+    assert_eq!(
+        (settled.appended, settled.superseded, settled.shown_again),
+        (1, 0, 1)
+    );
+    let again = world.claim(0).await;
+    let own = again[0].change.clone();
+    let settled = world.settle(&again[0], SettleResult::Fetched(own)).await;
+    assert_eq!((settled.appended, settled.late), (1, 1));
+    assert!(world.claim(DAY).await.is_empty());
+}
+
+pub(super) async fn a_change_whose_record_came_along_is_not_given_up(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let claimed = world.claim(0).await;
+    world.poll(vec![version("1", 1)]).await;
+    let settled = world.settle(&claimed[0], quarantine()).await;
+    assert_eq!((settled.quarantined, settled.shown_again), (0, 1));
+    let again = world.claim(0).await;
+    let own = again[0].change.clone();
+    let settled = world.settle(&again[0], SettleResult::Fetched(own)).await;
+    assert_eq!((settled.appended, settled.late), (1, 0));
+}
+
 pub(super) async fn a_gone_record_is_a_delete(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![version("1", 1)]).await;

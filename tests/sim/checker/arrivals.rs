@@ -188,7 +188,8 @@ pub(super) fn check_repeats(pages: &Pages, findings: &mut Findings) {
                     .violations
                     .push(format!("two attempts at {key:?} differ in their bytes"));
             }
-            let struck = pages.ends.contains_key(&one.life) || pages.frozen.contains(&one.life);
+            let frozen = pages.frozen.contains(&one.life) || pages.frozen.contains(&next.life);
+            let struck = pages.ends.contains_key(&one.life) || frozen;
             if one.received.is_some() && one.ending != Ending::Failed && !struck {
                 findings
                     .violations

@@ -186,9 +186,12 @@ impl View {
     /// that comes to light only after that changes nothing.
     fn is_superseded(&self, record: &RecordRef, number: u64, version: &Version, since: u64) -> bool {
         let reads = self.reads.get(record).map_or(&[][..], Vec::as_slice);
+        // What is in quarantine is not new, even if its body is shown meanwhile.
+        let given_up = self.redriven.contains(&record.0);
         let replaced = reads
             .iter()
-            .filter(|(tick, _)| *tick > since && version.whole.is_none_or(|whole| whole > *tick))
+            .filter(|(tick, _)| *tick > since)
+            .filter(|(tick, _)| given_up || version.whole.is_none_or(|whole| whole > *tick))
             .any(|(_, found)| *found > number || *found == 0);
         replaced && !self.version_reads.contains(&record.0)
     }
