@@ -12,3 +12,5 @@ mod notifications;
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod wrong_dates;

@@ -426,17 +426,15 @@ impl Poll {
     }
 
     fn conclude(self) -> Step {
-        match self.doubt {
-            Some(doubt) => Step::Inconclusive(doubt.reason()),
-            None => {
-                let seen = self.greatest.max(self.floor);
-                Step::Done(CursorState {
-                    v: VERSION,
-                    watermark: seen.unwrap_or(Stored(Timestamp::UNIX_EPOCH)),
-                    start: self.start,
-                })
-            }
+        if let Some(doubt) = self.doubt {
+            return Step::Inconclusive(doubt.reason());
         }
+        let seen = self.greatest.max(self.floor);
+        Step::Done(CursorState {
+            v: VERSION,
+            watermark: seen.unwrap_or(Stored(Timestamp::UNIX_EPOCH)),
+            start: self.start,
+        })
     }
 
     /// Notes a doubt; the first one counts.

@@ -64,7 +64,7 @@ impl FhirConnector {
             NoAnswer::Broken(error) => answer::broken(operation.clone(), &error),
         })?;
         let page = self.read_page(feed, &stand, &response)?;
-        if self.applied(feed, &page, &url) == Some(Applied::NotFilter) {
+        if applied(feed, &page, &url) == Some(Applied::NotFilter) {
             let fresh_as_of = match &stand {
                 Stand::Fresh(_) => self.source_time(&response),
                 Stand::Running(poll) => poll.bound.0,
@@ -225,14 +225,8 @@ impl FhirConnector {
         })
     }
 
-    /// What the `self` link says of the request's parameters; nothing where there is none.
-    fn applied(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Option<Applied> {
-        let link = self_link(page, url)?;
-        Some(query::applied(url, &link, &feed.filter))
-    }
-
     fn shown(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Result<Shown, ConnectorError> {
-        let filter = match self.applied(feed, page, url) {
+        let filter = match applied(feed, page, url) {
             None => Filter::Unsaid,
             Some(Applied::All) => Filter::Applied,
             Some(Applied::NotTime | Applied::NotFilter) => Filter::Ignored,
@@ -274,6 +268,12 @@ impl FhirConnector {
             reason: "the link to the next page leads to another origin than base_url".to_owned(),
         })
     }
+}
+
+/// What the `self` link says of the request's parameters; nothing where there is none.
+fn applied(feed: &FeedSpec, page: &Page, url: &Url) -> Option<Applied> {
+    let link = self_link(page, url)?;
+    Some(query::applied(url, &link, &feed.filter))
 }
 
 fn self_link(page: &Page, url: &Url) -> Option<Url> {

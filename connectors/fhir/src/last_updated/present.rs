@@ -1,11 +1,12 @@
 //! Where a feed begins that begins now: found out from its first answer alone.
 //!
-//! It guarantees that nothing is lost whose stamp lies after the source's present at that answer, whatever `Date`
-//! said, as long as our own clock is not ahead of the source's stamps by more than the overlap *and* `Date` ahead
-//! of both; and that in silence goes only what the first answer showed, what lies before all that it was asked
-//! for, and, where it had further pages, what is stamped before the present. The first poll ends with its first
-//! answer, so that the beginning is durable at once and no later failure moves it; further pages are the next
-//! poll's. It must not know HTTP or record bodies.
+//! It guarantees that a change is announced whose stamp lies after the earlier of `Date` and our own clock at that
+//! answer: one of them may be as wrong as it likes. In silence goes what the first answer showed, what lies before
+//! all that it was asked for, and, where it had further pages, what is stamped before that earlier instant. Where
+//! `Date` lies far behind and rows show it, what lies before the search's lower bound is silent too.
+//!
+//! The first poll ends with its first answer, so that the beginning is durable at once and no later failure moves
+//! it; further pages are the next poll's. It must not know HTTP or record bodies.
 
 use std::time::Duration;
 
@@ -117,12 +118,14 @@ mod tests {
         }
     }
 
+    /// `Date`, the stamps shown, the further page; then the watermark and the start.
+    type Row = (i64, &'static [i64], Option<&'static str>, i64, i64);
+
     #[test]
     fn a_beginning_is_where_the_first_answer_says() {
-        // Our clock says 10 000 and the overlap is 300, so that the search asks from 9 700 on. Rows are: `Date`,
-        // the stamps shown, whether there is a further page, the watermark, the start.
-        let far = 2_000_000_000;
-        let rows: [(i64, &[i64], Option<&str>, i64, i64); 13] = [
+        // Our clock says 10 000 and the overlap is 300, so that the search asks from 9 700 on.
+        const FAR: i64 = 2_000_000_000;
+        let rows: [Row; 13] = [
             (10_000, &[9800, 9990], None, 9990, 9700),
             (10_000, &[], None, 10_000, 9700),
             (10_000, &[9800, 9990, 10_050], None, 9990, 9700),
@@ -136,8 +139,8 @@ mod tests {
             (6400, &[], None, 6400, 6400),
             (6400, &[9800, 9990], Some("p2"), 6400, 9700),
             // `Date` in 2099 or so, and a row stamped there.
-            (far, &[9800, 9990], None, 9990, 9700),
-            (far, &[9800, far - 5], None, 10_000, 9700),
+            (FAR, &[9800, 9990], None, 9990, 9700),
+            (FAR, &[9800, FAR - 5], None, 10_000, 9700),
             // The bound was ignored: old rows say nothing.
             (10_000, &[5, 6], Some("p2"), 10_000, 10_000),
         ];
