@@ -16,3 +16,5 @@ mod notifications;
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod wrong_dates;
