@@ -107,7 +107,9 @@ impl Sink {
         let record = (notification.connection.to_string(), notification.key.to_string());
         let mut under_way = self.under_way.lock().unwrap();
         let subscription = &self.state.subscription;
-        if !under_way.insert(record.clone()) {
+        // A worker that stood still holds its lease anew and sends again what it was sending.
+        let awake = !self.state.book.open().frozen.contains(&self.life.number);
+        if !under_way.insert(record.clone()) && awake {
             let what = format!("two attempts at once for one record of {subscription}");
             self.state.book.violation(what);
         }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::book::Book;
+use crate::book::{Asked, Book, FeedRef};
 use crate::clock::SimClock;
 use crate::dice::fork;
 use crate::journal::Journal;
@@ -50,6 +50,28 @@ pub(crate) struct World {
     pub(crate) began: Timestamp,
     workers: Mutex<Vec<Arc<Worker>>>,
     blows_left: AtomicUsize,
+}
+
+/// Whether each feed was polled once more, from the first page on, since nothing changes any more.
+struct LastLook {
+    since: u64,
+    polls: BTreeMap<FeedRef, Timestamp>,
+}
+
+impl LastLook {
+    /// When a feed's first poll since then began, as soon as it has.
+    fn poll_began(&mut self, world: &World, connection: &str, feed: &str) -> Option<Timestamp> {
+        let key = (connection.to_owned(), feed.to_owned());
+        if let Some(began) = self.polls.get(&key) {
+            return Some(*began);
+        }
+        let pages = world.book.open();
+        let asked = pages.answers.iter().rev().take_while(|it| it.tick > self.since);
+        let began = asked
+            .filter(|it| it.asked == Asked::FirstPage)
+            .any(|it| it.connection == connection && it.feed == feed);
+        began.then(|| *self.polls.entry(key).or_insert(world.clock.now()))
+    }
 }
 
 /// The base address that all sandboxes share; the connection tells them apart.
@@ -312,12 +334,16 @@ impl World {
                 ..Faults::default()
             });
         }
-        let settled_after = self.clock.now() + LATE_MAX + Duration::from_secs(5);
+        tokio::time::sleep(LATE_MAX + Duration::from_secs(5)).await;
+        let mut last_look = LastLook {
+            since: self.book.open().next(),
+            polls: BTreeMap::new(),
+        };
         let give_up = Instant::now() + QUIET_MAX;
         let (mut quiet_looks, mut redrives) = (0, 0);
         while quiet_looks < 3 {
             tokio::time::sleep(Duration::from_millis(700)).await;
-            match self.stirring(settled_after).await {
+            match self.stirring(&mut last_look).await {
                 None if redrives < 2 && self.redrive().await => {
                     redrives += 1;
                     quiet_looks = 0;
@@ -334,7 +360,7 @@ impl World {
     }
 
     /// What still moves, if anything.
-    async fn stirring(&self, settled_after: Timestamp) -> Option<String> {
+    async fn stirring(&self, last_look: &mut LastLook) -> Option<String> {
         let workers = self.workers.lock().unwrap().clone();
         for source in &self.plan.sources {
             let connection = courier_sdk::ConnectionName::parse(&source.name).unwrap();
@@ -345,9 +371,11 @@ impl World {
             for feed in &source.feeds {
                 let name = courier_sdk::FeedName::parse(&feed.name).unwrap();
                 let state = self.store.feed(&connection, &name).await.unwrap();
+                let began = last_look.poll_began(self, &source.name, &feed.name);
                 let polled = workers.iter().any(|worker| {
                     let condition = worker.connections[&connection].condition(&name);
-                    condition.is_some_and(|it| it.succeeded_at.is_some_and(|at| at > settled_after))
+                    let succeeded_at = condition.and_then(|it| it.succeeded_at);
+                    began.is_some_and(|began| succeeded_at.is_some_and(|at| at > began))
                 });
                 // A poll of many pages is under way most of the time; that nothing new comes of it is what counts.
                 if !polled || state.stage == StageState::Releasing {
