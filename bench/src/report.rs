@@ -78,13 +78,15 @@ impl Report {
         line("cpu seconds", courier.cpu_seconds, floor.cpu_seconds, 2);
         line("max rss, MiB", courier.rss_max_mib, floor.rss_max_mib, 1);
         line("fsyncs", self.fsyncs(), self.fsyncs(), 0);
-        out.push_str(&format!(
+        write!(
+            out,
             "\nratio {:.2} (pairs: {})\nfsyncs {:.0} of {:.0} allowed",
             median(self.ratios()),
             ratios.join(", "),
             self.fsyncs(),
             self.fsyncs_allowed(),
-        ));
+        )
+        .unwrap_or_default();
         out
     }
 
