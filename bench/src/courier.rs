@@ -64,7 +64,7 @@ pub(crate) async fn run(folder: &Path, records: u32) -> Result<(Cost, Seen), Fai
 
 fn worker(store: &Arc<SqliteStore>, names: &Names, url: &Url) -> Result<Worker, Failed> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let budget = Budget::new(None, 1, Arc::clone(&clock));
+    let budget = Budget::new(None, 1);
     let connection = Connection::new(names.connection.clone(), Arc::new(Silent), Vec::new(), budget, 1);
     let webhook = Webhook::new(Settings {
         url: url.clone(),

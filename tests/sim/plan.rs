@@ -60,6 +60,7 @@ pub(crate) struct SourcePlan {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a handful of plans, each made once")]
 pub(crate) enum Kind {
     /// The sandbox EHR behind the FHIR connector.
     Clinic {
