@@ -22,8 +22,18 @@ pub const SLICE_BYTES_MAX: usize = 4 << 20;
 pub struct Definitions {
     /// The connections.
     pub connections: BTreeSet<ConnectionName>,
+    /// The destinations.
+    pub destinations: BTreeSet<DestinationName>,
     /// The subscriptions, in the order of their names.
     pub subscriptions: Vec<Subscription>,
+}
+
+impl Definitions {
+    /// Whether a subscription covers a connection that is in force.
+    #[must_use]
+    pub fn cover(&self, subscription: &Subscription, connection: &ConnectionName) -> bool {
+        self.connections.contains(connection) && subscription.covers(connection)
+    }
 }
 
 /// Names one worker process for the time it lives.

@@ -119,6 +119,14 @@ macro_rules! contract_suite {
                     a_removed_subscription_is_cancelled_and_its_name_counts_on,
                     an_edit_applies_to_what_was_not_attempted,
                     narrower_content_applies_to_everything_pending,
+                    what_was_settled_before_content_narrowed_is_owed_again_narrow,
+                    what_was_settled_narrow_is_not_owed_again_wider,
+                    nothing_is_owed_again_to_a_removed_subscription,
+                    a_redrive_passes_over_what_is_not_in_force,
+                    what_a_lost_destination_was_owed_goes_where_the_subscription_goes_now,
+                    a_moved_delivery_does_not_grow_wider,
+                    a_connection_that_left_is_owed_nothing_until_it_returns,
+                    a_name_that_begins_again_is_owed_what_was_cancelled,
                 ];
                 outbox: [
                     at_most_one_delivery_per_record_is_in_flight,

@@ -159,6 +159,7 @@ impl World {
     pub(super) async fn define(&self, subscriptions: &[Subscription]) {
         let definitions = Definitions {
             connections: BTreeSet::from([mercy()]),
+            destinations: BTreeSet::from([destination("hook"), destination("other")]),
             subscriptions: subscriptions.to_vec(),
         };
         self.store.define(&definitions, at(0)).await.unwrap();
