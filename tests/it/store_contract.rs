@@ -90,6 +90,8 @@ macro_rules! contract_suite {
                     a_superseded_version_is_entered_and_counted,
                     a_version_whose_record_came_along_while_it_was_fetched_is_not_superseded,
                     a_change_whose_record_came_along_is_not_given_up,
+                    a_change_shown_again_waits_its_back_off_out,
+                    a_change_shown_again_while_it_is_given_up_stays_due,
                     a_gone_record_is_a_delete,
                     an_incomplete_fetch_is_tried_again,
                     a_retry_waits_and_is_counted,

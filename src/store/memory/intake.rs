@@ -326,7 +326,10 @@ impl InboxRow {
         self.change = shown;
         self.fresh_as_of = fresh_as_of;
         self.generation += 1;
-        self.due_at = at;
+        // A row that failed waits its back-off out: the source shows it at every poll.
+        if self.attempts == 0 {
+            self.due_at = at;
+        }
     }
 }
 

@@ -205,6 +205,39 @@ pub(super) async fn a_change_whose_record_came_along_is_not_given_up(home: &dyn 
     assert_eq!((settled.appended, settled.late), (1, 0));
 }
 
+pub(super) async fn a_change_shown_again_waits_its_back_off_out(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let claimed = world.claim(0).await;
+    let result = SettleResult::RetryAt {
+        due_at: at(100),
+        reason: "503".to_owned(),
+    };
+    world.settle(&claimed[0], result).await;
+    world.poll_at(10, vec![reference("1", 1)]).await;
+    assert!(world.claim(99).await.is_empty());
+    let again = world.claim(100).await;
+    assert_eq!((again[0].generation, again[0].attempts), (2, 1));
+}
+
+pub(super) async fn a_change_shown_again_while_it_is_given_up_stays_due(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![unversioned("1")]).await;
+    let claimed = world.claim(0).await;
+    let result = SettleResult::RetryAt {
+        due_at: at(100),
+        reason: "503".to_owned(),
+    };
+    world.settle(&claimed[0], result).await;
+    let claimed = world.claim(100).await;
+    world.poll(vec![unversioned("1")]).await;
+    let settled = world.settle(&claimed[0], quarantine()).await;
+    assert_eq!((settled.quarantined, settled.shown_again), (0, 1));
+    let again = world.claim(0).await;
+    assert_eq!((again[0].attempts, again[0].claims), (0, 1));
+    assert_eq!(world.settle(&again[0], quarantine()).await.quarantined, 1);
+}
+
 pub(super) async fn a_gone_record_is_a_delete(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![version("1", 1)]).await;
