@@ -165,7 +165,7 @@ impl ConnectionState {
                     version,
                     version_id: change.version_id.clone(),
                     kind,
-                    changed_at: change.order.stamp,
+                    changed_at: ledger::changed_at(change),
                     fresh_as_of: *fresh_as_of,
                     recorded_at: batch.at,
                     timeliness,
