@@ -2,7 +2,7 @@
 
 use courier_sdk::{Cursor, Shown};
 use ehr_courier::domain::event::{Change, VersionClue};
-use ehr_courier::store::{BaselineProof, ClaimedChange, Progress, SettleResult};
+use ehr_courier::store::{BaselineProof, ClaimedChange, EventQuery, Progress, SettleResult};
 
 use super::Home;
 use super::world::*;
@@ -341,6 +341,41 @@ pub(super) async fn a_quarantined_record_without_a_version_is_not_asked_for_agai
     assert_eq!(world.poll(vec![unversioned("1")]).await.enqueued, 0);
     assert!(world.claim(DAY).await.is_empty());
     assert_eq!(world.store.quarantine(10).await.unwrap().len(), 1);
+}
+
+pub(super) async fn a_record_that_came_along_is_not_taken_for_a_quarantined_one(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![unversioned("1")]).await;
+    world.settle(&world.claim(0).await[0], quarantine()).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let accepted = world.poll(vec![worded("1", "a")]).await;
+    assert_eq!((accepted.enqueued, accepted.known), (1, 0));
+}
+
+pub(super) async fn a_version_before_an_inferred_delete_does_not_undo_it(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![version("1", 4)]).await;
+    world.poll(vec![reference("1", 6)]).await;
+    let asked = world.claim(0).await;
+    let gone = Change {
+        order: asked[0].change.order,
+        ..gone("1")
+    };
+    world.settle(&asked[0], SettleResult::Deleted(gone)).await;
+    let detail = world
+        .store
+        .events(&EventQuery {
+            limit: 1,
+            ..EventQuery::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(detail[0].changed_at, None, "the source never said when");
+    // A page read before the delete still shows what came between.
+    let accepted = world.poll(vec![version("1", 5)]).await;
+    assert_eq!((accepted.appended, accepted.late), (1, 1));
+    let accepted = world.poll(vec![version("1", 7)]).await;
+    assert_eq!((accepted.appended, accepted.late), (1, 0), "it lives again");
 }
 
 pub(super) async fn a_redriven_change_starts_anew(home: &dyn Home) {
