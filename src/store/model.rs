@@ -110,6 +110,9 @@ pub struct AcceptPage {
     pub oversized: Vec<RecordKey>,
     /// What the slice does to the feed.
     pub progress: Progress,
+    /// Whether the poll shows all there is; where it does not, no first sight of the feed proves a creation from now
+    /// on.
+    pub sights: Sights,
     /// The source's own time at the poll's start.
     pub fresh_as_of: Timestamp,
     /// Now.
@@ -133,6 +136,15 @@ pub enum Progress {
     },
     /// The poll is over but proved incomplete: the cursor stays, the next poll begins.
     Inconclusive,
+}
+
+/// Whether a poll shows all there is of its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sights {
+    /// It shows every record.
+    All,
+    /// A filter leaves records out: what is seen first may have existed before.
+    Filtered,
 }
 
 /// Whether a complete poll proves a baseline.

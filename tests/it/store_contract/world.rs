@@ -10,7 +10,7 @@ use ehr_courier::domain::fan_out::{self, SliceLimits, Subscription};
 use ehr_courier::store::{
     AcceptPage, Accepted, ClaimChanges, ClaimDeliveries, ClaimedChange, Definitions, EventQuery, FanOut,
     FanOutView, FeedState, Holder, Lane, PollRef, Progress, Recorded, ReleaseStage, Released, SettleChanges,
-    SettleResult, Settled, Settlement, Store,
+    SettleResult, Settled, Settlement, Sights, Store,
 };
 
 use super::Home;
@@ -71,6 +71,7 @@ impl World {
             changes,
             oversized: Vec::new(),
             progress,
+            sights: Sights::All,
             fresh_as_of: at(0),
             at: at(0),
         }
