@@ -183,7 +183,7 @@ pub fn connection(
         })
         .collect();
     let concurrent = entry.limits.concurrent.get();
-    let budget = Budget::new(entry.limits.requests_per_second, concurrent, Arc::clone(clock));
+    let budget = Budget::new(entry.limits.requests_per_second, concurrent);
     let connector = Arc::new(FhirConnector::new(settings));
     Ok(Connection::new(
         entry.name.clone(),

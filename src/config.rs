@@ -44,6 +44,20 @@ pub struct Surroundings<'a> {
     pub known_profiles: &'a [&'a str],
     /// The current wall time; a feed cannot start after it.
     pub now: Timestamp,
+    /// Which secrets are read.
+    pub secrets: Secrets<'a>,
+}
+
+/// Which secrets are read. Those that are not are empty in the [`Config`]: nothing can be signed with them. That
+/// they are references, not literals, is checked all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets<'a> {
+    /// All: each must be there.
+    Required,
+    /// Those of one connection.
+    OfConnection(&'a ConnectionName),
+    /// None: the configuration is only looked at.
+    Unneeded,
 }
 
 /// A complete, valid configuration.

@@ -19,6 +19,9 @@ use crate::pipeline::Worker;
 /// The recorder's histograms are drained this often.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// How long requests in progress are waited for once the face is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
 /// What the face answers from.
 #[derive(Clone)]
 pub struct Face {
@@ -30,7 +33,7 @@ pub struct Face {
     pub draining: CancellationToken,
 }
 
-/// Answers requests until `stop`.
+/// Answers requests until `stop`; those in progress by then have two seconds to end.
 ///
 /// # Errors
 /// When the listener fails.
@@ -47,12 +50,16 @@ pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -
             metrics.run_upkeep();
         }
     };
-    let shutdown = stop.clone();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut serving = std::pin::pin!(serving.into_future());
     tokio::select! {
         biased;
-        served = axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await }) => served,
-        () = upkeep => Ok(()),
+        ended = &mut serving => return ended,
+        () = stop.cancelled() => {}
+        () = upkeep => {}
     }
+    // A client that never finishes its request does not keep the service alive.
+    tokio::time::timeout(STOP_GRACE, serving).await.unwrap_or(Ok(()))
 }
 
 async fn ready(State(face): State<Face>) -> Response {

@@ -4,19 +4,30 @@ use std::path::Path;
 
 use courier_fhir::Profile;
 use courier_sdk::Clock as _;
+use serde_json::json;
 
 use super::CliError;
 use super::output::{Colour, Output};
 use crate::clock::SystemClock;
-use crate::config::{self, Config, Environment, Surroundings};
+use crate::config::{self, Config, Environment, Secrets, Surroundings};
 
 /// Loads a configuration whole, or says everything that is wrong with it.
 pub(super) fn load(path: &Path, environment: &Environment) -> Result<Config, CliError> {
+    load_with(path, environment, Secrets::Required)
+}
+
+/// Loads a configuration with the secrets that a command needs.
+pub(super) fn load_with(
+    path: &Path,
+    environment: &Environment,
+    secrets: Secrets<'_>,
+) -> Result<Config, CliError> {
     let known_profiles = Profile::names();
     let surroundings = Surroundings {
         environment,
         known_profiles: &known_profiles,
         now: SystemClock.now(),
+        secrets,
     };
     config::load(path, &surroundings).map_err(CliError::Config)
 }
@@ -41,10 +52,14 @@ pub(super) fn run(path: &Path, environment: &Environment, output: &mut Output) -
         &["connection", "feed", "record", "profile", "every", "host"],
         &rows,
     );
-    if !output.is_json() {
-        for audit in &config.audits {
+    for audit in &config.audits {
+        if output.is_json() {
+            output.value(&json!({ "note": audit.to_string() }));
+        } else {
             output.line(&format!("note: {audit}"));
         }
+    }
+    if !output.is_json() {
         let good = output.coloured("the configuration is valid", Colour::Green);
         output.line(&format!(
             "{good}: {} connections, {} destinations, {} subscriptions",

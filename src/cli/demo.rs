@@ -19,7 +19,7 @@ use super::output::{Colour, Output};
 use super::{CliError, serve, signals};
 use crate::app;
 use crate::clock::SystemClock;
-use crate::config::{self, Environment, Surroundings};
+use crate::config::{self, Environment, Secrets, Surroundings};
 use crate::destination::signature::SigningKey;
 use crate::domain::identity::{EventId, VersionKey};
 use crate::pipeline::{self, Worker};
@@ -106,6 +106,7 @@ async fn raise(seed: u64) -> Result<Stage, CliError> {
         environment: &environment,
         known_profiles: &known_profiles,
         now: clock.now(),
+        secrets: Secrets::Required,
     };
     let text = configuration(source_url.as_str(), hook_url.as_str());
     let config =

@@ -6,11 +6,11 @@ use courier_sdk::{Clock as _, ConnectionName};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::output::Output;
+use super::output::{Output, visible};
 use super::{CliError, ConfigFile, check};
 use crate::app;
 use crate::clock::SystemClock;
-use crate::config::Environment;
+use crate::config::{Environment, Secrets};
 use crate::domain::delivery::DeliveryId;
 use crate::domain::identity::EventId;
 use crate::domain::name::{DestinationName, SubscriptionName};
@@ -208,7 +208,7 @@ fn show(detail: &EventDetail, body: bool, output: &mut Output) {
             })
         })
         .collect();
-    let summary = json!({
+    let mut summary = json!({
         "id": event.id.as_str(),
         "connection": event.connection.as_str(),
         "feed": event.feed.as_str(),
@@ -220,13 +220,23 @@ fn show(detail: &EventDetail, body: bool, output: &mut Output) {
         "fresh_as_of": event.fresh_as_of.to_string(),
         "deliveries": deliveries,
     });
+    let body = event
+        .record
+        .as_ref()
+        .filter(|_| body)
+        .map(|record| String::from_utf8_lossy(record.bytes()));
     if output.is_json() {
+        if let (Some(body), Some(members)) = (body, summary.as_object_mut()) {
+            members.insert("body".to_owned(), body.into());
+        }
         output.value(&summary);
-    } else {
-        output.line(&serde_json::to_string_pretty(&summary).unwrap_or_default());
+        return;
     }
-    if let (true, Some(record)) = (body, &event.record) {
-        output.line(&String::from_utf8_lossy(record.bytes()));
+    for line in serde_json::to_string_pretty(&summary).unwrap_or_default().lines() {
+        output.line(&visible(line));
+    }
+    if let Some(body) = body {
+        output.line(&body);
     }
 }
 
@@ -270,6 +280,9 @@ pub(super) async fn dead_letters(
             let store = writing(&filter.file, environment)?;
             let count = store.redrive(&query(&filter)?, SystemClock.now()).await?;
             say(output, "deliveries", "redriven", count);
+            if count == 0 {
+                return Err(CliError::Failed("no dead letter matches".to_owned()));
+            }
             Ok(())
         }
     }
@@ -291,7 +304,7 @@ pub(super) async fn cursors(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let CursorsCommand::Show(file) = command;
-    let config = check::load(&file.config, environment)?;
+    let config = check::load_with(&file.config, environment, Secrets::Unneeded)?;
     let store = app::open_for_reading(&config.state.database)?;
     let clock: std::sync::Arc<dyn courier_sdk::Clock> = std::sync::Arc::new(SystemClock);
     let mut clients = app::Clients::default();
@@ -341,16 +354,19 @@ pub(super) fn schema(command: &SchemaCommand, output: &mut Output) {
         Schema::Notification => include_str!("../../schemas/notification.schema.json").to_owned(),
         Schema::Profile => include_str!("../../schemas/profile.schema.json").to_owned(),
     };
-    output.line(text.trim_end());
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(schema) if output.is_json() => output.value(&schema),
+        Ok(_) | Err(_) => output.line(text.trim_end()),
+    }
 }
 
 pub(super) fn reading(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
-    let config = check::load(&file.config, environment)?;
+    let config = check::load_with(&file.config, environment, Secrets::Unneeded)?;
     Ok(app::open_for_reading(&config.state.database)?)
 }
 
 pub(super) fn writing(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
-    let config = check::load(&file.config, environment)?;
+    let config = check::load_with(&file.config, environment, Secrets::Unneeded)?;
     Ok(SqliteStore::open(&config.state.database, OpenMode::Offline)?)
 }
 

@@ -44,6 +44,16 @@ impl Output {
         }
     }
 
+    /// Prints where something is or what to know before its lines: among them for people, beside them (on standard
+    /// error) where they are JSON.
+    pub(super) fn banner(&mut self, text: &str) {
+        if self.json {
+            self.problem(text);
+        } else {
+            self.line(text);
+        }
+    }
+
     /// Prints one JSON line.
     pub(super) fn value<T: Serialize>(&mut self, value: &T) {
         match serde_json::to_string(value) {
@@ -91,6 +101,10 @@ impl Output {
             self.line(&self.coloured("nothing to show", Colour::Dim));
             return;
         }
+        let rows: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| row.iter().map(|cell| visible(cell)).collect())
+            .collect();
         let widths: Vec<usize> = header
             .iter()
             .enumerate()
@@ -104,10 +118,28 @@ impl Output {
             .collect();
         let names: Vec<String> = header.iter().map(|name| name.to_uppercase()).collect();
         self.line(&self.coloured(&aligned(&names, &widths), Colour::Dim));
-        for row in rows {
+        for row in &rows {
             self.line(&aligned(row, &widths));
         }
     }
+}
+
+/// Escapes what a terminal would obey instead of show: sources choose record ids and versions.
+pub(super) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() || turns_direction(letter) {
+            shown.extend(letter.escape_unicode());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// Characters that reorder or hide what stands around them.
+fn turns_direction(letter: char) -> bool {
+    matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 fn aligned(cells: &[String], widths: &[usize]) -> String {
@@ -117,4 +149,23 @@ fn aligned(cells: &[String], widths: &[usize]) -> String {
         .map(|(cell, width)| format!("{cell:<width$}"))
         .collect();
     padded.join("  ").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        for (text, expected) in [
+            ("Appointment/17", "Appointment/17"),
+            ("Müller ☂", "Müller ☂"),
+            ("a\u{1b}[2Jb", "a\\u{1b}[2Jb"),
+            ("a\r\nb\t", "a\\u{d}\\u{a}b\\u{9}"),
+            ("\u{7f}\u{9b}31m", "\\u{7f}\\u{9b}31m"),
+            ("17\u{202e}71", "17\\u{202e}71"),
+        ] {
+            assert_eq!(visible(text), expected, "{text:?}");
+        }
+    }
 }

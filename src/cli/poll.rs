@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use clap::Args;
-use courier_sdk::{Clock, ConnectionName, FeedName, Next, PollRequest};
+use courier_sdk::{ChangeRef, Clock, ConnectionName, FeedName, Next, PollRequest};
 use jiff::Timestamp;
 
 use super::output::Output;
 use super::{CliError, ConfigFile, check};
 use crate::app::{self, Clients};
 use crate::clock::SystemClock;
-use crate::config::Environment;
+use crate::config::{Environment, Secrets};
+use crate::pipeline::connection::{Connection, Feed};
 
 /// Without `--since` a dry poll looks back this far.
 const LOOK_BACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -39,7 +40,6 @@ pub(super) async fn run(
     environment: &Environment,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let config = check::load(&command.file.config, environment)?;
     let usage = |error: courier_sdk::InvalidName| CliError::Usage(error.to_string());
     let name = ConnectionName::parse(&command.connection).map_err(usage)?;
     let wanted = command
@@ -48,6 +48,7 @@ pub(super) async fn run(
         .map(FeedName::parse)
         .transpose()
         .map_err(usage)?;
+    let config = check::load_with(&command.file.config, environment, Secrets::OfConnection(&name))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entry = config
         .connections
@@ -57,50 +58,70 @@ pub(super) async fn run(
     let since = command
         .since
         .unwrap_or_else(|| clock.now().saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN));
+    let is_wanted = |feed: &&Feed| wanted.as_ref().is_none_or(|name| feed.spec.name == *name);
+    if connection.feeds.iter().filter(is_wanted).count() == 0 {
+        return Err(CliError::Usage(format!("connection {name} has no such feed")));
+    }
     let mut rows = Vec::new();
-    let mut polled = 0;
-    for feed in connection
-        .feeds
-        .iter()
-        .filter(|feed| wanted.as_ref().is_none_or(|name| feed.spec.name == *name))
-    {
-        polled += 1;
-        let cursor = connection.connector.cursor_at(since);
-        let mut resume = None;
-        for _ in 0..PAGES_MAX {
-            let request = PollRequest {
-                feed: &feed.spec,
-                cursor: Some(&cursor),
-                resume: resume.as_ref(),
-            };
-            let page = connection
-                .connector
-                .poll(request)
-                .await
-                .map_err(|error| CliError::Failed(error.to_string()))?;
-            for change in &page.changes {
-                rows.push(vec![
-                    feed.spec.name.to_string(),
-                    change.key.to_string(),
-                    change.version_id.clone().unwrap_or_else(|| "-".to_owned()),
-                    change
-                        .last_updated
-                        .map_or_else(|| "-".to_owned(), |at| at.to_string()),
-                ]);
-            }
-            match page.next {
-                Next::Page(next) => resume = Some(next),
-                Next::Done(_) => break,
-                Next::Inconclusive { reason } => {
-                    output.problem(&format!("note: {}: {reason}", feed.spec.name));
-                    break;
-                }
+    let mut outcome = Ok(());
+    for feed in connection.feeds.iter().filter(is_wanted) {
+        outcome = poll(&connection, feed, since, (&mut rows, output)).await;
+        if outcome.is_err() {
+            break;
+        }
+    }
+    // What was found before an error was found all the same.
+    if outcome.is_ok() || !rows.is_empty() {
+        output.table(&["feed", "record", "version", "last_updated"], &rows);
+    }
+    outcome
+}
+
+/// Polls one feed page by page, within the connection's budget.
+async fn poll(
+    connection: &Connection,
+    feed: &Feed,
+    since: Timestamp,
+    (rows, output): (&mut Vec<Vec<String>>, &mut Output),
+) -> Result<(), CliError> {
+    let cursor = connection.connector.cursor_at(since);
+    let mut resume = None;
+    for _ in 0..PAGES_MAX {
+        let request = PollRequest {
+            feed: &feed.spec,
+            cursor: Some(&cursor),
+            resume: resume.as_ref(),
+        };
+        let leave = connection.budget.leave().await;
+        let polled = connection.connector.poll(request).await;
+        drop(leave);
+        let page = polled.map_err(|error| CliError::Failed(error.to_string()))?;
+        // A poll looks back further than asked, for what was committed late; the question was another.
+        let asked = |change: &&ChangeRef| change.last_updated.is_none_or(|at| at >= since);
+        rows.extend(page.changes.iter().filter(asked).map(|change| row(feed, change)));
+        match page.next {
+            Next::Page(next) => resume = Some(next),
+            Next::Done(_) => return Ok(()),
+            Next::Inconclusive { reason } => {
+                output.problem(&format!("note: {}: {reason}", feed.spec.name));
+                return Ok(());
             }
         }
     }
-    if polled == 0 {
-        return Err(CliError::Usage(format!("connection {name} has no such feed")));
-    }
-    output.table(&["feed", "record", "version", "last_updated"], &rows);
+    output.problem(&format!(
+        "note: {}: stopped after {PAGES_MAX} pages, there are more; ask from a later instant with --since",
+        feed.spec.name
+    ));
     Ok(())
+}
+
+fn row(feed: &Feed, change: &ChangeRef) -> Vec<String> {
+    vec![
+        feed.spec.name.to_string(),
+        change.key.to_string(),
+        change.version_id.clone().unwrap_or_else(|| "-".to_owned()),
+        change
+            .last_updated
+            .map_or_else(|| "-".to_owned(), |at| at.to_string()),
+    ]
 }

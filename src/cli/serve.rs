@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::output::{Colour, Output};
+use super::output::{Colour, Output, visible};
 use super::{CliError, signals};
 use crate::clock::SystemClock;
 use crate::config::Environment;
@@ -69,7 +69,7 @@ pub(super) async fn sandbox(command: SandboxCommand, output: &mut Output) -> Res
     };
     let ehr = Arc::new(Ehr::new(options, clock));
     ehr.set_faults(faults);
-    output.line(&format!(
+    output.banner(&format!(
         "sandbox EHR at {base_url} (metadata, search, read; /ledger, /faults, /strikes, /pace beside it)"
     ));
     let pace = Pace::per_second(command.pace);
@@ -84,12 +84,12 @@ pub(super) async fn listen(
 ) -> Result<(), CliError> {
     let (key, made) = signing_key(command.secret.as_deref(), environment)?;
     let listener = bind(command.port).await?;
-    output.line(&format!(
+    output.banner(&format!(
         "listening at {}",
         base_url(listener.local_addr()?, "/")?
     ));
     if let Some(text) = made {
-        output.line(&format!(
+        output.banner(&format!(
             "secret (put it where the courier's configuration reads it): {text}"
         ));
     }
@@ -108,18 +108,21 @@ pub(super) async fn listen(
 }
 
 fn print(notification: &Received, body: bool, output: &mut Output) {
-    let line = summary(&notification.body);
+    let text = body.then(|| String::from_utf8_lossy(&notification.body));
     if output.is_json() {
-        let value = serde_json::json!({
+        let mut value = serde_json::json!({
             "id": notification.event_id.as_str(), "replay": notification.replay, "received_at": notification.received_at.to_string(),
         });
+        if let (Some(text), Some(members)) = (text, value.as_object_mut()) {
+            members.insert("body".to_owned(), text.into());
+        }
         output.value(&value);
-    } else {
-        let id = output.coloured(notification.event_id.as_str(), Colour::Dim);
-        output.line(&format!("{line}  {id}"));
+        return;
     }
-    if body {
-        output.line(&String::from_utf8_lossy(&notification.body));
+    let id = output.coloured(notification.event_id.as_str(), Colour::Dim);
+    output.line(&format!("{}  {id}", summary(&notification.body)));
+    if let Some(text) = text {
+        output.line(&text);
     }
 }
 
@@ -130,8 +133,7 @@ pub(super) fn summary(body: &[u8]) -> String {
         event
             .get(name)
             .and_then(serde_json::Value::as_str)
-            .unwrap_or("-")
-            .to_owned()
+            .map_or_else(|| "-".to_owned(), visible)
     };
     let change = text("type").rsplit('.').next().unwrap_or("-").to_owned();
     let number: u64 = text("sequence").parse().unwrap_or(0);

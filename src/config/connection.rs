@@ -201,8 +201,7 @@ fn secret(
     let Some(text) = text else {
         return context.missing(auth, path, "write \"env:NAME\" or \"file:PATH\" for it");
     };
-    let secret = value::secret(text.get_ref(), context.folder, context.surroundings.environment);
-    context.accept(secret, text, path)
+    context.secret(text, path, Ok)
 }
 
 fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Option<Limits> {

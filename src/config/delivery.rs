@@ -81,11 +81,7 @@ fn destination(key: &Text, raw: &RawDestination, context: &mut Context<'_>) -> O
     }
     let secret_path = format!("{path}.secret");
     let secret = match &raw.secret {
-        Some(text) => {
-            let secret = value::secret(text.get_ref(), context.folder, context.surroundings.environment);
-            let secret = secret.and_then(|secret| signing_key(&secret));
-            context.accept(secret, text, &secret_path)
-        }
+        Some(text) => context.secret(text, &secret_path, |secret| signing_key(&secret)),
         None => context.missing(key, &secret_path, "write secret = \"env:NAME\" or \"file:PATH\""),
     };
     let retry = retry(raw.retry.as_ref(), &format!("{path}.retry"), context);

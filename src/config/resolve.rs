@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -13,7 +14,7 @@ use super::raw::{RawConfig, RawHttp, RawState, Text, Texts};
 use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Config, ConfigErrors, Egress, Http, Key, State, Surroundings};
+use super::{Audit, Config, ConfigErrors, Egress, Http, Key, Secrets, State, Surroundings};
 use super::{connection, delivery, keys, raw};
 
 /// The largest configuration file, in bytes: ten thousand connections of a hundred bytes fit.
@@ -257,6 +258,26 @@ impl Context<'_> {
             self.problems.add(origin, path, "missing", help);
         }
         None
+    }
+
+    /// Reads a secret that is needed; of one that is not, only that it is a reference is checked.
+    pub(super) fn secret<T: Default>(
+        &mut self,
+        text: &Text,
+        path: &str,
+        take: impl FnOnce(SecretString) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        let needed = match self.surroundings.secrets {
+            Secrets::Required => true,
+            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.auth.")),
+            Secrets::Unneeded => false,
+        };
+        let secret = if needed {
+            value::secret(text.get_ref(), self.folder, self.surroundings.environment).and_then(take)
+        } else {
+            value::secret_reference(text.get_ref()).map(|()| T::default())
+        };
+        self.accept(secret, text, path)
     }
 
     /// Takes one of a few words. `later` are the words whose feature is not built.

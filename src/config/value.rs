@@ -2,7 +2,7 @@
 //!
 //! Every refusal is a message and a remedy; neither repeats a value that could be secret.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use url::{Host, Url};
 
 use super::Egress;
 use super::environment::Environment;
+use crate::egress::guard::{self, AddressPolicy, Scheme};
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,9 @@ const RESERVED_PARAMETERS: [&str; 17] = [
     "_summary",
     "_total",
 ];
+
+/// What to write where plain http is refused.
+const PLAIN_HELP: &str = "write https, or name the network in `plain_http_networks`";
 
 pub(super) fn refusal(message: impl Into<String>, help: impl Into<String>) -> Refusal {
     Refusal {
@@ -109,85 +113,59 @@ pub(super) fn web_address(text: &str) -> Result<Url, Refusal> {
     Ok(url)
 }
 
-/// Checks that an address may be asked under the named networks, as far as the text shows it.
+/// Checks that an address may be asked under the named networks, as far as the text shows it: the guard's own rule,
+/// which judges names again by what they resolve to.
 pub(super) fn reachable(url: &Url, egress: &Egress) -> Result<(), Refusal> {
-    let plain = url.scheme() == "http";
-    let addresses: Vec<IpAddr> = match url.host() {
-        Some(Host::Ipv4(address)) => vec![address.into()],
-        Some(Host::Ipv6(address)) => vec![address.to_canonical()],
-        Some(Host::Domain(name)) if is_local_name(name) => {
-            vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()]
-        }
-        Some(Host::Domain(_)) | None => Vec::new(),
+    let policy = AddressPolicy {
+        allow_networks: egress.allow_networks.clone(),
+        plain_http_networks: egress.plain_http_networks.clone(),
     };
-    if addresses.is_empty() {
-        let named = !egress.plain_http_networks.is_empty();
-        return if plain && !named {
-            Err(refusal(
-                "plain http is not allowed here",
-                "write https, or name the network in `plain_http_networks`",
-            ))
-        } else {
-            Ok(())
-        };
-    }
-    let within = |networks: &[IpNet]| {
-        addresses
-            .iter()
-            .any(|address| networks.iter().any(|network| network.contains(address)))
+    let reach = policy.check_url(url).map_err(|refused| explained(&refused))?;
+    let Some(Host::Domain(name)) = url.host() else {
+        return Ok(());
     };
-    let loopback = addresses.iter().all(IpAddr::is_loopback);
-    let allowed = within(&egress.allow_networks);
-    if !allowed && !addresses.iter().all(is_public) {
-        let help = match addresses.as_slice() {
-            [only] => format!(
-                "write allow_networks = [\"{}\"], or a wider range",
-                IpNet::from(*only)
-            ),
-            _ => "write allow_networks = [\"127.0.0.0/8\", \"::1/128\"]".to_owned(),
-        };
-        return Err(refusal(
-            "a private or loopback address that is not named in `allow_networks`",
-            help,
-        ));
+    if is_local_name(name) {
+        let [v4, v6] = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::from(Ipv6Addr::LOCALHOST),
+        ];
+        return policy
+            .check_reach(v4, reach)
+            .or_else(|refused| policy.check_reach(v6, reach).map_err(|_same| refused))
+            .map_err(|refused| explained(&refused));
     }
-    if plain && !(loopback && allowed || within(&egress.plain_http_networks)) {
-        let help = "write https, or name the network in `plain_http_networks`";
-        return Err(refusal("plain http is not allowed here", help));
+    let loopback = |network: &IpNet| network.network().is_loopback();
+    let plain_somewhere =
+        !policy.plain_http_networks.is_empty() || policy.allow_networks.iter().any(loopback);
+    if reach.scheme == Scheme::Http && !plain_somewhere {
+        return Err(refusal("plain http is not allowed here", PLAIN_HELP));
     }
     Ok(())
+}
+
+/// The guard's words, with what to write instead. What is never reached is not opened by any key.
+fn explained(refused: &guard::Refusal) -> Refusal {
+    let help = match refused {
+        guard::Refusal::Unnamed { address, .. } if address.is_loopback() => {
+            "write allow_networks = [\"127.0.0.0/8\", \"::1/128\"]".to_owned()
+        }
+        guard::Refusal::Unnamed { address, .. } | guard::Refusal::SystemPort { address } => format!(
+            "write allow_networks = [\"{}\"], or a wider range",
+            IpNet::from(*address)
+        ),
+        guard::Refusal::PlainHttp { .. } => PLAIN_HELP.to_owned(),
+        guard::Refusal::Never { .. } => "write another address: no setting opens this one".to_owned(),
+        guard::Refusal::PortZero => "write another port".to_owned(),
+        guard::Refusal::Scheme | guard::Refusal::NoHost | guard::Refusal::UserInfo => {
+            "write an absolute address such as \"https://ehr.example.com/fhir\"".to_owned()
+        }
+    };
+    refusal(refused.to_string(), help)
 }
 
 fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     name == "localhost" || name.ends_with(".localhost")
-}
-
-/// Tells whether an address is outside the private, loopback and otherwise special ranges.
-fn is_public(address: &IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            !(v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || shared
-                || a == 0
-                || a >= 240)
-        }
-        IpAddr::V6(v6) => {
-            let [first, ..] = v6.segments();
-            let site_local = first & 0xffc0 == 0xfec0;
-            !(v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_unique_local()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || site_local)
-        }
-    }
 }
 
 /// Parses a network such as `10.20.0.0/16`. The whole Internet is not one.
@@ -246,8 +224,18 @@ fn percent_decoded(name: &str) -> String {
         .unwrap_or_default()
 }
 
+/// Checks that a secret is referred to, without reading it.
+pub(super) fn secret_reference(text: &str) -> Result<(), Refusal> {
+    if text.starts_with("env:") || text.starts_with("file:") {
+        return Ok(());
+    }
+    let help = "write \"env:NAME\" or \"file:PATH\" and keep the secret there";
+    Err(refusal("a secret must not stand in the configuration", help))
+}
+
 /// Reads the secret that `env:NAME` or `file:PATH` refers to; one trailing newline of a file is left out.
 pub(super) fn secret(text: &str, folder: &Path, environment: &Environment) -> Result<SecretString, Refusal> {
+    secret_reference(text)?;
     let value = if let Some(name) = text.strip_prefix("env:") {
         let help = "set it before the start, or refer to another with `env:NAME` or `file:PATH`";
         let shown = if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -257,11 +245,8 @@ pub(super) fn secret(text: &str, folder: &Path, environment: &Environment) -> Re
         };
         let missing = || refusal(format!("the variable {shown} is not set"), help);
         environment.get(name).ok_or_else(missing)?.to_owned()
-    } else if let Some(path) = text.strip_prefix("file:") {
-        secret_file(path, folder)?
     } else {
-        let help = "write \"env:NAME\" or \"file:PATH\" and keep the secret there";
-        return Err(refusal("a secret must not stand in the configuration", help));
+        secret_file(text.strip_prefix("file:").unwrap_or_default(), folder)?
     };
     if value.is_empty() {
         return Err(refusal(
@@ -365,6 +350,17 @@ mod tests {
         assert!(check("http://127.0.0.1:8080/", &["127.0.0.0/8"], &[]));
         assert!(check("http://localhost:8080/", &["127.0.0.0/8"], &[]));
         assert!(!check("http://localhost:8080/", &[], &["10.0.0.0/8"]));
+        // What the guard never reaches is refused here already, whatever is named.
+        for never in [
+            "169.254.169.254",
+            "203.0.113.7",
+            "[2002:7f00:1::]",
+            "[64:ff9b::127.0.0.1]",
+        ] {
+            let networks = ["169.254.0.0/16", "203.0.113.0/24", "2002::/16", "64:ff9b::/96"];
+            assert!(!check(&format!("https://{never}/"), &networks, &[]), "{never}");
+        }
+        assert!(!check("https://8.8.8.8:25/", &[], &[]));
     }
 
     #[test]

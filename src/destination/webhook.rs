@@ -1,6 +1,6 @@
 //! The webhook destination: one signed POST per attempt.
 //!
-//! Only 2xx is acceptance. What the receiver writes back never leaves this module: it can echo PHI.
+//! Only 2xx is acceptance, however its body ends. What the receiver writes back never leaves this module: it can echo PHI.
 
 use std::fmt;
 use std::sync::Arc;

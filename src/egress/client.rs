@@ -3,6 +3,7 @@
 //! Guarantees: nothing is sent to an address that the policy refuses, whether it was written as a literal or
 //! came out of DNS (the address that was judged is the one that is dialled); no redirect is followed; no proxy
 //! is used; nothing is retried; every request ends within its deadline and its answer within its size limit.
+//! Where an answer may be cut, a body that breaks off or stalls is cut there: the status stands.
 //! Error messages name neither path nor query.
 
 use std::error::Error as StdError;
@@ -16,13 +17,17 @@ use courier_sdk::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
 use futures_util::StreamExt;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use reqwest::{Client, tls};
+use reqwest::{Client, Response, tls};
 use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
 
 use super::guard::{AddressPolicy, PortClass, Reach, Refusal, Scheme};
 
 /// How long an idle connection is kept; most servers close theirs after 60 to 120 s.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// A longer deadline is cut to this, so that instants stay in range; no request of ours takes as long.
+const DEADLINE_MAX: Duration = Duration::from_hours(24);
 
 /// What a client needs beside its policy.
 #[derive(Debug, Clone)]
@@ -40,7 +45,9 @@ impl Default for ClientOptions {
         Self {
             connect_timeout: Duration::from_secs(5),
             user_agent: concat!("ehr-courier/", env!("CARGO_PKG_VERSION")),
-            idle_per_host_max: 8,
+            // As many as may be in flight to one destination: with fewer, each lull between two claims closes
+            // connections that the next claim opens again.
+            idle_per_host_max: 64,
         }
     }
 }
@@ -91,7 +98,8 @@ impl GuardedClient {
         }
     }
 
-    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    /// Sends a request and waits for the head of its answer.
+    async fn ask(&self, request: HttpRequest) -> Result<Response, HttpError> {
         let reach = self
             .policy
             .check_url(&request.url)
@@ -99,25 +107,13 @@ impl GuardedClient {
         let client = self.lane(reach).map_err(|unavailable| HttpError::Connect {
             reason: unavailable.to_string(),
         })?;
-        let limit = Limit {
-            bytes_max: request.response_bytes_max,
-            at_limit: request.at_limit,
-        };
-        let answer = client
+        client
             .request(request.method, request.url)
             .headers(request.headers)
             .body(request.body)
             .send()
             .await
-            .map_err(|error| classify(&error))?;
-        let status = answer.status();
-        let headers = answer.headers().clone();
-        let body = limit.read(answer).await?;
-        Ok(HttpResponse {
-            status,
-            headers,
-            body,
-        })
+            .map_err(|error| classify(&error))
     }
 }
 
@@ -125,9 +121,20 @@ impl GuardedClient {
 impl Http for GuardedClient {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let deadline = request.deadline;
-        tokio::time::timeout(deadline, self.exchange(request))
+        let limit = Limit {
+            bytes_max: request.response_bytes_max,
+            past_bytes: request.at_limit,
+            deadline,
+            ends: Instant::now() + deadline.min(DEADLINE_MAX),
+        };
+        let answer = timeout_at(limit.ends, self.ask(request))
             .await
-            .unwrap_or(Err(HttpError::Timeout { deadline }))
+            .unwrap_or(Err(HttpError::Timeout { deadline }))?;
+        Ok(HttpResponse {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body: limit.read(answer).await?,
+        })
     }
 }
 
@@ -167,42 +174,57 @@ fn lane(
     })
 }
 
-/// How much of an answer is read.
+/// How much of an answer is read, and until when.
 #[derive(Debug, Clone, Copy)]
 struct Limit {
     bytes_max: usize,
-    at_limit: AtLimit,
+    past_bytes: AtLimit,
+    deadline: Duration,
+    ends: Instant,
 }
 
 impl Limit {
     /// Reads the body, decompressed, up to the limit; a compressed bomb is inflated no further than that.
-    async fn read(self, answer: reqwest::Response) -> Result<Bytes, HttpError> {
+    async fn read(self, answer: Response) -> Result<Bytes, HttpError> {
         let announced = answer
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
-        if matches!(self.at_limit, AtLimit::Fail) && announced.is_some_and(|length| length > self.bytes_max) {
+        if matches!(self.past_bytes, AtLimit::Fail) && announced.is_some_and(|length| length > self.bytes_max)
+        {
             return Err(self.too_large());
         }
         let mut body = BytesMut::new();
+        let ended = self.collect(answer, &mut body).await;
+        match self.past_bytes {
+            AtLimit::Fail => ended?,
+            // The status has been said: how the body ended changes nothing of it.
+            AtLimit::Cut => {}
+        }
+        Ok(body.freeze())
+    }
+
+    /// Collects the body until it ends, breaks off, or is over its limit or deadline.
+    async fn collect(self, answer: Response, body: &mut BytesMut) -> Result<(), HttpError> {
         let mut chunks = answer.bytes_stream();
-        while let Some(chunk) = chunks.next().await {
+        loop {
+            let next = timeout_at(self.ends, chunks.next())
+                .await
+                .map_err(|_elapsed| HttpError::Timeout {
+                    deadline: self.deadline,
+                })?;
+            let Some(chunk) = next else {
+                return Ok(());
+            };
             let chunk = chunk.map_err(|error| HttpError::Broken {
                 reason: root_cause(&error),
             })?;
             let room = self.bytes_max.saturating_sub(body.len());
-            if chunk.len() <= room {
-                body.extend_from_slice(&chunk);
-                continue;
+            if chunk.len() > room {
+                body.extend_from_slice(chunk.get(..room).unwrap_or_default());
+                return Err(self.too_large());
             }
-            match self.at_limit {
-                AtLimit::Fail => return Err(self.too_large()),
-                AtLimit::Cut => {
-                    body.extend_from_slice(chunk.get(..room).unwrap_or_default());
-                    break;
-                }
-            }
+            body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
     }
 
     fn too_large(self) -> HttpError {

@@ -1,9 +1,12 @@
 //! The address guard: decides which addresses the courier may connect to. Pure.
 //!
 //! Everything that is not an ordinary public address is refused, unless it is private or loopback and a
-//! configured network names it. Link-local, metadata, multicast and reserved ranges stay refused even then.
+//! configured network names it. Link-local, metadata, multicast and reserved ranges stay refused even then. Behind
+//! NAT64 the IPv4 address inside is judged as well as the prefix.
 //!
 //! **Source:** the IANA special-purpose address registries for IPv4 and IPv6 (seen 2026-11).
+
+mod nat64;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -251,6 +254,22 @@ impl AddressPolicy {
     /// [`Refusal::Unnamed`] or [`Refusal::Never`] with the range that the address lies in.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Refusal> {
         let address = unmapped(address);
+        let inside = match address {
+            IpAddr::V4(_) => Vec::new(),
+            IpAddr::V6(address) => nat64::inside(address, &self.allow_networks),
+        };
+        // What is never reached comes first: no network should be named for it in vain.
+        for address in &inside {
+            never_behind_nat64(*address)?;
+        }
+        self.check_range(address)?;
+        for address in inside {
+            self.check_range(IpAddr::V4(address))?;
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, address: IpAddr) -> Result<(), Refusal> {
         let Some((range, opens)) = refused_range(address) else {
             return Ok(());
         };
@@ -308,6 +327,17 @@ impl AddressPolicy {
         }
         Ok(reach)
     }
+}
+
+/// Refuses what no network opens behind NAT64: a translator's own loopback is nobody's source either.
+fn never_behind_nat64(address: Ipv4Addr) -> Result<(), Refusal> {
+    let range = match refused_range(IpAddr::V4(address)) {
+        Some(_) if address.is_loopback() => "loopback behind NAT64",
+        Some((range, Opens::Never)) => range,
+        Some((_, Opens::WhenNamed)) | None => return Ok(()),
+    };
+    let address = IpAddr::V4(address);
+    Err(Refusal::Never { address, range })
 }
 
 /// An IPv4-mapped IPv6 address is the IPv4 address to the operating system, and so to the policy.

@@ -24,6 +24,7 @@ pub struct Connection {
     pub concurrent: usize,
     lease: Mutex<Option<Held>>,
     condition: Mutex<std::collections::BTreeMap<FeedName, Condition>>,
+    fetched_at: Mutex<Option<Instant>>,
 }
 
 /// One feed and its interval.
@@ -76,6 +77,7 @@ impl Connection {
             concurrent,
             lease: Mutex::new(None),
             condition: Mutex::new(condition),
+            fetched_at: Mutex::new(None),
         }
     }
 
@@ -99,6 +101,18 @@ impl Connection {
     /// Notes that the lease is gone.
     pub fn let_go(&self) {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes that a record was read.
+    pub fn note_fetched(&self) {
+        *self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a record was read within so long.
+    #[must_use]
+    pub fn fetched_within(&self, by: Duration) -> bool {
+        let fetched_at = *self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched_at.is_some_and(|at| at.elapsed() <= by)
     }
 
     /// How a feed fares.

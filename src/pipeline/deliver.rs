@@ -1,6 +1,6 @@
 //! Deliver: attempts what is due, within each destination's share, and records what came of it in batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::limits::Limits;
 use super::{Outlet, Worker};
 use crate::destination::{Attempt, Notification};
 use crate::domain::delivery::{AttemptOutcome, AttemptRecord, ClaimedDelivery};
@@ -67,7 +68,8 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         .unwrap_or(Ok(()))
 }
 
-/// Claims due deliveries while there is room, in turns over the destinations; answers when the next falls due.
+/// Claims due deliveries while there is room, for the destinations with the fewest in flight first; answers when the
+/// next falls due.
 async fn claim(
     worker: &Arc<Worker>,
     attempts: &mut Attempts,
@@ -75,30 +77,49 @@ async fn claim(
 ) -> Result<Option<Timestamp>, StoreError> {
     let now = worker.clock.now();
     let due = worker.store.due_destinations(&worker.holder, now).await?;
-    for name in due.due {
+    in_flight.retain(|_, flying| *flying > 0);
+    for (name, room) in rooms(&due.due, in_flight, &worker.limits) {
         let Some(outlet) = worker.destinations.get(&name) else {
             debug!(destination = %name, "deliveries wait for a destination that is not configured");
             continue;
         };
-        let flying = in_flight.get(&name).copied().unwrap_or_default();
-        let share = worker.limits.in_flight_per_destination.saturating_sub(flying);
-        let room = share.min(worker.limits.in_flight.saturating_sub(attempts.len()));
-        if room == 0 {
-            continue;
-        }
         let claim = ClaimDeliveries {
             holder: worker.holder.clone(),
             destination: name.clone(),
-            limit: room,
+            limit: room.min(worker.limits.in_flight.saturating_sub(attempts.len())),
             at: worker.clock.now(),
         };
+        if claim.limit == 0 {
+            continue;
+        }
         let claimed = worker.store.claim_deliveries(&claim).await?;
-        *in_flight.entry(name.clone()).or_default() += claimed.len();
+        *in_flight.entry(name).or_default() += claimed.len();
         for delivery in claimed {
             begin(worker, outlet, delivery, attempts);
         }
     }
     Ok(due.next_due_at)
+}
+
+/// How many more each due destination may have in flight: its own limit, and no more than an even share of all that
+/// may be, so that destinations which hang leave room for those that answer. The emptiest come first.
+fn rooms(
+    due: &BTreeSet<DestinationName>,
+    in_flight: &BTreeMap<DestinationName, usize>,
+    limits: &Limits,
+) -> Vec<(DestinationName, usize)> {
+    let claimants: BTreeSet<&DestinationName> = due.iter().chain(in_flight.keys()).collect();
+    // One share more than there are claimants stays free for whoever comes next.
+    let even = (limits.in_flight / (claimants.len() + 1)).max(1);
+    let share = limits.in_flight_per_destination.min(even);
+    let flying = |name: &DestinationName| in_flight.get(name).copied().unwrap_or_default();
+    let mut rooms: Vec<(DestinationName, usize)> = due
+        .iter()
+        .map(|name| (name.clone(), share.saturating_sub(flying(name))))
+        .collect();
+    rooms.retain(|(_, room)| *room > 0);
+    rooms.sort_by_key(|(name, _)| flying(name));
+    rooms
 }
 
 fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attempts: &mut Attempts) {
@@ -214,4 +235,34 @@ async fn record(
         );
     }
     Ok(look)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DestinationName {
+        DestinationName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn destinations_that_hang_leave_room_for_those_that_answer() {
+        let limits = Limits::default();
+        let due: BTreeSet<DestinationName> = ["a", "b", "c", "d", "e", "f", "g", "h", "z"].map(name).into();
+        let mut in_flight = BTreeMap::new();
+        for hanging in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            in_flight.insert(name(hanging), 50);
+        }
+        let rooms = rooms(&due, &in_flight, &limits);
+        assert_eq!(rooms.first().map(|(name, _)| name.as_str()), Some("z"));
+        let wanted: usize = rooms.iter().map(|(_, room)| room).sum();
+        assert!(wanted + 400 <= limits.in_flight, "nobody is crowded out");
+    }
+
+    #[test]
+    fn a_single_destination_has_its_whole_limit() {
+        let limits = Limits::default();
+        let rooms = rooms(&[name("only")].into(), &BTreeMap::new(), &limits);
+        assert_eq!(rooms, [(name("only"), limits.in_flight_per_destination)]);
+    }
 }

@@ -18,6 +18,8 @@ use crate::store::{FanOut, Lane, StoreError};
 enum Step {
     Moved,
     Idle,
+    /// The lease is not ours, or in doubt: whoever rang is remembered.
+    Unheld,
 }
 
 /// What a lane's step found: whether it moved, and which subscriptions have lanes of their own.
@@ -31,8 +33,8 @@ struct Stepped {
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
-    // Connections on which some subscription waits for room: nobody rings when there is some.
-    let mut suspended: BTreeSet<ConnectionName> = BTreeSet::new();
+    // Connections on which some subscription waits for room, or whose lease was in doubt: nobody rings for them.
+    let mut waiting: BTreeSet<ConnectionName> = BTreeSet::new();
     for name in worker.connections.keys() {
         worker.bells.fan_out.ring(name);
     }
@@ -44,7 +46,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             () = tokio::time::sleep(worker.limits.fallback) => {}
         }
         let mut rung = worker.bells.fan_out.take();
-        rung.append(&mut suspended);
+        rung.append(&mut waiting);
         for name in rung {
             if stop.is_cancelled() {
                 return Ok(());
@@ -56,8 +58,13 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
                 Ok(Stepped {
                     step: Step::Moved, ..
                 }) => worker.bells.fan_out.ring(&name),
+                Ok(Stepped {
+                    step: Step::Unheld, ..
+                }) => {
+                    waiting.insert(name);
+                }
                 Ok(Stepped { own_lanes, .. }) if !own_lanes.is_empty() => {
-                    suspended.insert(name);
+                    waiting.insert(name);
                 }
                 Ok(_) => {}
                 Err(StoreError::Fenced { .. }) => connection.let_go(),
@@ -89,7 +96,10 @@ async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<St
         own_lanes,
     };
     let Some(fence) = connection.fence() else {
-        return Ok(idle(Vec::new()));
+        return Ok(Stepped {
+            step: Step::Unheld,
+            own_lanes: Vec::new(),
+        });
     };
     let view = worker
         .store

@@ -1,11 +1,12 @@
 //! Fetch: reads the full record of changes whose page did not bring it, and moves on what waited behind them.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use courier_sdk::{ChangeRef, ConnectionName, ConnectorError, Fetched, Shown};
-use futures_util::{StreamExt as _, stream};
+use futures_util::future;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,13 +14,19 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::Connection;
+use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, VersionClue};
 use crate::domain::identify::identify;
 use crate::domain::plan;
-use crate::store::{ClaimChanges, ClaimedChange, SettleChanges, SettleResult, Settlement, StoreError};
+use crate::store::{
+    ClaimChanges, ClaimedChange, SLICE_BYTES_MAX, SettleChanges, SettleResult, Settlement, StoreError,
+};
 
 /// A failed fetch is tried again after this, doubled each time.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// A source that was read from so recently is not away.
+const SOURCE_LIVES: Duration = Duration::from_mins(1);
 
 /// Inboxes are looked at this often even if nobody rang: for retries that fell due.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -52,7 +59,8 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             .filter(|(name, at)| **at <= now && !running.contains(*name))
             .map(|(n, _)| n.clone())
             .collect();
-        for name in due {
+        let room = worker.limits.fetch_batches.saturating_sub(batches.len());
+        for name in due.into_iter().take(room) {
             waiting.remove(&name);
             running.insert(name.clone());
             let (worker, stop) = (Arc::clone(&worker), stop.clone());
@@ -118,11 +126,56 @@ async fn batch(
     if claimed.is_empty() {
         return Ok(Batch::Empty);
     }
-    let settlements: Vec<Settlement> = stream::iter(claimed)
-        .map(|change| settle_one(worker, connection, change, stop))
-        .buffered(fetches_at_once(connection))
-        .collect()
-        .await;
+    // As many at a time as may be under way, then settled: one read that hangs holds back no others, and no request is
+    // left open while the store works.
+    let mut claimed = claimed.into_iter().peekable();
+    while claimed.peek().is_some() {
+        let at_once = claimed.by_ref().take(fetches_at_once(connection));
+        let ended =
+            future::join_all(at_once.map(|change| settle_one(worker, connection, change, stop))).await;
+        for settlements in slices(ended) {
+            if settle(worker, connection, fence, settlements).await?.is_break() {
+                return Ok(Batch::Empty);
+            }
+        }
+    }
+    Ok(Batch::Full)
+}
+
+/// Cuts settlements into what one transaction may hold; a larger record stands alone.
+fn slices(group: Vec<Settlement>) -> Vec<Vec<Settlement>> {
+    let size = |settlement: &Settlement| match &settlement.result {
+        SettleResult::Fetched(change) | SettleResult::Deleted(change) => change
+            .content
+            .as_ref()
+            .map_or(0, |content| content.record.bytes().len()),
+        SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => 0,
+    };
+    let mut slices: Vec<Vec<Settlement>> = Vec::new();
+    let mut bytes = 0;
+    for settlement in group {
+        let more = size(&settlement);
+        match slices.last_mut() {
+            Some(slice) if bytes + more <= SLICE_BYTES_MAX => {
+                slice.push(settlement);
+                bytes += more;
+            }
+            Some(_) | None => {
+                slices.push(vec![settlement]);
+                bytes = more;
+            }
+        }
+    }
+    slices
+}
+
+async fn settle(
+    worker: &Worker,
+    connection: &Connection,
+    fence: Fence,
+    settlements: Vec<Settlement>,
+) -> Result<ControlFlow<()>, StoreError> {
+    let name = &connection.name;
     let settle = SettleChanges {
         connection: name.clone(),
         fence,
@@ -130,7 +183,10 @@ async fn batch(
         at: worker.clock.now(),
     };
     match worker.store.settle_changes(&settle).await {
-        Err(StoreError::Fenced { .. }) => connection.let_go(),
+        Err(StoreError::Fenced { .. }) => {
+            connection.let_go();
+            return Ok(ControlFlow::Break(()));
+        }
         Err(error) => return Err(error),
         Ok(settled) => {
             worker.dedup.mark(name, &settled.ids).await;
@@ -144,7 +200,7 @@ async fn batch(
             }
         }
     }
-    Ok(Batch::Full)
+    Ok(ControlFlow::Continue(()))
 }
 
 /// One request is left for polls where more than one may be under way.
@@ -189,6 +245,7 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
     let failed = |reason: String| retry_or_quarantine(worker, &claimed, reason);
     match answer {
         Ok(Fetched::Found(mut found, record)) => {
+            connection.note_fetched();
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
             let fetched = identify(&connection.name, found, &rule);
@@ -218,7 +275,11 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
                 due_at: after(worker.clock.now(), Duration::from_mins(1)),
             }
         }
-        // The source is away, not the record bad: that never costs the change one of its attempts.
+        // The source is away: that never costs the change one of its attempts. But where others are read, it is the
+        // record that cannot be.
+        Err(error @ ConnectorError::Transient { .. }) if connection.fetched_within(SOURCE_LIVES) => {
+            failed(error.to_string())
+        }
         Err(error @ ConnectorError::Transient { .. }) => {
             debug!(connection = %connection.name, %error, "fetch failed for now");
             SettleResult::Release {

@@ -17,6 +17,8 @@ pub struct Limits {
     pub outbox: u64,
     /// Changes of one connection fetched in one batch.
     pub fetch_batch: usize,
+    /// Connections fetched from at once.
+    pub fetch_batches: usize,
     /// Failed fetches of a change before it goes to quarantine.
     pub fetch_attempts: u32,
     /// Claims of a change that ended without a word (its worker died) before it goes to quarantine.
@@ -52,12 +54,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            polls: 64,
+            polls: 256,
             pages_per_turn: 20,
             inbox: 10_000,
             log: 100_000,
             outbox: 100_000,
             fetch_batch: 16,
+            fetch_batches: 64,
             fetch_attempts: 8,
             fetch_claims: 3,
             fan_out_events: 500,

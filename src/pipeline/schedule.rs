@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use courier_sdk::ConnectionName;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::Worker;
 use super::connection::{Connection, Feed};
@@ -18,6 +19,9 @@ use crate::store::StoreError;
 /// A connection without a lease is looked at again after this.
 const WITHOUT_LEASE: Duration = Duration::from_millis(200);
 
+/// A wall clock may step back by so much without being taken for set.
+const CLOCK_NOISE: SignedDuration = SignedDuration::from_secs(1);
+
 /// A feed's place in the schedule: when it is due, and which it is.
 type Entry = (Timestamp, ConnectionName, usize);
 
@@ -27,9 +31,12 @@ type Entry = (Timestamp, ConnectionName, usize);
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     let mut schedule = first_turns(&worker);
+    let mut looked_at = worker.clock.now();
     let mut turns: JoinSet<(ConnectionName, usize, Result<TurnEnd, StoreError>)> = JoinSet::new();
     loop {
         let now = worker.clock.now();
+        schedule = set_back(schedule, looked_at, now);
+        looked_at = now;
         while turns.len() < worker.limits.polls && schedule.first().is_some_and(|(due, ..)| *due <= now) {
             let Some((_, name, index)) = schedule.pop_first() else {
                 break;
@@ -71,6 +78,20 @@ async fn drain(
     tokio::time::timeout(worker.limits.shutdown_grace, all)
         .await
         .unwrap_or(Ok(()))
+}
+
+/// Moves the schedule along with a wall clock that was set back: else nobody would be polled until it has caught up.
+fn set_back(schedule: BTreeSet<Entry>, before: Timestamp, now: Timestamp) -> BTreeSet<Entry> {
+    let by = before.duration_since(now);
+    if by <= CLOCK_NOISE {
+        return schedule;
+    }
+    warn!(
+        seconds = by.as_secs(),
+        "the wall clock was set back; the schedule moves with it"
+    );
+    let moved = |(due, name, index): Entry| (due.saturating_sub(by).unwrap_or(now), name, index);
+    schedule.into_iter().map(moved).collect()
 }
 
 fn first_turns(worker: &Worker) -> BTreeSet<Entry> {
@@ -142,5 +163,21 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
         TurnEnd::NotNow => soon(WITHOUT_LEASE),
         TurnEnd::Wait(wait) => soon(wait),
         TurnEnd::Failed { failures, wait } => plan::turn_after_failure(now, feed.every, failures, wait),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_takes_the_schedule_along() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let name = ConnectionName::parse("c").unwrap();
+        let schedule: BTreeSet<Entry> = [(at(4_100_000_060), name.clone(), 0)].into();
+        let kept = set_back(schedule.clone(), at(4_100_000_000), at(4_100_000_001));
+        assert_eq!(kept, schedule);
+        let moved = set_back(schedule, at(4_100_000_000), at(1_800_000_000));
+        assert_eq!(moved, [(at(1_800_000_060), name, 0)].into());
     }
 }

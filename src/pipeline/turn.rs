@@ -54,6 +54,10 @@ pub(super) async fn run(
     let Some(fence) = connection.fence() else {
         return Ok(TurnEnd::NotNow);
     };
+    let closed_for = connection.budget.closed_for();
+    if !closed_for.is_zero() {
+        return Ok(TurnEnd::Wait(closed_for));
+    }
     let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
     let ended = if state.stage == StageState::Releasing {
         release(worker, connection, feed, fence, stop).await

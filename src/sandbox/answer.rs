@@ -233,8 +233,11 @@ impl World {
         draft
     }
 
-    fn date(&self, answer: &mut Answer) {
-        set(answer, header::DATE, &http_date(self.own_now()));
+    fn date(&mut self, answer: &mut Answer) {
+        if self.faults.date_skew_seconds != 0 {
+            self.strikes.count("date_skew_seconds");
+        }
+        set(answer, header::DATE, &http_date(self.date_now()));
     }
 }
 

@@ -53,6 +53,10 @@ impl World {
             self.strikes.count("ignored_filters");
             search.ignore_time();
         }
+        if search.filters_by_content() && self.chance(self.faults.ignored_where.share) {
+            self.strikes.count("ignored_where");
+            search.ignore_content();
+        }
         let reordered = if self.chance(self.faults.wrong_sort.share) {
             search.ignore_sort();
             Some("wrong_sort")

@@ -11,14 +11,16 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 /// The names of all faults, as they are written in switches and counted in strikes.
-pub const FAULT_NAMES: [&str; 19] = [
+pub const FAULT_NAMES: [&str; 21] = [
     "clock_skew_seconds",
+    "date_skew_seconds",
     "deep",
     "descending_pages",
     "equal_timestamps",
     "future_stamp",
     "gzip_bomb",
     "ignored_filters",
+    "ignored_where",
     "late_commits",
     "malformed",
     "oversized",
@@ -141,10 +143,14 @@ pub struct Faults {
     pub stale_cache: StaleCache,
     /// Shifts `Date` and the stamps of versions, in seconds; negative is behind.
     pub clock_skew_seconds: i64,
+    /// Shifts `Date` alone, on top of the clock's own skew, in seconds; negative is behind.
+    pub date_skew_seconds: i64,
     /// A version is stamped 2099-01-01.
     pub future_stamp: Chance,
     /// `_lastUpdated` is ignored and absent from `self`; everything is returned.
     pub ignored_filters: Chance,
+    /// Every parameter that chooses records but `_lastUpdated` is ignored and absent from `self`.
+    pub ignored_where: Chance,
     /// `_sort` is ignored and absent from `self`; rows come by id.
     pub wrong_sort: Chance,
 }
@@ -180,7 +186,7 @@ impl FromStr for FaultSwitch {
 
 /// Parses `name`, `name=value` or `name=value,key=value…`, for example `late_commits=0.2,delay_ms_max=90000`.
 ///
-/// A bare value is the fault's main number: the share, or `run`, or the seconds of the clock skew. A name
+/// A bare value is the fault's main number: the share, or `run`, or the seconds of a skew. A name
 /// alone switches on a share of 0.1 (1 for `descending_pages` and `wrong_sort`). `all` means a share of 0.02
 /// of every fault that has one.
 ///
@@ -198,6 +204,7 @@ pub fn parse_fault(text: &str) -> Result<FaultSwitch, FaultError> {
     }
     let patch = match name {
         "clock_skew_seconds" => number(value.unwrap_or("-90"))?,
+        "date_skew_seconds" => number(value.unwrap_or("-3600"))?,
         "all" => return everywhere(value.unwrap_or("0.02")),
         _ => settings(name, value)?,
     };
@@ -325,14 +332,14 @@ fn check_shares(faults: &Value) -> Result<(), FaultError> {
             });
         }
     }
-    let skew = faults
-        .get("clock_skew_seconds")
-        .and_then(Value::as_i64)
-        .unwrap_or(0);
-    if skew.unsigned_abs() > 400 * 86_400 {
-        return Err(FaultError::Value {
-            reason: "clock_skew_seconds must be within 400 days".to_owned(),
-        });
+    // A date may be wrong by decades, as after a lost clock battery; stamps are kept near the present.
+    for (name, days_max) in [("clock_skew_seconds", 400), ("date_skew_seconds", 36_500)] {
+        let skew = faults.get(name).and_then(Value::as_i64).unwrap_or(0);
+        if skew.unsigned_abs() > days_max * 86_400 {
+            return Err(FaultError::Value {
+                reason: format!("{name} must be within {days_max} days"),
+            });
+        }
     }
     Ok(())
 }
@@ -352,6 +359,8 @@ mod tests {
         );
         assert!((with("late_commits").late_commits.share - 0.1).abs() < 1e-9);
         assert_eq!(with("clock_skew_seconds=-90").clock_skew_seconds, -90);
+        assert_eq!(with("date_skew_seconds=3600").date_skew_seconds, 3600);
+        assert_eq!(with("date_skew_seconds").date_skew_seconds, -3600);
         assert_eq!(with("equal_timestamps=50").equal_timestamps.run, 50);
         assert!((with("descending_pages").descending_pages.share - 1.0).abs() < 1e-9);
         assert!((with("all=0.5").gzip_bomb.share - 0.5).abs() < 1e-9);
@@ -367,6 +376,8 @@ mod tests {
             "truncated=0.1,size=3",
             "slow=",
             "equal_timestamps=1.5",
+            "clock_skew_seconds=40000000",
+            "date_skew_seconds=4000000000",
         ] {
             assert!(parse_fault(bad).is_err(), "{bad}");
         }

@@ -116,10 +116,21 @@ impl Search {
         !self.bounds.is_empty()
     }
 
-    /// Forgets every filter, as a server does that ignores them.
+    pub(super) fn filters_by_content(&self) -> bool {
+        self.ids.is_some() || self.statuses.is_some() || self.patient.is_some()
+    }
+
+    /// Forgets the bounds of time, as a server does that ignores them.
     pub(super) fn ignore_time(&mut self) {
         self.bounds.clear();
         self.applied.retain(|(name, _)| name != "_lastUpdated");
+    }
+
+    /// Forgets what else chooses records.
+    pub(super) fn ignore_content(&mut self) {
+        (self.ids, self.statuses, self.patient) = (None, None, None);
+        self.applied
+            .retain(|(name, _)| !matches!(name.as_str(), "_id" | "status" | "patient"));
     }
 
     pub(super) fn ignore_sort(&mut self) {

@@ -332,6 +332,20 @@ fn stamps_are_shared_skewed_or_far_ahead_as_switched() {
 }
 
 #[test]
+fn a_date_may_be_off_by_itself() {
+    let (_, ehr) = world(6);
+    switch_on(&ehr, "date_skew_seconds=3600");
+    let written = ehr.write("Task", "t", "{}").unwrap();
+    assert!(written.last_updated.starts_with("2026-03-01T12:00:00"));
+    assert_eq!(
+        ask(&ehr, "Task/t").headers["date"],
+        "Sun, 01 Mar 2026 13:00:00 GMT"
+    );
+    assert_eq!(ehr.strikes()["date_skew_seconds"], 1);
+    assert_eq!(ehr.strikes()["clock_skew_seconds"], 0);
+}
+
+#[test]
 fn a_spoiled_body_shows_nothing() {
     for fault in [
         "truncated=1",
@@ -404,6 +418,21 @@ fn searches_forget_their_filter_or_their_order_as_switched() {
         ),
         (1, 1, 1)
     );
+}
+
+#[test]
+fn searches_forget_what_else_chooses_records_as_switched() {
+    let (clock, ehr) = world(9);
+    run_clinic(&clock, &ehr, 50);
+    switch_on(&ehr, "ignored_where=1");
+    let bundle = json(&ask(&ehr, "Appointment?_lastUpdated=ge2020&status=nonsense"));
+    assert!(!rows(&bundle, "/id").is_empty());
+    let applied = link(&bundle, "self").unwrap();
+    assert!(applied.contains("_lastUpdated=ge2020") && !applied.contains("status"));
+    let future = json(&ask(&ehr, "Appointment?_lastUpdated=ge2090&status=nonsense"));
+    assert!(rows(&future, "/id").is_empty());
+    ask(&ehr, "Appointment?_lastUpdated=ge2020");
+    assert_eq!(ehr.strikes()["ignored_where"], 2);
 }
 
 #[test]

@@ -78,6 +78,14 @@ impl World {
         self.now().checked_add(skew).unwrap_or_else(|_| self.now())
     }
 
+    /// The time that `Date` tells, which may be off by itself.
+    pub(super) fn date_now(&self) -> Timestamp {
+        let skew = SignedDuration::from_secs(self.faults.date_skew_seconds);
+        self.own_now()
+            .checked_add(skew)
+            .unwrap_or_else(|_| self.own_now())
+    }
+
     pub(super) fn chance(&mut self, share: f64) -> bool {
         share > 0.0 && self.random.random_bool(share.min(1.0))
     }

@@ -3,7 +3,11 @@
 //! The version byte says how to open what was written, so that a later form (encryption with the configured key)
 //! can stand beside this one in the same file.
 
+use std::cell::RefCell;
+
 use thiserror::Error;
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe;
 
 /// Plain text under zstd.
 const ZSTD_PLAIN: u8 = 1;
@@ -13,6 +17,12 @@ const LEVEL: i32 = 3;
 
 /// No stored body is larger: the record limit is 32 MiB, a page link far less.
 const BODY_BYTES_MAX: usize = 64 << 20;
+
+thread_local! {
+    // Working memory, nothing else: making it anew costs more than opening a body of a few KiB.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
 
 /// A stored body that cannot be opened: the store is damaged or newer than this binary.
 #[derive(Debug, Error)]
@@ -33,8 +43,12 @@ pub enum SealError {
 /// # Errors
 /// [`SealError::Damaged`] when the compressor fails, which only a lack of memory can cause.
 pub fn seal(body: &[u8]) -> Result<Vec<u8>, SealError> {
+    let compressed = COMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(compressor) => compressor.compress(body),
+        None => kept.insert(Compressor::new(LEVEL)?).compress(body),
+    });
     let mut sealed = vec![ZSTD_PLAIN];
-    sealed.extend(zstd::bulk::compress(body, LEVEL).map_err(SealError::Damaged)?);
+    sealed.extend(compressed.map_err(SealError::Damaged)?);
     Ok(sealed)
 }
 
@@ -44,17 +58,24 @@ pub fn seal(body: &[u8]) -> Result<Vec<u8>, SealError> {
 /// [`SealError`] when the bytes are not what any version of the courier wrote.
 pub fn open(sealed: &[u8]) -> Result<Vec<u8>, SealError> {
     match sealed.split_first() {
-        Some((&ZSTD_PLAIN, compressed)) => zstd::stream::decode_all(compressed)
-            .map_err(SealError::Damaged)
-            .and_then(|body| {
-                if body.len() > BODY_BYTES_MAX {
-                    return Err(SealError::Damaged(std::io::Error::other("larger than any body")));
-                }
-                Ok(body)
-            }),
+        Some((&ZSTD_PLAIN, compressed)) => decompress(compressed).map_err(SealError::Damaged),
         Some((&form, _)) => Err(SealError::UnknownForm { form }),
         None => Err(SealError::Damaged(std::io::Error::other("empty"))),
     }
+}
+
+/// The size stands in the frame, so that nothing larger than a body is ever made room for.
+fn decompress(compressed: &[u8]) -> std::io::Result<Vec<u8>> {
+    let size = zstd_safe::get_frame_content_size(compressed).ok().flatten();
+    let size = size.and_then(|size| usize::try_from(size).ok());
+    let size = size.ok_or_else(|| std::io::Error::other("no frame that says its size"))?;
+    if size > BODY_BYTES_MAX {
+        return Err(std::io::Error::other("larger than any body"));
+    }
+    DECOMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(decompressor) => decompressor.decompress(compressed, size),
+        None => kept.insert(Decompressor::new()?).decompress(compressed, size),
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FetchMode, Start};
-use ehr_courier::config::{self, Auth, Config, ConfigErrors, Environment, Key, Surroundings};
+use ehr_courier::config::{self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings};
 use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, From, Topic};
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -44,6 +44,7 @@ fn with<T>(extra: &[(&str, &str)], run: impl FnOnce(&Surroundings<'_>) -> T) -> 
         environment: &environment,
         known_profiles: &PROFILES,
         now,
+        secrets: Secrets::Required,
     })
 }
 

@@ -10,7 +10,7 @@ use courier_fhir::Profile;
 use courier_sdk::{Clock, ConnectionName, Cursor, FeedName};
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Surroundings};
+use ehr_courier::config::{self, Environment, Secrets, Surroundings};
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::receiver::{self, Received};
@@ -74,6 +74,7 @@ impl Scene {
             environment: &environment,
             known_profiles: &known_profiles,
             now: clock.now(),
+            secrets: Secrets::Required,
         };
         let text = configuration(&hostile_url, &good_url, &hook_url);
         let config = config::from_text(Path::new("courier.toml"), &text, &surroundings).unwrap();

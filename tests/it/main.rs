@@ -1,9 +1,13 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod command_line;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod egress;
+#[cfg(test)]
+mod face;
 #[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
@@ -12,3 +16,5 @@ mod notifications;
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod wrong_dates;

@@ -54,9 +54,9 @@ struct Entry<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Resource {
-    resource_type: String,
+    #[serde(rename = "resourceType")]
+    kind: String,
     id: String,
     meta: Meta,
 }
@@ -79,7 +79,7 @@ fn showing(raw: &str) -> Option<Showing> {
     let resource: Resource = serde_json::from_str(raw).ok()?;
     let subsetted = resource.meta.tag.iter().any(|tag| tag.code == "SUBSETTED");
     Some(Showing {
-        record_type: resource.resource_type,
+        record_type: resource.kind,
         id: resource.id,
         number: resource.meta.version_id.parse().ok()?,
         stamp: resource.meta.last_updated.parse().ok()?,

@@ -175,10 +175,10 @@ fn tell(all: &BTreeMap<u64, Findings>) {
             at(Side::After)
         ));
     }
-    let crashed: u64 = crashes.values().sum();
+    let blows: u64 = crashes.values().sum();
     say(&format!(
         "\nsim: seeds {}, versions shown {}, delivered {}, lost {}, phantom {}, duplicates {} (explained), \
-         dead letters {}, late {}, crashes {crashed}",
+         dead letters {}, late {}, crashes {blows}",
         all.len(),
         sum(|it| it.versions),
         sum(|it| it.delivered),

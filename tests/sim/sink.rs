@@ -82,28 +82,24 @@ impl Sink {
         if state.calm.load(Ordering::Relaxed) {
             return (quick, Answer::Accept);
         }
+        let hang = |having: bool| {
+            if having {
+                Answer::HangHaving
+            } else {
+                Answer::HangEmpty
+            }
+        };
         match state.temper {
-            Temper::Prompt | Temper::Dead => (quick, Answer::Accept),
             Temper::Slow => (
                 Duration::from_millis(dice.random_range(100..1000)),
                 Answer::Accept,
             ),
             Temper::Flaky(share) if dice.random_bool(share) => (quick, Answer::Refuse),
-            Temper::Flaky(_) => (quick, Answer::Accept),
-            Temper::Hangs(share) if dice.random_bool(share) => {
-                let having = dice.random_bool(0.5);
-                (
-                    quick,
-                    if having {
-                        Answer::HangHaving
-                    } else {
-                        Answer::HangEmpty
-                    },
-                )
-            }
-            Temper::Hangs(_) => (quick, Answer::Accept),
+            Temper::Hangs(share) if dice.random_bool(share) => (quick, hang(dice.random_bool(0.5))),
             Temper::DownUntil(until) if Instant::now() < until => (quick, Answer::Refuse),
-            Temper::DownUntil(_) => (quick, Answer::Accept),
+            Temper::Prompt | Temper::Dead | Temper::Flaky(_) | Temper::Hangs(_) | Temper::DownUntil(_) => {
+                (quick, Answer::Accept)
+            }
         }
     }
 

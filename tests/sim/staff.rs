@@ -122,7 +122,7 @@ fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (Destinat
 }
 
 fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connection {
-    let budget = Budget::new(None, source.concurrent, Arc::new(world.clock));
+    let budget = Budget::new(None, source.concurrent);
     let feeds = source.feeds.iter().map(|feed| spec(world, feed)).collect();
     let name = ConnectionName::parse(&source.name).unwrap();
     Connection::new(

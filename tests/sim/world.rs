@@ -28,13 +28,13 @@ use crate::plan::{BlowPlan, How, Kind, LATE_MAX, Plan, TemperPlan};
 use crate::sink::{SinkState, Temper};
 
 /// A day that has not seen enough by then never will.
-const DAY_MAX: Duration = Duration::from_secs(900);
+const DAY_MAX: Duration = Duration::from_mins(30);
 
 /// The least that a day lasts: destinations that are down come back within it.
 const DAY_MIN: Duration = Duration::from_secs(25);
 
 /// Retries and back-off may take their time, but not for ever.
-const QUIET_MAX: Duration = Duration::from_secs(2_400);
+const QUIET_MAX: Duration = Duration::from_mins(40);
 
 /// One world.
 pub(crate) struct World {

@@ -13,6 +13,9 @@ use crate::instant;
 /// longer than any rate window that a vendor publishes.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
+/// The oldest answer whose `Age` is believed: no cache on the way is configured to keep a search for longer.
+const AGE_MAX: Duration = Duration::from_hours(24);
+
 /// What a request was for, as far as its failure depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked<'a> {
@@ -24,11 +27,12 @@ pub(crate) enum Asked<'a> {
     Read,
 }
 
-/// The source's own time when it made the answer: `Date` less `Age`.
+/// The source's own time when it made the answer: `Date` less `Age`, where that is no more than a day.
 pub(crate) fn server_time(response: &HttpResponse) -> Option<Timestamp> {
     let date = instant::parse_http_date(text(response, &DATE)?)?;
     let age = text(response, &AGE).and_then(|age| age.trim().parse::<u64>().ok());
-    Some(instant::back(date, Duration::from_secs(age.unwrap_or(0))))
+    let age = age.map(Duration::from_secs).filter(|age| *age <= AGE_MAX);
+    Some(instant::back(date, age.unwrap_or_default()))
 }
 
 /// The error of an answer whose status is not 200.
@@ -45,7 +49,8 @@ pub(crate) fn refusal(
         return ConnectorError::PageExpired { operation, status };
     }
     match status {
-        401 | 403 => ConnectorError::Unauthorized { operation, status },
+        // 403 is about one record type or filter, so that it sets one feed aside; 401 is about who we are.
+        401 => ConnectorError::Unauthorized { operation, status },
         429 | 503 => ConnectorError::Throttled {
             operation,
             retry_after: retry_after(response, now),
@@ -162,7 +167,9 @@ mod tests {
             (Asked::Search, 501, "refused"),
             (Asked::Search, 302, "refused"),
             (Asked::Search, 401, "unauthorized"),
-            (Asked::Search, 403, "unauthorized"),
+            (Asked::Search, 403, "refused"),
+            (Asked::PageLink(&[404, 410]), 403, "refused"),
+            (Asked::Read, 401, "unauthorized"),
             (Asked::Search, 408, "transient"),
             (Asked::Search, 429, "throttled"),
             (Asked::Search, 500, "transient"),
@@ -213,10 +220,12 @@ mod tests {
 
     #[test]
     fn the_sources_time_is_its_date_less_its_age() {
-        let rows: [(Headers, Option<&str>); 4] = [
+        let rows: [(Headers, Option<&str>); 6] = [
             (&[(DATE, DATE_TEXT)], Some("2026-11-20T10:00:00Z")),
             (&[(DATE, DATE_TEXT), (AGE, "90")], Some("2026-11-20T09:58:30Z")),
             (&[(DATE, DATE_TEXT), (AGE, "old")], Some("2026-11-20T10:00:00Z")),
+            (&[(DATE, DATE_TEXT), (AGE, "86400")], Some("2026-11-19T10:00:00Z")),
+            (&[(DATE, DATE_TEXT), (AGE, "86401")], Some("2026-11-20T10:00:00Z")),
             (&[(DATE, "today")], None),
         ];
         for (headers, expected) in rows {

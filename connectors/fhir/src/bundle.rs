@@ -17,6 +17,10 @@ use crate::{depth, instant};
 /// record's own.
 const BUNDLE_DEPTH: usize = 3;
 
+/// The longest version id that is kept. FHIR allows 64 characters; longer ones of servers that break that rule
+/// are still names, but not without end.
+const VERSION_ID_BYTES_MAX: usize = 255;
+
 /// Why a body is not a page or a record. No message holds content.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum BodyError {
@@ -46,6 +50,8 @@ pub(crate) struct Page {
     pub(crate) items: Vec<Item>,
     /// All entries, included context among them.
     pub(crate) entries: usize,
+    /// The entries that `total` counts: neither included context nor outcomes.
+    pub(crate) matches: usize,
     /// Matches that cannot be named: no resource, or no usable id.
     pub(crate) unusable: usize,
     pub(crate) next: Option<String>,
@@ -127,8 +133,8 @@ pub(crate) fn page(body: &Bytes, asked: &RecordType, depth_max: usize) -> Result
     let entries = bundle.entry.unwrap_or_default();
     let mut page = Page {
         entries: entries.len(),
-        next: link(&links, "next"),
-        self_link: link(&links, "self"),
+        next: next_link(&links)?,
+        self_link: find(&links, "self").and_then(|link| link.url.clone()),
         total: bundle.total.and_then(|total| total.as_u64()),
         ..Page::default()
     };
@@ -164,6 +170,7 @@ fn add(page: &mut Page, body: &Bytes, entry: &Entry<'_>, asked: &RecordType) -> 
     if mode == Some("include") {
         return Ok(());
     }
+    page.matches += 1;
     let Some(resource) = entry.resource else {
         page.unusable += 1;
         return Ok(());
@@ -174,6 +181,7 @@ fn add(page: &mut Page, body: &Bytes, entry: &Entry<'_>, asked: &RecordType) -> 
     };
     let resource_type = head.resource_type.as_deref();
     if mode == Some("outcome") || resource_type == Some("OperationOutcome") {
+        page.matches -= 1;
         let issues = head.issue.map(issues_of).unwrap_or_default();
         return failure(&issues).map_or(Ok(()), |code| Err(BodyError::Outcome(code)));
     }
@@ -204,13 +212,20 @@ fn item(head: Head<'_>, body: Bytes) -> Option<Item> {
     })
 }
 
+/// A version id of visible ASCII characters, at most 255; anything else counts as absent, so that the record's
+/// stamp and content tell its versions apart.
+pub(crate) fn usable_version_id(text: String) -> Option<String> {
+    let usable =
+        (1..=VERSION_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    usable.then_some(text)
+}
+
 /// Some servers write `versionId` as a number, against the specification; its digits are the id.
 fn version_text(value: serde_json::Value) -> Option<String> {
     match value {
-        serde_json::Value::String(text) if !text.is_empty() => Some(text),
-        serde_json::Value::Number(number) => Some(number.to_string()),
-        serde_json::Value::String(_)
-        | serde_json::Value::Null
+        serde_json::Value::String(text) => usable_version_id(text),
+        serde_json::Value::Number(number) => usable_version_id(number.to_string()),
+        serde_json::Value::Null
         | serde_json::Value::Bool(_)
         | serde_json::Value::Array(_)
         | serde_json::Value::Object(_) => None,
@@ -236,11 +251,23 @@ fn malformed(error: &serde_json::Error) -> BodyError {
     BodyError::Unreadable(format!("malformed JSON at line {line} column {column}"))
 }
 
-fn link(links: &[Link], relation: &str) -> Option<String> {
-    let found = links
+fn find<'a>(links: &'a [Link], relation: &str) -> Option<&'a Link> {
+    links
         .iter()
-        .find(|link| link.relation.as_deref() == Some(relation));
-    found.and_then(|link| link.url.clone())
+        .find(|link| link.relation.as_deref() == Some(relation))
+}
+
+/// There is a further page, or there is none: a link that leads nowhere is neither.
+fn next_link(links: &[Link]) -> Result<Option<String>, BodyError> {
+    let Some(link) = find(links, "next") else {
+        return Ok(None);
+    };
+    match &link.url {
+        Some(url) if !url.is_empty() => Ok(Some(url.clone())),
+        Some(_) | None => Err(BodyError::Unreadable(
+            "the link to the next page holds no address".to_owned(),
+        )),
+    }
 }
 
 fn issues_of(raw: &RawValue) -> Vec<Issue> {

@@ -12,10 +12,15 @@
 //! it is read again until two passes show the same set: a row can only have been skipped if another one,
 //! shown before, left the window, and then the next pass no longer shows that one.
 //!
+//! **Ignored bounds.** Where the source ignores `_lastUpdated`, the poll cannot move the cursor, but it reads on
+//! for [`IGNORED_PAGES_MAX`] pages: in the order of stamps what is new comes last, and a source that ignores the
+//! bound for good would otherwise show nothing new ever again.
+//!
 //! An order is believed when every page keeps it. A source that sorts by something else and yet shows a whole
 //! answer of several pages in the order of its stamps would deceive this.
 
 mod order;
+pub(crate) mod present;
 mod window;
 
 use std::time::Duration;
@@ -34,6 +39,10 @@ const VERSION: u8 = 1;
 
 /// The most pages of one poll, or of one pass through a window: two million records at 200 a page.
 pub(crate) const PAGES_MAX: u32 = 10_000;
+
+/// The most pages of a poll whose bound the source ignores: ten thousand records at 200 a page, read anew by every
+/// poll, is as much as a source should be asked for in vain.
+pub(crate) const IGNORED_PAGES_MAX: u32 = 50;
 
 /// How many page links are remembered to recognise a circle. Longer circles end at [`PAGES_MAX`].
 const VISITED_MAX: usize = 64;
@@ -75,15 +84,14 @@ pub(crate) struct Plan {
     pub(crate) lower: Option<Timestamp>,
     floor: Option<Timestamp>,
     start: Option<Timestamp>,
-    first: First,
+    pub(crate) first: First,
 }
 
 /// Whether the source's present is where the feed begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum First {
-    /// This poll finds out where the feed begins.
-    Now,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    /// The first answer finds out where the feed begins; with our own clock's time before it.
+    Now(Timestamp),
     /// The beginning is known.
     Known,
 }
@@ -105,7 +113,7 @@ pub(crate) fn plan(feed: &FeedSpec, cursor: Option<CursorState>, now: Timestamp)
         },
         (None, Start::Now) => Plan {
             lower: Some(instant::back(now, feed.overlap)),
-            first: First::Now,
+            first: First::Now(now),
             ..known
         },
         (None, Start::At(start)) => Plan {
@@ -139,6 +147,7 @@ pub(crate) enum Doubt {
     EmptyPage,
     TooManyPages,
     FullPage,
+    Cut,
     WindowIgnored,
     WindowRestless,
 }
@@ -152,6 +161,7 @@ impl Doubt {
             Self::EmptyPage => "an empty page links to a further page",
             Self::TooManyPages => "the answer has too many pages and no ascending order",
             Self::FullPage => "a full page came without a link to a further page",
+            Self::Cut => "the answer counts more matches than it shows, and links no further page",
             Self::WindowIgnored => "the source ignored the bounds of a closed time window",
             Self::WindowRestless => "records kept moving between the pages of a closed time window",
         }
@@ -167,6 +177,10 @@ pub(crate) struct Shown {
     pub(crate) digest: u64,
     /// All entries of the page.
     pub(crate) entries: usize,
+    /// Matches, nameable or not.
+    pub(crate) matches: u64,
+    /// How many matches the source says that the whole search has.
+    pub(crate) total: Option<u64>,
     /// Matches that cannot be named.
     pub(crate) unusable: usize,
     pub(crate) filter: Filter,
@@ -179,6 +193,7 @@ pub(crate) struct Shown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filter {
     Applied,
+    /// `_lastUpdated` was ignored.
     Ignored,
     /// There is no `self` link.
     Unsaid,
@@ -236,12 +251,13 @@ pub(crate) struct Poll {
     floor: Option<Stored>,
     pub(crate) bound: Stored,
     pub(crate) start: Option<Stored>,
-    first: First,
     greatest: Option<Stored>,
     order: Order,
     /// The stamp up to which the pages so far reach, in their order.
     reach: Option<Stored>,
     pages: u32,
+    /// The matches of all pages so far.
+    matches: u64,
     visited: Vec<u64>,
     doubt: Option<Doubt>,
     pub(crate) window: Option<Window>,
@@ -250,22 +266,18 @@ pub(crate) struct Poll {
 impl Poll {
     /// Begins a poll with its first answer; `bound` is the source's time at that moment.
     pub(crate) fn begin(plan: &Plan, bound: Timestamp) -> Self {
-        let start = match plan.first {
-            First::Now => Some(bound),
-            First::Known => plan.start,
-        };
         Self {
             v: VERSION,
             target: None,
             lower: plan.lower.map(Stored),
             floor: plan.floor.map(Stored),
             bound: Stored(bound),
-            start: start.map(Stored),
-            first: plan.first,
+            start: plan.start.map(Stored),
             greatest: None,
             order: Order::Unknown,
             reach: None,
             pages: 0,
+            matches: 0,
             visited: Vec::new(),
             doubt: None,
             window: None,
@@ -290,11 +302,11 @@ impl Poll {
             .filter(|stamp| *stamp <= bound)
             .max();
         self.greatest = self.greatest.max(seen.map(Stored));
-        if shown.unusable > 0 {
-            self.suspect(Doubt::Unusable);
-        }
         if shown.filter == Filter::Ignored {
             self.suspect(Doubt::FilterIgnored);
+        }
+        if shown.unusable > 0 {
+            self.suspect(Doubt::Unusable);
         }
         match self.window.take() {
             Some(window) => self.absorb_window(window, shown, rules),
@@ -304,6 +316,7 @@ impl Poll {
 
     fn absorb_page(mut self, shown: &Shown, rules: Rules) -> Step {
         self.pages += 1;
+        self.matches += shown.matches;
         let lower = self.lower.map(|lower| instant::back(lower.0, PRECISION));
         if shown.filter == Filter::Unsaid && shown.stamps.iter().flatten().any(|stamp| Some(*stamp) < lower) {
             self.suspect(Doubt::FilterIgnored);
@@ -317,6 +330,8 @@ impl Poll {
         // order that only looked like one; the dearer reading is the safe one.
         self.order = self.order.join(order::of(&shown.stamps)).join(step);
         let seam = match rules.paging {
+            // A source that ignores bounds ignores a window's too, and the cursor stays anyway.
+            Paging::Live if self.doubt == Some(Doubt::FilterIgnored) => None,
             Paging::Live => self.seam(&shown.stamps, rules.overlap),
             Paging::Snapshot => None,
         };
@@ -331,6 +346,9 @@ impl Poll {
     /// Where the main search goes on after this page.
     fn onward(&mut self, shown: &Shown) -> Onward {
         let Some(link) = &shown.next else {
+            if shown.total.is_some_and(|total| total > self.matches) {
+                return Onward::Early(Doubt::Cut);
+            }
             return match shown.fill {
                 Fill::PerhapsCut if self.pages == 1 => Onward::Early(Doubt::FullPage),
                 Fill::PerhapsCut | Fill::Whole => Onward::End,
@@ -344,7 +362,8 @@ impl Poll {
             // Seen of HAPI (its tracker, 7711): empty pages that link to further ones for ever.
             return Onward::Early(Doubt::EmptyPage);
         }
-        if self.pages >= PAGES_MAX {
+        let ignored = self.doubt == Some(Doubt::FilterIgnored);
+        if self.pages >= if ignored { IGNORED_PAGES_MAX } else { PAGES_MAX } {
             return Onward::Early(Doubt::TooManyPages);
         }
         Onward::Page(link.clone())
@@ -407,21 +426,15 @@ impl Poll {
     }
 
     fn conclude(self) -> Step {
-        let state = |watermark| CursorState {
-            v: VERSION,
-            watermark,
-            start: self.start,
-        };
-        match (self.first, self.doubt) {
-            // Where the feed begins depends on the source's clock alone, not on what this poll showed. To
-            // begin anew because of a doubt would put into silence what changes until the next try.
-            (First::Now, _) => Step::Done(state(self.bound)),
-            (First::Known, Some(doubt)) => Step::Inconclusive(doubt.reason()),
-            (First::Known, None) => {
-                let seen = self.greatest.max(self.floor);
-                Step::Done(state(seen.unwrap_or(Stored(Timestamp::UNIX_EPOCH))))
-            }
+        if let Some(doubt) = self.doubt {
+            return Step::Inconclusive(doubt.reason());
         }
+        let seen = self.greatest.max(self.floor);
+        Step::Done(CursorState {
+            v: VERSION,
+            watermark: seen.unwrap_or(Stored(Timestamp::UNIX_EPOCH)),
+            start: self.start,
+        })
     }
 
     /// Notes a doubt; the first one counts.

@@ -15,9 +15,10 @@ use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page};
 use crate::exchange::{NoAnswer, Wanted};
 use crate::instant::{self, Stored};
-use crate::last_updated::{self, CursorState, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use crate::last_updated::present::{self, Clocks};
+use crate::last_updated::{self, CursorState, Fill, Filter, First, Plan, Poll, Rules, Shown, Step, Target};
 use crate::profile::FullPage;
-use crate::query::Search;
+use crate::query::{Applied, Search};
 use crate::{FhirConnector, digest, query};
 
 /// How far behind our own clock the source's time is put where it names none: more than clocks of kept
@@ -28,6 +29,18 @@ const UNKNOWN_DATE_MARGIN: Duration = Duration::from_mins(5);
 enum Stand {
     Fresh(Plan),
     Running(Box<Poll>),
+}
+
+/// Why a page is not handed over: its records need not be the feed's.
+const WHERE_IGNORED: &str =
+    "the source ignored a parameter of the feed's where, so that nothing was taken from it";
+
+/// What follows after a page, and which of its rows are silent.
+struct Course {
+    next: Next,
+    /// Rows stamped before this instant are silent.
+    start: Option<Timestamp>,
+    fresh_as_of: Timestamp,
 }
 
 pub(crate) fn cursor(state: CursorState) -> Cursor {
@@ -51,39 +64,69 @@ impl FhirConnector {
             NoAnswer::Broken(error) => answer::broken(operation.clone(), &error),
         })?;
         let page = self.read_page(feed, &stand, &response)?;
-        let running = match stand {
-            Stand::Fresh(plan) => Poll::begin(&plan, self.source_time(&response)),
-            Stand::Running(poll) => *poll,
-        };
+        if applied(feed, &page, &url) == Some(Applied::NotFilter) {
+            let fresh_as_of = match &stand {
+                Stand::Fresh(_) => self.source_time(&response),
+                Stand::Running(poll) => poll.bound.0,
+            };
+            return Ok(nothing(WHERE_IGNORED, fresh_as_of));
+        }
         let shown = self.shown(feed, &page, &url)?;
-        let start = running.start.map(|start| start.0);
-        let fresh_as_of = running.bound.0;
+        let course = match stand {
+            Stand::Fresh(plan) => {
+                let bound = self.source_time(&response);
+                match (plan.first, plan.lower) {
+                    (First::Now(ours), Some(lower)) => {
+                        let overlap = feed.overlap;
+                        let asked = present::Asked {
+                            lower,
+                            ours,
+                            bound,
+                            overlap,
+                        };
+                        begin_now(feed, asked, &shown)
+                    }
+                    (First::Now(_) | First::Known, _) => self.go_on(feed, Poll::begin(&plan, bound), &shown),
+                }
+            }
+            Stand::Running(poll) => self.go_on(feed, *poll, &shown),
+        };
+        let mut answered = ChangePage {
+            changes: Vec::new(),
+            oversized: Vec::new(),
+            order: PageOrder::OldestFirst,
+            next: course.next,
+            fresh_as_of: course.fresh_as_of,
+        };
+        for item in page.items {
+            if item.body.len() > self.limits.record_bytes_max {
+                answered.oversized.push(item.key);
+            } else {
+                answered.changes.push(change(item, feed.fetch, course.start));
+            }
+        }
+        Ok(answered)
+    }
+
+    fn go_on(&self, feed: &FeedSpec, poll: Poll, shown: &Shown) -> Course {
+        let start = poll.start.map(|start| start.0);
+        let fresh_as_of = poll.bound.0;
         let rules = Rules {
             overlap: feed.overlap,
             paging: self.profile.paging,
         };
-        let next = match running.absorb(&shown, rules) {
+        let next = match poll.absorb(shown, rules) {
             Step::Ask(poll) => Next::Page(Resume::new(text(&poll))),
             Step::Done(state) => Next::Done(cursor(state)),
             Step::Inconclusive(reason) => Next::Inconclusive {
                 reason: reason.to_owned(),
             },
         };
-        let mut answered = ChangePage {
-            changes: Vec::new(),
-            oversized: Vec::new(),
-            order: PageOrder::OldestFirst,
+        Course {
             next,
+            start,
             fresh_as_of,
-        };
-        for item in page.items {
-            if item.body.len() > self.limits.record_bytes_max {
-                answered.oversized.push(item.key);
-            } else {
-                answered.changes.push(change(item, feed.fetch, start));
-            }
         }
-        Ok(answered)
     }
 
     fn stand(&self, request: PollRequest<'_>, operation: &str) -> Result<Stand, ConnectorError> {
@@ -183,18 +226,20 @@ impl FhirConnector {
     }
 
     fn shown(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Result<Shown, ConnectorError> {
-        let self_link = page.self_link.as_deref().and_then(|link| url.join(link).ok());
-        let filter = match &self_link {
+        let filter = match applied(feed, page, url) {
             None => Filter::Unsaid,
-            Some(link) if query::applied(url, link, &feed.filter) => Filter::Applied,
-            Some(_) => Filter::Ignored,
+            Some(Applied::All) => Filter::Applied,
+            Some(Applied::NotTime | Applied::NotFilter) => Filter::Ignored,
         };
         let next = page
             .next
             .as_deref()
             .map(|link| self.next_link(feed, url, link))
             .transpose()?;
-        let granted = self_link.as_ref().and_then(query::count_of).unwrap_or(u64::MAX);
+        let granted = self_link(page, url)
+            .as_ref()
+            .and_then(query::count_of)
+            .unwrap_or(u64::MAX);
         let count = granted.min(u64::from(self.limits.page_count)).max(1);
         let rows = page.items.len() as u64;
         let all = page.total.is_some_and(|total| total <= rows);
@@ -203,6 +248,8 @@ impl FhirConnector {
             stamps: page.items.iter().map(|item| item.last_updated).collect(),
             digest: page.items.iter().map(identity).fold(0, u64::wrapping_add),
             entries: page.entries,
+            matches: page.matches as u64,
+            total: page.total,
             unusable: page.unusable,
             filter,
             next,
@@ -220,6 +267,47 @@ impl FhirConnector {
             operation: operation(feed),
             reason: "the link to the next page leads to another origin than base_url".to_owned(),
         })
+    }
+}
+
+/// What the `self` link says of the request's parameters; nothing where there is none.
+fn applied(feed: &FeedSpec, page: &Page, url: &Url) -> Option<Applied> {
+    let link = self_link(page, url)?;
+    Some(query::applied(url, &link, &feed.filter))
+}
+
+fn self_link(page: &Page, url: &Url) -> Option<Url> {
+    url.join(page.self_link.as_deref()?).ok()
+}
+
+/// A feed's first answer, where it begins now.
+fn begin_now(feed: &FeedSpec, asked: present::Asked, shown: &Shown) -> Course {
+    let (state, clocks) = present::begin(asked, shown);
+    match clocks {
+        Clocks::Settled => {}
+        Clocks::Doubtful => tracing::warn!(
+            feed = %feed.name,
+            apart_seconds = asked.bound.duration_since(asked.ours).as_secs(),
+            "the source's date and our clock differ, and no record shows which is right: the feed begins at the earlier"
+        ),
+    }
+    Course {
+        next: Next::Done(cursor(state)),
+        start: Some(present::silent_below(asked.bound)),
+        fresh_as_of: asked.bound,
+    }
+}
+
+/// A page of which nothing is taken, and with which the poll ends.
+fn nothing(reason: &str, fresh_as_of: Timestamp) -> ChangePage {
+    ChangePage {
+        changes: Vec::new(),
+        oversized: Vec::new(),
+        order: PageOrder::OldestFirst,
+        next: Next::Inconclusive {
+            reason: reason.to_owned(),
+        },
+        fresh_as_of,
     }
 }
 

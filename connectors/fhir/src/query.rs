@@ -85,14 +85,29 @@ pub(crate) fn same_origin(base: &Url, other: &Url) -> bool {
     base.origin() == other.origin() && other.username().is_empty() && other.password().is_none()
 }
 
+/// What a `self` link says of the parameters that choose records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Applied {
+    All,
+    /// `_lastUpdated` is missing: older records are shown too.
+    NotTime,
+    /// A parameter of the feed's own filter is missing: records that it excludes are shown too.
+    NotFilter,
+}
+
 /// Says whether the `self` link shows `_lastUpdated` and the feed's own parameters, as far as the request
 /// held them: a page behind an opaque link holds none, and what else such a link holds is the source's.
-pub(crate) fn applied(request: &Url, self_link: &Url, filter: &str) -> bool {
-    let mut ours = selecting(filter);
-    ours.insert("_lastUpdated".to_owned());
+pub(crate) fn applied(request: &Url, self_link: &Url, filter: &str) -> Applied {
     let asked = selecting(request.query().unwrap_or_default());
     let shown = selecting(self_link.query().unwrap_or_default());
-    ours.intersection(&asked).all(|name| shown.contains(name))
+    let missing = |name: &str| asked.contains(name) && !shown.contains(name);
+    if selecting(filter).iter().any(|name| missing(name)) {
+        Applied::NotFilter
+    } else if missing("_lastUpdated") {
+        Applied::NotTime
+    } else {
+        Applied::All
+    }
 }
 
 /// The page size that an answer says it applied.
@@ -179,11 +194,11 @@ mod tests {
     fn a_self_link_must_repeat_every_selecting_parameter() {
         let asked = "https://e/A?_lastUpdated=ge2026&_sort=_lastUpdated&_count=9&status=booked";
         let rows = [
-            ("https://e/A?_lastUpdated=ge2026&status=booked", true),
-            ("https://e/A?status:not=x&_lastUpdated=ge2026-01-01", true),
-            ("https://e/A?_lastUpdated=ge2026", false),
-            ("https://e/A?status=booked", false),
-            ("https://e/A", false),
+            ("https://e/A?_lastUpdated=ge2026&status=booked", Applied::All),
+            ("https://e/A?status:not=x&_lastUpdated=ge2026-01-01", Applied::All),
+            ("https://e/A?_lastUpdated=ge2026", Applied::NotFilter),
+            ("https://e/A?status=booked", Applied::NotTime),
+            ("https://e/A", Applied::NotFilter),
         ];
         for (link, expected) in rows {
             let link = Url::parse(link).unwrap();
@@ -196,14 +211,11 @@ mod tests {
         // A page behind an opaque token has nothing to repeat.
         let token = Url::parse("https://e/?_getpages=1").unwrap();
         let second = Url::parse("https://e/?_getpages=2").unwrap();
-        assert!(applied(&token, &second, "status=booked"));
+        assert_eq!(applied(&token, &second, "status=booked"), Applied::All);
         // An offset is the page link's own.
         let offset = Url::parse("https://e/A?_lastUpdated=ge2026&offset=9").unwrap();
-        assert!(applied(
-            &offset,
-            &Url::parse("https://e/A?_lastUpdated=ge2026").unwrap(),
-            ""
-        ));
+        let page = Url::parse("https://e/A?_lastUpdated=ge2026").unwrap();
+        assert_eq!(applied(&offset, &page, ""), Applied::All);
     }
 
     #[test]

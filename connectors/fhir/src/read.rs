@@ -23,8 +23,9 @@ impl FhirConnector {
             let url = query::version_read(base, &change.key, version_id);
             match self.ask(change, url).await? {
                 Answer::TooLarge => return Ok(Fetched::TooLarge),
-                // The version is gone or such reads are not offered: no word on the record itself.
-                Answer::Response(response) if matches!(response.status.as_u16(), 404 | 405 | 410 | 501) => {}
+                // The version is gone, or such reads are not offered or not allowed: no word on the record itself.
+                Answer::Response(response)
+                    if matches!(response.status.as_u16(), 400 | 403 | 404 | 405 | 410 | 501) => {}
                 Answer::Response(response) => return self.judge(change, &response),
             }
         }
@@ -99,5 +100,5 @@ fn operation(change: &ChangeRef) -> String {
 fn etag(response: &HttpResponse) -> Option<String> {
     let value = response.headers.get(ETAG)?.to_str().ok()?.trim();
     let bare = value.strip_prefix("W/").unwrap_or(value).trim_matches('"');
-    (!bare.is_empty()).then(|| bare.to_owned())
+    bundle::usable_version_id(bare.to_owned())
 }

@@ -23,7 +23,7 @@ pub enum ConnectorError {
         /// What `Retry-After` said, if it said anything usable.
         retry_after: Option<Duration>,
     },
-    /// The credentials are not accepted (401, 403 on a search): the connection is set aside and shown.
+    /// The credentials are not accepted (401): the connection is set aside and shown.
     #[error("{operation} was not authorised (status {status})")]
     Unauthorized {
         /// What was being done.
@@ -48,7 +48,7 @@ pub enum ConnectorError {
         /// Which rule the answer breaks; no PHI.
         reason: String,
     },
-    /// The source refuses the request as such (400, 404, 501 …): the feed is set aside with the reason.
+    /// The source refuses the request as such (400, 403, 404, 501 …): the feed is set aside with the reason.
     #[error("{operation} was refused (status {status}): {reason}")]
     Refused {
         /// What was being done.

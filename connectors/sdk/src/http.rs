@@ -35,7 +35,8 @@ pub struct HttpRequest {
 pub enum AtLimit {
     /// The request fails with [`HttpError::TooLarge`].
     Fail,
-    /// The body is cut there and the rest is not read.
+    /// The body is cut there and the rest is not read; one that breaks off or stalls is cut where it did, because
+    /// only the status counts.
     Cut,
 }
 

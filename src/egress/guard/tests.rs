@@ -181,7 +181,7 @@ fn every_spelling_of_a_literal_host_is_judged() {
         ("https://[::ffff:127.0.0.1]/", "unnamed"),
         ("https://[::ffff:7f00:1]/", "unnamed"),
         ("https://[::ffff:a9fe:a9fe]/", "never"),
-        ("https://[64:ff9b::7f00:1]/", "unnamed"),
+        ("https://[64:ff9b::7f00:1]/", "never"),
         ("https://[2002:7f00:1::]/", "never"),
         ("https://[fe80::1%25eth0]/", "unparsable"),
         ("https://[fe80::1%eth0]/", "unparsable"),
@@ -268,6 +268,69 @@ fn naming_everything_still_leaves_metadata_and_reserved_ranges_closed() {
         ("https://user@10.1.1.1/", "userinfo"),
     ];
     check(&wide, &rows);
+}
+
+#[test]
+fn an_ipv4_address_behind_nat64_is_judged_as_well_as_its_prefix() {
+    let prefix = policy(&["64:ff9b::/96", "127.0.0.0/8", "10.20.0.0/16"], &[]);
+    let rows = [
+        ("https://[64:ff9b::8.8.8.8]/", "ok"),
+        ("https://[64:ff9b::10.20.1.2]/", "ok"),
+        ("https://[64:ff9b::10.21.1.2]/", "unnamed"),
+        ("https://[64:ff9b::127.0.0.1]/", "never"),
+        ("https://[64:ff9b::169.254.169.254]/", "never"),
+        ("https://[64:ff9b::100.100.100.200]/", "never"),
+        ("https://[64:ff9b::0.0.0.0]/", "never"),
+        ("https://[64:ff9b::224.0.0.1]/", "never"),
+        ("https://[64:ff9b:1::8.8.8.8]/", "unnamed"),
+    ];
+    check(&prefix, &rows);
+    let unnamed = policy(&["10.0.0.0/8"], &[]);
+    let rows = [
+        ("https://[64:ff9b::8.8.8.8]/", "unnamed"),
+        ("https://[64:ff9b::10.20.1.2]/", "unnamed"),
+        ("https://[64:ff9b::169.254.169.254]/", "never"),
+    ];
+    check(&unnamed, &rows);
+}
+
+#[test]
+fn behind_a_local_nat64_the_named_prefix_says_where_the_ipv4_address_lies() {
+    // RFC 6052, section 2.4: 192.0.2.33 there, 10.20.2.33 here, by the length of the prefix.
+    let rows = [
+        (
+            "64:ff9b:1::/48",
+            "64:ff9b:1:a14:2:2100::",
+            "64:ff9b:1:a9fe:a9:fe00::",
+        ),
+        (
+            "64:ff9b:1:100::/56",
+            "64:ff9b:1:10a:14:221::",
+            "64:ff9b:1:1a9:fe:a9fe::",
+        ),
+        (
+            "64:ff9b:1:1::/64",
+            "64:ff9b:1:1:a:1402:2100:0",
+            "64:ff9b:1:1:a9:fea9:fe00:0",
+        ),
+        (
+            "64:ff9b:1:1::/96",
+            "64:ff9b:1:1::10.20.2.33",
+            "64:ff9b:1:1::169.254.169.254",
+        ),
+        // Of a prefix that no translator has, every place is judged.
+        ("64:ff9b:1:8000::/50", "", "64:ff9b:1:a9fe:a9:fe00::"),
+        ("64:ff9b:1::/50", "", "64:ff9b:1::169.254.169.254"),
+    ];
+    for (prefix, private, metadata) in rows {
+        let named = policy(&[prefix, "10.20.0.0/16"], &[]);
+        let prefix_only = policy(&[prefix], &[]);
+        check_addresses(&named, &[(metadata, "never")]);
+        if !private.is_empty() {
+            check_addresses(&named, &[(private, "ok")]);
+            check_addresses(&prefix_only, &[(private, "unnamed")]);
+        }
+    }
 }
 
 #[test]

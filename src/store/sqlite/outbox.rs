@@ -30,6 +30,13 @@ struct ClaimTable {
 }
 
 impl Claims {
+    /// Whether a row is being attempted: the cheap part of the question that [`Claims::is_busy`] answers.
+    fn holds(&self, id: DeliveryId, fence: Fence) -> bool {
+        let table = self.table();
+        let claim = table.by_delivery.get(&id);
+        claim.is_some_and(|(claimed, _)| *claimed == fence)
+    }
+
     /// Whether a row of the line is being attempted; a claim under an earlier fence is void.
     fn is_busy(&self, line: &Line, fence: Fence) -> bool {
         let table = self.table();
@@ -143,8 +150,7 @@ fn first_free(
 ) -> Result<Option<Timestamp>, Failure> {
     let mut rows = fronts.query(params![destination.as_str(), holder.0, nanos(now)])?;
     while let Some(row) = rows.next()? {
-        let front = Front::of(&mut Columns::of(row))?;
-        if !claims.is_busy(&front.line, front.fence) {
+        if let Some(front) = Front::free(&mut Columns::of(row), claims)? {
             return Ok(Some(front.due_at));
         }
     }
@@ -159,13 +165,21 @@ struct Front {
 }
 
 impl Front {
-    fn of(columns: &mut Columns<'_, '_>) -> Result<Self, Failure> {
-        Ok(Self {
-            id: DeliveryId(columns.count()?),
-            fence: Fence(columns.count()?),
+    /// Reads the front of a line of which no row is being attempted.
+    fn free(columns: &mut Columns<'_, '_>, claims: &Claims) -> Result<Option<Self>, Failure> {
+        let id = DeliveryId(columns.count()?);
+        let fence = Fence(columns.count()?);
+        // Most fronts that are passed over are claimed themselves: they need not be read whole.
+        if claims.holds(id, fence) {
+            return Ok(None);
+        }
+        let front = Self {
+            id,
+            fence,
             due_at: columns.instant()?,
             line: outbox_rows::line(columns)?,
-        })
+        };
+        Ok((!claims.is_busy(&front.line, front.fence)).then_some(front))
     }
 }
 
@@ -184,10 +198,9 @@ pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -
     while handover.claimed.len() < claim.limit
         && let Some(row) = rows.next()?
     {
-        let front = Front::of(&mut Columns::of(row))?;
-        if claims.is_busy(&front.line, front.fence) {
+        let Some(front) = Front::free(&mut Columns::of(row), claims)? else {
             continue;
-        }
+        };
         let Some(delivery) = outbox_rows::claimed(db, front.id)? else {
             continue;
         };
@@ -206,8 +219,16 @@ pub(super) fn record(
     attempts: &[AttemptRecord],
 ) -> Result<Recorded, Failure> {
     let mut recorded = Recorded::default();
+    // One transaction: who holds a lease at its beginning holds it at its end.
+    let mut held = BTreeMap::new();
     for attempt in attempts {
-        if lease::holds(db, &attempt.connection, attempt.fence)? {
+        let turn = (&attempt.connection, attempt.fence);
+        let holds = match held.get(&turn) {
+            Some(holds) => *holds,
+            None => lease::holds(db, &attempt.connection, attempt.fence)?,
+        };
+        held.insert(turn, holds);
+        if holds {
             recorded.recorded += 1;
             record_one(db, attempt)?;
         } else {

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::rows::Failure;
@@ -71,9 +72,7 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     must_exist(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(|error| engine("opening the store", error))?;
-    db.busy_timeout(BUSY_TIMEOUT)
-        .map_err(|error| engine("opening the store", error))?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    settle(&db).map_err(|error| engine("opening the store", error))?;
     let version = user_version(&db).map_err(|error| engine("reading the store's version", error))?;
     if version != MIGRATIONS.len() {
         return Err(StoreError::Unusable {
@@ -87,9 +86,18 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-fn prepare(db: &Connection) -> Result<(), Failure> {
+/// What both kinds of connection need.
+fn settle(db: &Connection) -> Result<(), rusqlite::Error> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    // Plans do not look at bound values. Otherwise most statements are compiled anew at every execution, because a
+    // value might have made another plan better: a third of the writer's time, for plans that are always the same.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+fn prepare(db: &Connection) -> Result<(), Failure> {
+    settle(db)?;
     // Readers never wait for the writer, and a commit is one sequential write with one fsync.
     db.pragma_update(None, "journal_mode", "WAL")?;
     // Each commit is fsynced before it is answered; NORMAL would lose the last ones with the power.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use courier_sdk::{ConnectionName, RecordId, RecordKey, RecordType};
-use ehr_courier::config::{self, Environment, Surroundings};
+use ehr_courier::config::{self, Environment, Secrets, Surroundings};
 use ehr_courier::domain::canonical::ContentHash;
 use ehr_courier::domain::identity::{EventId, VersionKey};
 use jiff::Timestamp;
@@ -109,6 +109,7 @@ fn the_readmes_configuration_is_valid() {
         environment: &environment,
         known_profiles: &courier_fhir::Profile::names(),
         now: "2026-11-20T10:00:00Z".parse().unwrap(),
+        secrets: Secrets::Required,
     };
     let read = config::from_text(Path::new("courier.toml"), block, &surroundings);
     assert!(read.is_ok(), "{}", read.unwrap_err());

@@ -53,8 +53,8 @@ const MODULES: [(&str, &[&str], &str); 16] = [
     ),
     (
         "config",
-        &["domain"],
-        "it is complete before anything is opened: it cannot open anything",
+        &["domain", "egress"],
+        "it is complete before anything is opened: it cannot open anything; addresses are judged by the guard's own rule",
     ),
     ("sandbox", &[], "the witness shares no code with the accused"),
     (

@@ -150,9 +150,6 @@ pub(super) fn check_lost(
                     "lost: {record:?} {number} was shown (at {}, counted at {:?}) and never reached {}",
                     version.first, version.counted, plan.name
                 ));
-                if findings.violations.len() < 4 {
-                    story(pages, record);
-                }
             }
         }
     }
@@ -261,56 +258,4 @@ fn may_be_late(view: &View, record: &RecordRef, number: u64) -> bool {
     newer_before
         || view.shared_types.contains(&(record.0.clone(), record.1.clone()))
         || view.redriven.contains(&record.0)
-}
-
-fn story(pages: &Pages, record: &RecordRef) {
-    for answer in &pages.answers {
-        for showing in answer
-            .showings
-            .iter()
-            .filter(|it| it.record(&answer.connection) == *record)
-        {
-            eprintln!(
-                "  {} life {} {} {:?} #{} {:?} {}",
-                answer.tick,
-                answer.life,
-                answer.feed,
-                answer.asked,
-                showing.number,
-                showing.extent,
-                showing.stamp
-            );
-        }
-    }
-    eprintln!(
-        "durable {:?}",
-        pages
-            .durable
-            .iter()
-            .filter(|((r, _), _)| r == record)
-            .collect::<Vec<_>>()
-    );
-    eprintln!("ends {:?} crashes {:?}", pages.ends, pages.crashes);
-    let t = pages
-        .answers
-        .iter()
-        .find(|a| a.showings.iter().any(|s| s.record(&a.connection) == *record))
-        .unwrap()
-        .tick;
-    eprintln!(
-        "handed {:?}",
-        pages
-            .handed
-            .iter()
-            .filter(|(tick, _, f)| f.0 == record.0 && *tick > t && *tick < t + 300)
-            .collect::<Vec<_>>()
-    );
-    eprintln!(
-        "settled {:?}",
-        pages
-            .settled
-            .iter()
-            .filter(|(tick, _, f)| *f == record.0 && *tick > t && *tick < t + 300)
-            .collect::<Vec<_>>()
-    );
 }

@@ -31,7 +31,7 @@ pub(super) async fn check(world: &World, pages: &Pages, findings: &mut Findings)
     for arrival in &pages.arrivals {
         let line = (arrival.subscription.clone(), arrival.connection.clone());
         let number: u64 = body(arrival).sequence.parse().unwrap();
-        enter(&mut numbers, line, number, &arrival.event_id, findings);
+        enter(&mut numbers, &line, number, &arrival.event_id, findings);
     }
     let query = EventQuery {
         limit: usize::MAX,
@@ -46,7 +46,7 @@ pub(super) async fn check(world: &World, pages: &Pages, findings: &mut Findings)
         };
         for delivery in detail.deliveries {
             let line = (delivery.subscription.to_string(), row.connection.to_string());
-            enter(&mut numbers, line, delivery.number, row.id.as_str(), findings);
+            enter(&mut numbers, &line, delivery.number, row.id.as_str(), findings);
             if delivery.state == DeliveryState::Pending {
                 findings
                     .violations
@@ -80,7 +80,7 @@ pub(super) async fn check(world: &World, pages: &Pages, findings: &mut Findings)
 
 fn enter(
     numbers: &mut BTreeMap<Line, BTreeMap<u64, String>>,
-    line: Line,
+    line: &Line,
     number: u64,
     event_id: &str,
     findings: &mut Findings,

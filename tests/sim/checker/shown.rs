@@ -1,6 +1,7 @@
 //! What the sources showed, put together from single answers: which showings count, and what is owed for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use courier_sdk::FetchMode;
 use ehr_courier::sandbox::Request;
@@ -11,7 +12,7 @@ use super::Findings;
 use crate::book::{Answer, Asked, Extent, FeedRef, Pages, RecordRef};
 use crate::clinic::showings;
 use crate::identity::event_id;
-use crate::plan::{Kind, SourcePlan, StartPlan};
+use crate::plan::{Kind, OVERLAP, SourcePlan, StartPlan};
 use crate::world::{World, base_url};
 
 /// One version, over all answers that carried it.
@@ -196,8 +197,9 @@ impl View {
     }
 }
 
-/// A feed that starts now starts at the source's own time in its first answer; until its first poll is complete it
-/// may have to begin anew.
+/// A feed that starts now starts at the source's own time in its first answer, which names no fractions of a second;
+/// until its first poll is complete it may have to begin anew. What was stamped within the overlap before it and not
+/// shown by then (a late commit, a stale answer) may be announced and need not be.
 fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
     let complete = pages.complete.get(feed).copied().unwrap_or(u64::MAX);
     let dates: Vec<Timestamp> = pages
@@ -208,8 +210,11 @@ fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
         .map(|it| it.date)
         .collect();
     Begin {
-        never_before: dates.iter().min().copied().unwrap_or(Timestamp::MAX),
-        always_from: dates.iter().max().copied().unwrap_or(Timestamp::MAX),
+        never_before: dates.iter().min().map_or(Timestamp::MAX, |date| *date - OVERLAP),
+        always_from: dates
+            .iter()
+            .max()
+            .map_or(Timestamp::MAX, |date| *date + Duration::from_secs(1)),
     }
 }
 

@@ -54,6 +54,31 @@ fn includes_and_other_types_are_no_changes() {
 }
 
 #[test]
+fn matches_are_what_a_total_counts() {
+    let page = read(
+        r#"{"resource":{"resourceType":"Patient","id":"1"},"search":{"mode":"include"}},
+           {"resource":{"resourceType":"OperationOutcome","issue":[]},"search":{"mode":"outcome"}},
+           {"resource":7},
+           {"resource":{"resourceType":"Observation","id":"3"}}"#,
+    )
+    .unwrap();
+    assert_eq!((page.entries, page.matches), (4, 2));
+}
+
+#[test]
+fn a_next_link_without_an_address_is_not_the_end() {
+    for link in [
+        r#"{"relation":"next"}"#,
+        r#"{"relation":"next","url":""}"#,
+        r#"{"relation":"self","url":"https://e/A"},{"relation":"next","url":null}"#,
+    ] {
+        let text = format!(r#"{{"resourceType":"Bundle","type":"searchset","link":[{link}]}}"#);
+        let found = page(&Bytes::from(text), &asked(), 64);
+        assert!(matches!(found, Err(BodyError::Unreadable(_))), "{link}");
+    }
+}
+
+#[test]
 fn entries_that_cannot_be_named_are_counted_not_dropped_in_silence() {
     for entry in [
         r#"{"search":{"mode":"match"}}"#,
@@ -120,6 +145,31 @@ fn odd_version_ids_and_stamps_do_not_lose_the_record() {
     assert_eq!(page.items[0].version_id.as_deref(), Some("12"));
     assert_eq!(page.items[0].last_updated, None);
     assert!(page.items[0].subsetted);
+}
+
+#[test]
+fn a_version_id_that_is_no_short_visible_text_counts_as_absent() {
+    let longest = "7".repeat(255);
+    let longer = "7".repeat(256);
+    let rows = [
+        ("7", true),
+        ("W/7|~!", true),
+        (longest.as_str(), true),
+        (longer.as_str(), false),
+        ("", false),
+        ("a b", false),
+        ("a\\u0000b", false),
+        ("a\\nb", false),
+        ("é", false),
+    ];
+    for (text, kept) in rows {
+        let page = read(&format!(
+            r#"{{"resource":{{"resourceType":"Observation","id":"1","meta":{{"versionId":"{text}"}}}}}}"#
+        ))
+        .unwrap();
+        let expected = kept.then_some(text);
+        assert_eq!(page.items[0].version_id.as_deref(), expected, "{text}");
+    }
 }
 
 #[test]

@@ -40,6 +40,8 @@ fn page(seconds: &[i64], next: Option<&str>) -> Shown {
         stamps: seconds.iter().map(|second| Some(at(*second))).collect(),
         digest: seconds.iter().map(|second| second.unsigned_abs() + 1).sum(),
         entries: seconds.len(),
+        matches: seconds.len() as u64,
+        total: None,
         unusable: 0,
         filter: Filter::Applied,
         next: next.map(str::to_owned),
@@ -91,12 +93,7 @@ fn the_watermark_moves_to_the_greatest_stamp_not_after_the_bound() {
 fn a_feed_begins_where_its_start_says() {
     let now = plan(&feed(Start::Now), None, at(1000));
     assert_eq!(now.lower, Some(at(700)));
-    let begun = Poll::begin(&now, at(990));
-    assert_eq!(begun.start, Some(Stored(at(990))));
-    match begun.absorb(&page(&[800, 985, 995], None), RULES) {
-        Step::Done(state) => assert_eq!((state.watermark.0, state.start), (at(990), Some(Stored(at(990))))),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(now.first, First::Now(at(1000)));
 
     let instant = plan(&feed(Start::At(at(500))), None, at(1000));
     assert_eq!(instant.lower, Some(at(500)));
@@ -254,6 +251,72 @@ fn what_an_ascending_answer_showed_counts_even_if_the_rest_cannot_be_had() {
         poll(1000, 1060).absorb(&descending, RULES),
         Step::Inconclusive(_)
     ));
+}
+
+#[test]
+fn a_total_above_what_was_shown_proves_a_cut() {
+    for paging in [Paging::Live, Paging::Snapshot] {
+        let rules = Rules { paging, ..RULES };
+        let counted = |seconds: &[i64], next, total| Shown {
+            total: Some(total),
+            ..page(seconds, next)
+        };
+        let cut = poll(1000, 1060).absorb(&counted(&[1010], None, 2), rules);
+        assert_eq!(cut, Step::Inconclusive(Doubt::Cut.reason()));
+        let empty = poll(1000, 1060).absorb(&counted(&[], None, 1), rules);
+        assert_eq!(empty, Step::Inconclusive(Doubt::Cut.reason()));
+        // What came in order is complete as far as it reaches, if that is a step forward.
+        let ascending = poll(1000, 1060).absorb(&counted(&[1010, 1020], None, 3), rules);
+        assert_eq!(watermark(ascending), at(1020));
+        let known = poll(1020, 1060).absorb(&counted(&[1010, 1020], None, 3), rules);
+        assert_eq!(known, Step::Inconclusive(Doubt::Cut.reason()));
+        // All pages count together, and a total that is too small says nothing.
+        let first = ask(poll(1000, 1060).absorb(&counted(&[1030, 1020], Some("p2"), 3), rules));
+        let whole = first.clone().absorb(&counted(&[1010], None, 3), rules);
+        assert_eq!(watermark(whole), at(1030));
+        let cut = first.absorb(&counted(&[1010], None, 4), rules);
+        assert_eq!(cut, Step::Inconclusive(Doubt::Cut.reason()));
+    }
+}
+
+#[test]
+fn a_window_that_was_cut_leaves_the_cursor() {
+    let first = ask(poll(1000, 10_000).absorb(&page(&[1000, 2000], Some("p2")), RULES));
+    let window = ask(first.absorb(&page(&[2500], None), RULES));
+    let cut = Shown {
+        total: Some(3),
+        ..page(&[2000, 2500], None)
+    };
+    assert_eq!(
+        window.absorb(&cut, RULES),
+        Step::Inconclusive(Doubt::Cut.reason())
+    );
+}
+
+#[test]
+fn a_poll_whose_bound_is_ignored_reads_on_for_so_many_pages() {
+    let mut running = poll(1000, 10_000);
+    for number in 1..=IGNORED_PAGES_MAX {
+        let shown = Shown {
+            filter: Filter::Ignored,
+            ..page(
+                &[i64::from(number), i64::from(number) + 1],
+                Some(&format!("p{number}")),
+            )
+        };
+        match running.absorb(&shown, RULES) {
+            Step::Ask(next) => {
+                assert_eq!(next.window, None);
+                running = *next;
+            }
+            other => {
+                let expected = Step::Inconclusive(Doubt::FilterIgnored.reason());
+                assert_eq!((number, other), (IGNORED_PAGES_MAX, expected));
+                return;
+            }
+        }
+    }
+    panic!("it ends");
 }
 
 #[test]

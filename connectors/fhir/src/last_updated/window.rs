@@ -21,6 +21,8 @@ pub(crate) struct Window {
     after: Onward,
     pass: u32,
     pages: u32,
+    /// The matches of this pass.
+    matches: u64,
     /// The sum over the rows of this pass, and of the one before.
     sum: u64,
     previous: Option<u64>,
@@ -35,6 +37,7 @@ impl Window {
             after,
             pass: 1,
             pages: 0,
+            matches: 0,
             sum: 0,
             previous: None,
             visited: Vec::new(),
@@ -54,6 +57,7 @@ impl Window {
 impl Poll {
     pub(super) fn absorb_window(mut self, mut window: Window, shown: &Shown, rules: Rules) -> Step {
         window.pages += 1;
+        window.matches += shown.matches;
         window.sum = window.sum.wrapping_add(shown.digest);
         if shown.stamps.iter().flatten().any(|stamp| window.excludes(*stamp)) {
             self.suspect(Doubt::WindowIgnored);
@@ -76,6 +80,10 @@ impl Poll {
             self.target = Some(Target::Link(link.clone()));
             self.window = Some(window);
             return Step::Ask(Box::new(self));
+        }
+        if shown.total.is_some_and(|total| total > window.matches) {
+            self.suspect(Doubt::Cut);
+            return self.proceed(window.after, rules);
         }
         if window.pages == 1 || window.previous == Some(window.sum) {
             return self.proceed(window.after, rules);

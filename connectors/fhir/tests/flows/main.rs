@@ -8,6 +8,7 @@
     reason = "a test fails loudly and names the one outcome that it expects"
 )]
 
+mod begin_now;
 mod server;
 
 use std::collections::BTreeSet;
@@ -63,42 +64,19 @@ fn done(next: Next) -> Cursor {
 
 fn names(changes: &[ChangeRef], novelty: Novelty) -> BTreeSet<String> {
     let chosen = changes.iter().filter(|change| change.novelty == novelty);
-    chosen
-        .map(|change| {
-            format!(
-                "{}@{}",
-                change.key.id,
-                change.version_id.as_deref().unwrap_or("-")
-            )
-        })
-        .collect()
+    chosen.map(name).collect()
+}
+
+fn name(change: &ChangeRef) -> String {
+    format!(
+        "{}@{}",
+        change.key.id,
+        change.version_id.as_deref().unwrap_or("-")
+    )
 }
 
 fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
-}
-
-#[tokio::test]
-async fn a_feed_from_now_on_announces_what_changes_and_not_what_was() {
-    let server = Server::new(2);
-    for (id, second) in [("a", 100), ("b", 900), ("c", 950)] {
-        server.put(id, second);
-    }
-    let spec = feed(Start::Now);
-    let (changes, next) = poll(&server, &spec, None).await;
-    let cursor = done(next);
-    // Our clock is 1000 seconds ahead: the first look sees nothing, and still begins at the server's present.
-    assert!(changes.is_empty());
-    assert!(names(&changes, Novelty::Announce).is_empty());
-    assert_eq!(connector(&server).describe(&cursor), Some(at(1000)));
-
-    server.set_now(1060);
-    server.put("a", 1030);
-    server.put("d", 960); // committed late: stamped before the start
-    let (changes, next) = poll(&server, &spec, Some(&cursor)).await;
-    assert_eq!(names(&changes, Novelty::Announce), set(["a@2"]));
-    assert_eq!(names(&changes, Novelty::Silent), set(["b@1", "c@1", "d@1"]));
-    assert_eq!(connector(&server).describe(&done(next)), Some(at(1030)));
 }
 
 #[tokio::test]
@@ -251,6 +229,40 @@ async fn an_ignored_filter_is_reported_and_leaves_the_cursor() {
         assert_eq!(changes.len(), 2);
         assert!(matches!(next, Next::Inconclusive { .. }), "{self_link}");
     }
+}
+
+#[tokio::test]
+async fn where_a_source_ignores_where_nothing_is_taken() {
+    let server = Server::new(1);
+    server.put("a", 900);
+    server.put("outside", 910);
+    for start in [Start::Beginning, Start::Now, Start::At(at(0))] {
+        let spec = FeedSpec {
+            filter: "status=booked".to_owned(),
+            ..feed(start)
+        };
+        server.with(|state| (state.ignore_where, state.ours) = (true, 1000));
+        let (changes, next) = poll(&server, &spec, None).await;
+        assert_eq!(changes, []);
+        assert!(matches!(next, Next::Inconclusive { .. }), "{next:?}");
+        server.with(|state| state.ignore_where = false);
+        assert!(!poll(&server, &spec, None).await.0.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn where_a_source_always_ignores_the_bound_new_records_are_still_shown() {
+    let server = Server::new(3);
+    for number in 0..30 {
+        server.put(&format!("r{number}"), 100 + number);
+    }
+    let spec = feed(Start::Beginning);
+    let cursor = done(poll(&server, &spec, None).await.1);
+    server.with(|state| state.ignore_filter = true);
+    server.put("new", 990);
+    let (changes, next) = poll(&server, &spec, Some(&cursor)).await;
+    assert!(names(&changes, Novelty::Announce).contains("new@1"));
+    assert!(matches!(next, Next::Inconclusive { .. }));
 }
 
 #[tokio::test]
@@ -409,6 +421,35 @@ async fn a_reads_answer_says_what_became_of_the_record() {
         connector(&server).fetch(&change).await.unwrap_err().class(),
         "transient"
     );
+}
+
+#[tokio::test]
+async fn a_version_read_that_is_refused_is_no_word_on_the_record() {
+    let server = Server::new(10);
+    server.put("a", 900);
+    let change = poll(&server, &feed(Start::Beginning), None).await.0.remove(0);
+    for status in [400, 403, 404, 405, 410, 501] {
+        server.with(|state| state.fail_versions = Some(status));
+        match connector(&server).fetch(&change).await.unwrap() {
+            Fetched::Found(found, _) => assert_eq!(found.version_id.as_deref(), Some("1"), "{status}"),
+            other => panic!("{status}: {other:?}"),
+        }
+    }
+    server.with(|state| state.fail_versions = Some(401));
+    let error = connector(&server).fetch(&change).await.unwrap_err();
+    assert_eq!(error.class(), "unauthorized");
+}
+
+#[tokio::test]
+async fn a_search_that_is_forbidden_sets_its_feed_aside_and_not_the_connection() {
+    let server = Server::new(10);
+    for (status, class) in [(403, "refused"), (401, "unauthorized")] {
+        server.with(|state| state.fail = Some(status));
+        let error = one_page(&server, &feed(Start::Beginning), None, None)
+            .await
+            .unwrap_err();
+        assert_eq!(error.class(), class);
+    }
 }
 
 #[tokio::test]

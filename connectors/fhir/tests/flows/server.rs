@@ -43,10 +43,17 @@ pub(crate) struct State {
     /// The request before which rows leave the first page; 0 for none.
     pub(crate) leave_at: usize,
     pub(crate) date: &'static str,
+    /// By how many seconds `Date` alone is off.
+    pub(crate) date_skew: i64,
+    /// What our own clock says.
+    pub(crate) ours: i64,
+    pub(crate) ignore_where: bool,
     pub(crate) ignore_filter: bool,
     pub(crate) self_link: bool,
     pub(crate) next_base: String,
     pub(crate) fail: Option<u16>,
+    /// The status of version reads alone.
+    pub(crate) fail_versions: Option<u16>,
     pub(crate) body: Option<String>,
     pub(crate) broken: Option<HttpError>,
     pub(crate) hosts: Vec<String>,
@@ -70,10 +77,14 @@ impl Server {
             paging: Paging::Ascending,
             leave_at: 0,
             date: "date",
+            date_skew: 0,
+            ours: 2000,
+            ignore_where: false,
             ignore_filter: false,
             self_link: true,
             next_base: "https://ehr.example/fhir".to_owned(),
             fail: None,
+            fail_versions: None,
             body: None,
             broken: None,
             hosts: Vec::new(),
@@ -195,6 +206,7 @@ impl State {
             match name.as_ref() {
                 "offset" => offset = value.parse().unwrap(),
                 "_lastUpdated" if self.ignore_filter => {}
+                "status" if self.ignore_where => {}
                 "_lastUpdated" => {
                     let (prefix, bound) = value.split_at(2);
                     let bound: Timestamp = bound.parse().unwrap();
@@ -262,6 +274,9 @@ impl Http for Server {
             let (status, body) = match (state.fail, &state.body) {
                 (Some(status), _) => (status, String::new()),
                 (None, Some(body)) => (200, body.clone()),
+                (None, None) if state.fail_versions.is_some() && request.url.path().contains("_history") => {
+                    (state.fail_versions.unwrap(), String::new())
+                }
                 (None, None) if request.url.path() == "/fhir/Appointment" => {
                     (200, state.search(&request.url))
                 }
@@ -269,7 +284,9 @@ impl Http for Server {
             };
             let mut headers = HeaderMap::new();
             if state.date != "none" {
-                let date = at(state.now).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+                let date = at(state.now + state.date_skew)
+                    .strftime("%a, %d %b %Y %H:%M:%S GMT")
+                    .to_string();
                 headers.insert("date", date.parse().unwrap());
             }
             if state.date == "age" {
@@ -285,13 +302,13 @@ impl Http for Server {
     }
 }
 
-/// Our own clock, a quarter of an hour ahead of the server's.
+/// Our own clock, by default a quarter of an hour ahead of the server's.
 #[derive(Debug)]
-struct OurClock;
+struct OurClock(i64);
 
 impl Clock for OurClock {
     fn now(&self) -> Timestamp {
-        at(2000)
+        at(self.0)
     }
 }
 
@@ -302,7 +319,7 @@ pub(crate) fn connector(server: &Server) -> FhirConnector {
         auth: Auth::Bearer("s3cret".into()),
         profile: Profile::builtin("sandbox").unwrap(),
         http: Arc::new(server.clone()),
-        clock: Arc::new(OurClock),
+        clock: Arc::new(OurClock(server.with(|state| state.ours))),
         limits: Limits {
             page_bytes_max: 20_000,
             record_bytes_max: 2000,
