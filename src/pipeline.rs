@@ -102,6 +102,7 @@ impl Worker {
     pub fn definitions(&self) -> Definitions {
         Definitions {
             connections: self.connections.keys().cloned().collect(),
+            destinations: self.destinations.keys().cloned().collect(),
             subscriptions: self.subscriptions.clone(),
         }
     }

@@ -74,7 +74,8 @@ pub trait Store: Send + Sync {
 
     /// Makes the subscriptions and connections in force equal to `definitions`: new subscriptions get a standing,
     /// edited ones re-render what was not attempted (or everything, if the content narrows), removed ones have
-    /// their pending deliveries cancelled. Numbers go on where a name was used before.
+    /// their pending deliveries cancelled, and so have those of a connection that left. Numbers go on where a name
+    /// was used before. What is pending for a destination that left goes where its subscription goes now.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when a pending delivery needs a renderer that this binary lacks.
@@ -181,7 +182,8 @@ pub trait Store: Send + Sync {
 
     /// Atomic point 3. Writes a slice's deliveries with their numbers and moves the lane's position, by
     /// compare-and-set on the position and the revision of the definitions. A lane of its own that has caught up
-    /// joins the common one.
+    /// joins the common one. What was owed before keeps its number: a cancelled delivery is owed again under it,
+    /// any other is left as it is.
     ///
     /// # Errors
     /// [`StoreError::Fenced`], [`StoreError::Conflict`].
@@ -223,7 +225,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Engine`] only; an unknown id answers `None`.
     async fn event(&self, id: &EventId) -> Result<Option<EventDetail>, StoreError>;
 
-    /// Owes an event's settled deliveries again, marked as replayed; returns how many.
+    /// Owes an event's settled deliveries again, marked as replayed; returns how many. A subscription that is not in
+    /// force on the event's connection is owed nothing; the content is the row's or the subscription's, whichever is
+    /// narrower.
     ///
     /// # Errors
     /// [`StoreError::Engine`] only.
@@ -235,7 +239,7 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Engine`] only.
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRow>, StoreError>;
 
-    /// Owes dead letters again with a fresh schedule; returns how many.
+    /// Owes dead letters again with a fresh schedule, under the rules of [`Store::replay`]; returns how many.
     ///
     /// # Errors
     /// [`StoreError::Engine`] only.

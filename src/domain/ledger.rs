@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use courier_sdk::{ConnectionName, Novelty, RecordKey, Shown};
+use jiff::Timestamp;
 
 use super::canonical::ContentHash;
 use super::event::{Change, EventKind, Timeliness, VersionClue, VersionOrder};
@@ -155,8 +156,9 @@ fn decide_one(
     if change.novelty == Novelty::Announce && (!complete || must_wait) {
         return enqueue(record);
     }
+    let order = place(change, record.head.as_ref());
     let timeliness = match &record.head {
-        Some(head) if change.order.is_before(&head.order) => Timeliness::Late,
+        Some(head) if order.is_before(&head.order) => Timeliness::Late,
         Some(_) | None => Timeliness::InOrder,
     };
     let kind = kind_of(change, record.head.as_ref(), baseline);
@@ -172,6 +174,28 @@ fn decide_one(
             timeliness,
         },
         Novelty::Silent => Verdict::Silence { event_id },
+    }
+}
+
+/// Where a change stands among the record's versions. An inferred delete has no place of its own: it comes after the
+/// head and after the version that was asked for, so that both, shown late, are known to lie before it.
+fn place(change: &Change, head: Option<&Head>) -> VersionOrder {
+    match (&change.version, head) {
+        (VersionClue::InferredDelete, Some(head)) => VersionOrder {
+            number: change.order.number.max(head.order.number),
+            stamp: change.order.stamp.max(head.order.stamp),
+        },
+        (VersionClue::InferredDelete, None)
+        | (VersionClue::Known(..) | VersionClue::ByContent | VersionClue::Unknown, _) => change.order,
+    }
+}
+
+/// When a change happened by the source's clock: of an inferred delete the source never said it.
+#[must_use]
+pub fn changed_at(change: &Change) -> Option<Timestamp> {
+    match change.version {
+        VersionClue::InferredDelete => None,
+        VersionClue::Known(..) | VersionClue::ByContent | VersionClue::Unknown => change.order.stamp,
     }
 }
 
@@ -238,7 +262,7 @@ fn next_head(change: &Change, head: Option<&Head>, version: &VersionKey, event_i
     Head {
         version: version.clone(),
         event_id: event_id.clone(),
-        order: change.order,
+        order: place(change, head),
         hash,
         life,
         changes,

@@ -319,7 +319,6 @@ fn inferred_delete(change: Change) -> Change {
         shown: Shown::Deleted,
         version: VersionClue::InferredDelete,
         version_id: None,
-        order: crate::domain::event::VersionOrder::default(),
         first_version: false,
         content: None,
         ..change

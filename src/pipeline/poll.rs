@@ -17,7 +17,7 @@ use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
 use crate::store::{
     AcceptPage, Accepted, BaselineProof, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
-    SLICE_ROWS_MAX, StoreError,
+    SLICE_ROWS_MAX, Sights, StoreError,
 };
 
 /// A poll under way.
@@ -102,6 +102,7 @@ impl<'a> Poll<'a> {
             changes: Vec::new(),
             oversized: page.oversized,
             progress: Progress::Slice,
+            sights: sights(self.feed),
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
         };
@@ -238,6 +239,14 @@ async fn leave_out_known(
         .filter(|(_, id)| id.is_none() || !seen.next().unwrap_or(false))
         .map(|(change, _)| change)
         .collect()
+}
+
+fn sights(feed: &Feed) -> Sights {
+    if feed.spec.filter.is_empty() {
+        Sights::All
+    } else {
+        Sights::Filtered
+    }
 }
 
 /// Cuts changes into slices that one transaction may hold; a larger record stands alone.

@@ -22,8 +22,18 @@ pub const SLICE_BYTES_MAX: usize = 4 << 20;
 pub struct Definitions {
     /// The connections.
     pub connections: BTreeSet<ConnectionName>,
+    /// The destinations.
+    pub destinations: BTreeSet<DestinationName>,
     /// The subscriptions, in the order of their names.
     pub subscriptions: Vec<Subscription>,
+}
+
+impl Definitions {
+    /// Whether a subscription covers a connection that is in force.
+    #[must_use]
+    pub fn cover(&self, subscription: &Subscription, connection: &ConnectionName) -> bool {
+        self.connections.contains(connection) && subscription.covers(connection)
+    }
 }
 
 /// Names one worker process for the time it lives.
@@ -100,6 +110,9 @@ pub struct AcceptPage {
     pub oversized: Vec<RecordKey>,
     /// What the slice does to the feed.
     pub progress: Progress,
+    /// Whether the poll shows all there is; where it does not, no first sight of the feed proves a creation from now
+    /// on.
+    pub sights: Sights,
     /// The source's own time at the poll's start.
     pub fresh_as_of: Timestamp,
     /// Now.
@@ -123,6 +136,15 @@ pub enum Progress {
     },
     /// The poll is over but proved incomplete: the cursor stays, the next poll begins.
     Inconclusive,
+}
+
+/// Whether a poll shows all there is of its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sights {
+    /// It shows every record.
+    All,
+    /// A filter leaves records out: what is seen first may have existed before.
+    Filtered,
 }
 
 /// Whether a complete poll proves a baseline.

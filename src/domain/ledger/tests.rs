@@ -270,6 +270,22 @@ fn an_inferred_delete_is_refused_without_a_living_record() {
 }
 
 #[test]
+fn a_version_before_an_inferred_delete_is_late() {
+    let asked_for_six = Change {
+        order: reference(6).order,
+        ..gone()
+    };
+    for gone in [gone(), asked_for_six.clone()] {
+        let changes = [version(4), gone, version(3)];
+        check(&changes, &["updated", "deleted", "updated late"]);
+    }
+    check(
+        &[version(4), asked_for_six, version(5), version(7)],
+        &["updated", "deleted", "updated late", "updated"],
+    );
+}
+
+#[test]
 fn a_history_delete_makes_a_head_of_its_own() {
     let mut view = LedgerView::default();
     decide(&mercy(), &mut view, &[deleted(4)], Source::Page);

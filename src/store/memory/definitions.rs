@@ -2,9 +2,10 @@
 
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
+use tracing::info;
 
 use super::state::{ConnectionState, Force, StandingState, State};
-use crate::domain::delivery::{DeliveryId, DeliveryState};
+use crate::domain::delivery::{DeliveryId, DeliveryState, Replay};
 use crate::domain::fan_out::{From, Subscription};
 use crate::domain::name::SubscriptionName;
 use crate::store::{Definitions, StoreError};
@@ -68,11 +69,16 @@ impl State {
             .iter()
             .filter(|(_, standing)| standing.force == Force::InForce)
             .map(|(name, _)| name)
-            .filter(|name| !self.subscription(name).is_some_and(|it| it.covers(connection)))
+            .filter(|name| {
+                let subscription = self.subscription(name);
+                !subscription.is_some_and(|it| self.definitions.cover(it, connection))
+            })
             .cloned()
             .collect();
         for name in ended {
-            for id in self.pending_of(&name, connection) {
+            let pending = self.pending_of(&name, connection);
+            info!(subscription = %name, %connection, cancelled = pending.len(), "a subscription left a connection");
+            for id in pending {
                 self.update_delivery(id, |row| {
                     row.delivery.state = DeliveryState::Cancelled;
                     row.settled_at = Some(now);
@@ -102,28 +108,55 @@ impl State {
         }
     }
 
-    /// Rows not attempted yet take the definition in force; narrower content applies to attempted ones too.
+    /// Rows never attempted take the definition in force; narrower content applies to the others too.
     fn rewrite_pending(&mut self) {
         let ids: Vec<DeliveryId> = self.pending.iter().copied().collect();
-        for id in ids {
-            let subscription = self
-                .deliveries
-                .get(&id)
-                .and_then(|row| self.subscription(&row.delivery.subscription))
-                .cloned();
-            let Some(subscription) = subscription else {
+        for id in &ids {
+            let Some(subscription) = self.subscription_of(*id).cloned() else {
                 continue;
             };
-            self.update_delivery(id, |row| {
+            self.update_delivery(*id, |row| {
                 let delivery = &mut row.delivery;
-                if delivery.attempts == 0 {
+                if delivery.attempts == 0 && delivery.replay == Replay::Original {
                     delivery.content = subscription.content;
                     delivery.format = subscription.format;
-                    delivery.destination = subscription.destination.clone();
+                    delivery.destination = subscription.destination;
                 }
-                delivery.content = delivery.content.min(subscription.content);
             });
         }
+        self.confine(&ids);
+    }
+
+    /// Keeps pending rows within what is in force: never wider than their subscription, and never for a destination
+    /// that left the configuration, where nothing would ever be attempted.
+    pub(super) fn confine(&mut self, ids: &[DeliveryId]) {
+        let (mut narrowed, mut moved) = (0, 0);
+        for id in ids {
+            let Some(subscription) = self.subscription_of(*id).cloned() else {
+                continue;
+            };
+            let Some(row) = self.deliveries.get_mut(id) else {
+                continue;
+            };
+            let delivery = &mut row.delivery;
+            if delivery.content > subscription.content {
+                delivery.content = subscription.content;
+                narrowed += 1;
+            }
+            let stranded = !self.definitions.destinations.contains(&delivery.destination);
+            if stranded && delivery.destination != subscription.destination {
+                delivery.format = subscription.format;
+                delivery.destination = subscription.destination;
+                moved += 1;
+            }
+        }
+        if narrowed + moved > 0 {
+            info!(narrowed, moved, "pending deliveries follow their subscriptions");
+        }
+    }
+
+    fn subscription_of(&self, id: DeliveryId) -> Option<&Subscription> {
+        self.subscription(&self.deliveries.get(&id)?.delivery.subscription)
     }
 }
 

@@ -104,9 +104,13 @@ impl State {
         }
     }
 
-    /// Writes one delivery with the next number; one that is owed already costs no number.
+    /// Writes one delivery with the next number; one that was owed before costs no number.
     fn owe(&mut self, connection: &ConnectionName, owed: &Owed) {
         let once = (owed.subscription.clone(), connection.clone(), owed.event);
+        if let Some(id) = self.owed.get(&once) {
+            self.update_delivery(*id, |row| row.revive(owed));
+            return;
+        }
         let Some(state) = self.connections.get_mut(connection) else {
             return;
         };
@@ -116,9 +120,6 @@ impl State {
         ) else {
             return;
         };
-        if !self.owed.insert(once) {
-            return;
-        }
         standing.last_number += 1;
         self.last_delivery += 1;
         let id = DeliveryId(self.last_delivery);
@@ -129,8 +130,23 @@ impl State {
             key: event.key.clone(),
             settled_at: None,
         };
+        self.owed.insert(once, id);
         self.deliveries.insert(id, row);
         self.pending.insert(id);
+    }
+}
+
+impl DeliveryRow {
+    /// Owes a delivery again that was cancelled when its subscription was removed, as the present one has it.
+    fn revive(&mut self, owed: &Owed) {
+        if self.delivery.state != DeliveryState::Cancelled {
+            return;
+        }
+        self.delivery = Delivery {
+            replay: self.delivery.replay,
+            last_outcome: self.delivery.last_outcome.take(),
+            ..new_delivery(self.delivery.id, self.delivery.number, owed)
+        };
     }
 }
 

@@ -118,7 +118,7 @@ impl ConnectionState {
                 }
             }
             SettleResult::Quarantine { reason } => {
-                self.settle_given_up(settlement.id, reason, settle.at, settled);
+                self.settle_given_up(settle, settlement, reason, settled);
             }
         }
     }
@@ -178,14 +178,23 @@ impl ConnectionState {
         }
     }
 
-    fn settle_given_up(&mut self, id: InboxId, reason: &str, at: Timestamp, settled: &mut Settled) {
+    fn settle_given_up(
+        &mut self,
+        settle: &SettleChanges,
+        settlement: &Settlement,
+        reason: &str,
+        settled: &mut Settled,
+    ) {
+        let (id, at) = (settlement.id, settle.at);
         let Some(mut row) = self.inbox.remove(&id) else {
             return;
         };
-        if row.change.content.is_some() {
-            // Its record came along meanwhile: there is nothing left to fetch.
+        // Shown again while it was given up, perhaps with its record: the next tries are for that showing.
+        let shown_again = row.generation != settlement.generation;
+        if shown_again || row.change.content.is_some() {
             row.claimed = None;
             row.claims = 0;
+            row.attempts = 0;
             row.due_at = at;
             self.inbox.insert(id, row);
             settled.shown_again += 1;

@@ -165,7 +165,7 @@ impl ConnectionState {
                     version,
                     version_id: change.version_id.clone(),
                     kind,
-                    changed_at: change.order.stamp,
+                    changed_at: ledger::changed_at(change),
                     fresh_as_of: *fresh_as_of,
                     recorded_at: batch.at,
                     timeliness,
@@ -326,7 +326,10 @@ impl InboxRow {
         self.change = shown;
         self.fresh_as_of = fresh_as_of;
         self.generation += 1;
-        self.due_at = at;
+        // A row that failed waits its back-off out: the source shows it at every poll.
+        if self.attempts == 0 {
+            self.due_at = at;
+        }
     }
 }
 

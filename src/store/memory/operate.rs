@@ -93,10 +93,17 @@ impl State {
     }
 
     pub(super) fn redrive(&mut self, query: &DeadLetterQuery, now: Timestamp) -> u64 {
+        let limit = if query.limit == 0 { usize::MAX } else { query.limit };
+        let unlimited = DeadLetterQuery {
+            limit: 0,
+            ..query.clone()
+        };
         let dead: Vec<DeliveryId> = self
-            .dead_letters(query)
+            .dead_letters(&unlimited)
             .iter()
             .map(|row| row.delivery.id)
+            .filter(|id| self.deliveries.get(id).is_some_and(|row| self.is_in_force(row)))
+            .take(limit)
             .collect();
         self.owe_again(&dead, now)
     }
@@ -212,6 +219,7 @@ impl State {
         for id in ids {
             self.update_delivery(*id, |row| row.owe_again(now));
         }
+        self.confine(ids);
         ids.len() as u64
     }
 

@@ -7,7 +7,8 @@ use super::state::{ConnectionState, FeedRow, PollEnd, QuarantinedChange, State};
 use crate::domain::event::{Change, VersionClue, VersionOrder};
 use crate::domain::ledger::Baseline;
 use crate::store::{
-    AcceptPage, Accepted, BaselineProof, FeedState, PollRef, Progress, SetCursor, StageState, StoreError,
+    AcceptPage, Accepted, BaselineProof, FeedState, PollRef, Progress, SetCursor, Sights, StageState,
+    StoreError,
 };
 
 /// The reason of a record that is quarantined by reference.
@@ -30,6 +31,7 @@ impl State {
                 reason: format!("feed {} has a stage", page.poll.feed),
             });
         }
+        feed.note_sights(page.sights);
         let arrivals: Vec<Arrival> = page
             .changes
             .iter()
@@ -96,6 +98,14 @@ impl FeedRow {
                 self.state.stage = StageState::None;
             }
             StageState::None | StageState::Releasing => {}
+        }
+    }
+
+    /// What a filter left out was never seen: a first sight proves no creation any more, not even without the filter.
+    pub(super) fn note_sights(&mut self, sights: Sights) {
+        match sights {
+            Sights::All => {}
+            Sights::Filtered => self.baseline = Baseline::Unproven,
         }
     }
 

@@ -16,6 +16,7 @@ impl State {
                 reason: format!("the stage of feed {} is being released", page.poll.feed),
             });
         }
+        feed.note_sights(page.sights);
         feed.stage_changes(page);
         match &page.progress {
             Progress::Slice => {}

@@ -28,7 +28,7 @@ pub(super) struct State {
     /// Its pending rows.
     pub(super) pending: BTreeSet<DeliveryId>,
     /// The unique index: nobody is owed one event twice.
-    pub(super) owed: BTreeSet<(SubscriptionName, ConnectionName, u64)>,
+    pub(super) owed: BTreeMap<(SubscriptionName, ConnectionName, u64), DeliveryId>,
     /// Deliveries that are being attempted, each with the fence of its claim. Volatile.
     pub(super) claims: BTreeMap<DeliveryId, Fence>,
     /// The last delivery id given out.

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use courier_sdk::{ConnectionName, RecordType};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
+use tracing::info;
 
 use super::rows::{Columns, Failure, count, damaged, nanos, stored};
 use super::{fan_out, lease};
 use crate::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Subscription, Topic};
-use crate::domain::name::SubscriptionName;
+use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::store::{Definitions, StoreError};
 use crate::wire;
 
@@ -19,6 +20,7 @@ pub(super) fn define(db: &Connection, definitions: &Definitions, now: Timestamp)
     wanted.subscriptions.sort_by(|a, b| a.name.cmp(&b.name));
     let in_force = Definitions {
         connections: connections(db, Only::InForce)?,
+        destinations: destinations(db)?,
         subscriptions: subscriptions(db)?,
     };
     if in_force == wanted {
@@ -83,6 +85,16 @@ fn connections(db: &Connection, only: Only) -> Result<BTreeSet<ConnectionName>, 
     Ok(found)
 }
 
+fn destinations(db: &Connection) -> Result<BTreeSet<DestinationName>, Failure> {
+    let mut select = db.prepare_cached("SELECT name FROM destination")?;
+    let mut rows = select.query([])?;
+    let mut found = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        found.insert(Columns::of(row).destination()?);
+    }
+    Ok(found)
+}
+
 fn check_renderers(db: &Connection) -> Result<(), Failure> {
     let mut select = db.prepare_cached("SELECT DISTINCT renderer FROM delivery WHERE state = 'pending'")?;
     let mut rows = select.query([])?;
@@ -105,6 +117,11 @@ fn write(db: &Connection, wanted: &Definitions) -> Result<(), Failure> {
         lease::ensure_connection(db, connection)?;
         db.prepare_cached("UPDATE connection SET in_force = 1 WHERE name = ?1")?
             .execute([connection.as_str()])?;
+    }
+    db.execute("DELETE FROM destination", [])?;
+    let mut insert = db.prepare_cached("INSERT INTO destination (name) VALUES (?1)")?;
+    for destination in &wanted.destinations {
+        insert.execute([destination.as_str()])?;
     }
     db.execute("DELETE FROM subscription", [])?;
     let mut insert = db.prepare_cached(
@@ -136,18 +153,20 @@ fn end_standings(
         wanted
             .subscriptions
             .iter()
-            .any(|subscription| subscription.name == *name && subscription.covers(connection))
+            .any(|subscription| subscription.name == *name && wanted.cover(subscription, connection))
     };
     for name in standing_in_force(db, connection)? {
         if covering(&name) {
             continue;
         }
         let pair = [connection.as_str(), name.as_str()];
-        db.prepare_cached(
-            "UPDATE delivery SET state = 'cancelled', ready = 0, settled_at = ?3
-             WHERE connection = ?1 AND subscription = ?2 AND state = 'pending'",
-        )?
-        .execute(params![pair[0], pair[1], nanos(now)])?;
+        let cancelled = db
+            .prepare_cached(
+                "UPDATE delivery SET state = 'cancelled', ready = 0, settled_at = ?3
+                 WHERE connection = ?1 AND subscription = ?2 AND state = 'pending'",
+            )?
+            .execute(params![pair[0], pair[1], nanos(now)])?;
+        info!(subscription = %name, %connection, cancelled, "a subscription left a connection");
         db.prepare_cached(
             "UPDATE standing SET in_force = 0, own = NULL WHERE connection = ?1 AND subscription = ?2",
         )?
@@ -220,11 +239,11 @@ fn beginning(
     }
 }
 
-/// Rows not attempted yet take the definition in force; narrower content applies to attempted ones too.
+/// Rows never attempted take the definition in force; narrower content applies to the others too.
 fn rewrite_pending(db: &Connection, subscription: &Subscription) -> Result<(), Failure> {
     db.prepare_cached(
         "UPDATE delivery SET destination = ?2, content = ?3, format = ?4
-         WHERE subscription = ?1 AND state = 'pending' AND attempts = 0
+         WHERE subscription = ?1 AND state = 'pending' AND attempts = 0 AND replay = 0
              AND (destination <> ?2 OR content <> ?3 OR format <> ?4)",
     )?
     .execute([
@@ -233,17 +252,31 @@ fn rewrite_pending(db: &Connection, subscription: &Subscription) -> Result<(), F
         subscription.content.as_str(),
         subscription.format.as_str(),
     ])?;
+    confine_pending(db, subscription)
+}
+
+/// Keeps pending rows within what is in force: never wider than their subscription, and never for a destination that
+/// left the configuration, where nothing would ever be attempted.
+pub(super) fn confine_pending(db: &Connection, subscription: &Subscription) -> Result<(), Failure> {
+    let (name, to) = (&subscription.name, &subscription.destination);
     let mut narrow = db.prepare_cached(
         "UPDATE delivery SET content = ?2 WHERE subscription = ?1 AND state = 'pending' AND content = ?3",
     )?;
+    let mut narrowed = 0;
     for wider in [ContentLevel::IdOnly, ContentLevel::FullResource] {
         if wider > subscription.content {
-            narrow.execute([
-                subscription.name.as_str(),
-                subscription.content.as_str(),
-                wider.as_str(),
-            ])?;
+            narrowed += narrow.execute([name.as_str(), subscription.content.as_str(), wider.as_str()])?;
         }
+    }
+    let moved = db
+        .prepare_cached(
+            "UPDATE delivery SET destination = ?2, format = ?3
+             WHERE subscription = ?1 AND state = 'pending' AND destination <> ?2
+                 AND destination NOT IN (SELECT name FROM destination)",
+        )?
+        .execute([name.as_str(), to.as_str(), subscription.format.as_str()])?;
+    if narrowed + moved > 0 {
+        info!(subscription = %name, %to, narrowed, moved, "pending deliveries follow their subscription");
     }
     Ok(())
 }

@@ -204,7 +204,7 @@ fn key_of(db: &Connection, connection: &ConnectionName, position: u64) -> Result
     }
 }
 
-/// Writes one delivery with the next number; one that is owed already costs no number.
+/// Writes one delivery with the next number; one that was owed before costs no number.
 fn owe(db: &Connection, connection: &ConnectionName, owed: &Owed, key: &RecordKey) -> Result<(), Failure> {
     let mut insert = db.prepare_cached(
         "INSERT INTO delivery (subscription, connection, event, number, record_type, record_id, destination, content,
@@ -234,8 +234,38 @@ fn owe(db: &Connection, connection: &ConnectionName, owed: &Owed, key: &RecordKe
             "UPDATE standing SET last_number = last_number + 1 WHERE connection = ?1 AND subscription = ?2",
         )?
         .execute([connection.as_str(), owed.subscription.as_str()])?;
+        return Ok(());
     }
-    Ok(())
+    revive(db, connection, owed, key)
+}
+
+/// Owes a delivery again that was cancelled when its subscription was removed, as the present one has it.
+fn revive(db: &Connection, connection: &ConnectionName, owed: &Owed, key: &RecordKey) -> Result<(), Failure> {
+    let mut update = db.prepare_cached(
+        "UPDATE delivery SET state = 'pending', ready = 0, destination = ?4, content = ?5, format = ?6, renderer = ?7,
+             attempts = 0, scheduled_from = ?8, due_at = ?8, settled_at = NULL
+         WHERE connection = ?1 AND event = ?2 AND subscription = ?3 AND state = 'cancelled'",
+    )?;
+    let revived = update.execute(params![
+        connection.as_str(),
+        stored(owed.event),
+        owed.subscription.as_str(),
+        owed.destination.as_str(),
+        owed.content.as_str(),
+        owed.format.as_str(),
+        RENDERER,
+        nanos(owed.due_at),
+    ])?;
+    if revived == 0 {
+        return Ok(());
+    }
+    let line = (
+        owed.subscription.to_string(),
+        connection.to_string(),
+        key.record_type.to_string(),
+        key.id.to_string(),
+    );
+    outbox_rows::reorder(db, &line)
 }
 
 fn move_lane(db: &Connection, slice: &FanOut) -> Result<(), Failure> {

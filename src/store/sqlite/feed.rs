@@ -8,7 +8,7 @@ use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baselin
 use super::{lease, stage};
 use crate::domain::ledger::Baseline;
 use crate::store::{
-    AcceptPage, BaselineProof, CursorRow, FeedState, PollId, PollRef, Progress, SetCursor, StageState,
+    AcceptPage, BaselineProof, CursorRow, FeedState, PollId, PollRef, Progress, SetCursor, Sights, StageState,
 };
 use crate::wire::sealed;
 
@@ -156,6 +156,14 @@ impl Feed {
             Progress::Inconclusive => self.end_poll(db, &poll.connection, &poll.feed)?,
         }
         Ok(())
+    }
+
+    /// What a filter left out was never seen: a first sight proves no creation any more, not even without the filter.
+    pub(super) fn note_sights(&mut self, sights: Sights) {
+        match sights {
+            Sights::All => {}
+            Sights::Filtered => self.baseline = Baseline::Unproven,
+        }
     }
 
     /// Ends the running poll: its resume link and a collecting stage go, and it cannot write any more.

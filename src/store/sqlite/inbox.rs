@@ -83,8 +83,10 @@ fn show_again(
     (change, fresh_as_of): &Arrival,
     at: Timestamp,
 ) -> Result<(), Failure> {
+    // A row that failed waits its back-off out: the source shows it at every poll.
     let mut update = db.prepare_cached(
-        "UPDATE inbox SET fresh_as_of = ?2, generation = generation + 1, due_at = ?3,
+        "UPDATE inbox SET fresh_as_of = ?2, generation = generation + 1,
+             due_at = CASE attempts WHEN 0 THEN ?3 ELSE due_at END,
              record_type = ?4, record_id = ?5, shown = ?6,
              novelty = CASE WHEN novelty = 'announce' THEN novelty ELSE ?7 END,
              version_id = ?8, clue = ?9, version = ?10, event_id = ?11, order_number = ?12, order_stamp = ?13,
@@ -277,9 +279,12 @@ fn give_up(
     reason: &str,
     settled: &mut Settled,
 ) -> Result<(), Failure> {
-    if row.change.content.is_some() {
-        // Its record came along meanwhile: there is nothing left to fetch.
+    // Shown again while it was given up, perhaps with its record: the next tries are for that showing.
+    let shown_again = row.generation != settlement.generation;
+    if shown_again || row.change.content.is_some() {
         settled.shown_again += 1;
+        db.prepare_cached("UPDATE inbox SET attempts = 0 WHERE id = ?1")?
+            .execute([stored(settlement.id.0)])?;
         return due_now(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)?;

@@ -60,6 +60,7 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
     if feed.state.stage != StageState::None {
         return Err(Failure::refused(format!("feed {} has a stage", page.poll.feed)));
     }
+    feed.note_sights(page.sights);
     let arrivals: Vec<Arrival> = page
         .changes
         .iter()
@@ -289,7 +290,8 @@ impl Written {
 fn enqueue(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Result<Effect, Failure> {
     match batch.source {
         Source::Inbox => Ok(Effect::Enqueued),
-        // A change that cannot be told from a quarantined one waits for the operator with it.
+        // A change of which only the record is known cannot be told from a quarantined one: it waits for the operator
+        // with it.
         Source::Page if quarantine::holds_unnamed(db, batch.connection, &arrival.0)? => Ok(Effect::Known),
         Source::Page => {
             inbox::put(db, batch, arrival)?;

@@ -9,7 +9,7 @@ use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
-use crate::domain::ledger::{Head, Life};
+use crate::domain::ledger::{self, Head, Life};
 
 /// Reads a record's head.
 pub(super) fn head(
@@ -165,7 +165,7 @@ pub(super) fn append(
         event.version.as_str(),
         change.version_id,
         event.kind.as_str(),
-        change.order.stamp.map(nanos),
+        ledger::changed_at(change).map(nanos),
         nanos(*fresh_as_of),
         nanos(batch.at),
         event.timeliness == Timeliness::Late,

@@ -134,10 +134,22 @@ pub(super) fn dead_letters(db: &Connection, query: &DeadLetterQuery) -> Result<V
 }
 
 pub(super) fn redrive(db: &Connection, query: &DeadLetterQuery, now: Timestamp) -> Result<u64, Failure> {
-    let dead: Vec<DeliveryId> = dead_letters(db, query)?
-        .iter()
-        .map(|row| row.delivery.id)
-        .collect();
+    let mut in_force = db.prepare_cached(
+        "SELECT s.in_force FROM delivery AS d
+         JOIN standing AS s ON s.connection = d.connection AND s.subscription = d.subscription WHERE d.id = ?1",
+    )?;
+    let limit = if query.limit == 0 { usize::MAX } else { query.limit };
+    let unlimited = DeadLetterQuery {
+        limit: 0,
+        ..query.clone()
+    };
+    let mut dead = Vec::new();
+    for row in dead_letters(db, &unlimited)? {
+        let id = row.delivery.id;
+        if dead.len() < limit && in_force.query_row([stored(id.0)], |row| row.get(0))? {
+            dead.push(id);
+        }
+    }
     outbox::owe_again(db, &dead, now)
 }
 

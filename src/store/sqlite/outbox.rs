@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::lease;
 use super::outbox_rows::{self, Line};
 use super::rows::{Bounds, Columns, Failure, nanos, stored};
+use super::{define, lease};
 use crate::domain::delivery::{
     AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryId, DeliveryState, Fence,
 };
@@ -291,6 +291,9 @@ pub(super) fn owe_again(db: &Connection, ids: &[DeliveryId], now: Timestamp) -> 
         if let Some(line) = outbox_rows::line_of(db, *id)? {
             outbox_rows::reorder(db, &line)?;
         }
+    }
+    for subscription in define::subscriptions(db)? {
+        define::confine_pending(db, &subscription)?;
     }
     Ok(ids.len() as u64)
 }

@@ -46,13 +46,13 @@ pub(super) fn put(db: &Connection, entry: &Entry<'_>) -> Result<bool, Failure> {
     Ok(written == 1)
 }
 
-/// Whether a change without an id has its like in quarantine.
+/// Whether a change of which only the record is known has its like in quarantine.
 pub(super) fn holds_unnamed(
     db: &Connection,
     connection: &ConnectionName,
     change: &Change,
 ) -> Result<bool, Failure> {
-    if known_id(change).is_some() {
+    if known_id(change).is_some() || change.content.is_some() {
         return Ok(false);
     }
     let mut exists = db.prepare_cached(

@@ -29,6 +29,7 @@ pub(super) fn stage_page(db: &Connection, page: &AcceptPage) -> Result<(), Failu
         )));
     }
     append(db, page)?;
+    feed.note_sights(page.sights);
     feed.state.stage = StageState::Collecting;
     match &page.progress {
         Progress::Slice | Progress::Page(_) | Progress::Inconclusive => feed.progress(db, page)?,

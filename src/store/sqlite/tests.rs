@@ -11,7 +11,7 @@ use super::*;
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::VersionKey;
-use crate::store::{BaselineProof, PollId, Progress};
+use crate::store::{BaselineProof, PollId, Progress, Sights};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -65,6 +65,7 @@ fn page(fence: Fence, poll: u64, from: Option<&str>, changes: Vec<Change>) -> Ac
             cursor: Cursor::new(format!("cursor-{}", poll + 1)),
             baseline: BaselineProof::Unproven,
         },
+        sights: Sights::All,
         fresh_as_of: at(0),
         at: at(1),
     }

@@ -2,7 +2,7 @@
 
 use courier_sdk::{Cursor, Shown};
 use ehr_courier::domain::event::{Change, VersionClue};
-use ehr_courier::store::{BaselineProof, ClaimedChange, Progress, SettleResult};
+use ehr_courier::store::{BaselineProof, ClaimedChange, EventQuery, Progress, SettleResult};
 
 use super::Home;
 use super::world::*;
@@ -205,6 +205,39 @@ pub(super) async fn a_change_whose_record_came_along_is_not_given_up(home: &dyn 
     assert_eq!((settled.appended, settled.late), (1, 0));
 }
 
+pub(super) async fn a_change_shown_again_waits_its_back_off_out(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let claimed = world.claim(0).await;
+    let result = SettleResult::RetryAt {
+        due_at: at(100),
+        reason: "503".to_owned(),
+    };
+    world.settle(&claimed[0], result).await;
+    world.poll_at(10, vec![reference("1", 1)]).await;
+    assert!(world.claim(99).await.is_empty());
+    let again = world.claim(100).await;
+    assert_eq!((again[0].generation, again[0].attempts), (2, 1));
+}
+
+pub(super) async fn a_change_shown_again_while_it_is_given_up_stays_due(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![unversioned("1")]).await;
+    let claimed = world.claim(0).await;
+    let result = SettleResult::RetryAt {
+        due_at: at(100),
+        reason: "503".to_owned(),
+    };
+    world.settle(&claimed[0], result).await;
+    let claimed = world.claim(100).await;
+    world.poll(vec![unversioned("1")]).await;
+    let settled = world.settle(&claimed[0], quarantine()).await;
+    assert_eq!((settled.quarantined, settled.shown_again), (0, 1));
+    let again = world.claim(0).await;
+    assert_eq!((again[0].attempts, again[0].claims), (0, 1));
+    assert_eq!(world.settle(&again[0], quarantine()).await.quarantined, 1);
+}
+
 pub(super) async fn a_gone_record_is_a_delete(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![version("1", 1)]).await;
@@ -308,6 +341,41 @@ pub(super) async fn a_quarantined_record_without_a_version_is_not_asked_for_agai
     assert_eq!(world.poll(vec![unversioned("1")]).await.enqueued, 0);
     assert!(world.claim(DAY).await.is_empty());
     assert_eq!(world.store.quarantine(10).await.unwrap().len(), 1);
+}
+
+pub(super) async fn a_record_that_came_along_is_not_taken_for_a_quarantined_one(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![unversioned("1")]).await;
+    world.settle(&world.claim(0).await[0], quarantine()).await;
+    world.poll(vec![reference("1", 1)]).await;
+    let accepted = world.poll(vec![worded("1", "a")]).await;
+    assert_eq!((accepted.enqueued, accepted.known), (1, 0));
+}
+
+pub(super) async fn a_version_before_an_inferred_delete_does_not_undo_it(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![version("1", 4)]).await;
+    world.poll(vec![reference("1", 6)]).await;
+    let asked = world.claim(0).await;
+    let gone = Change {
+        order: asked[0].change.order,
+        ..gone("1")
+    };
+    world.settle(&asked[0], SettleResult::Deleted(gone)).await;
+    let detail = world
+        .store
+        .events(&EventQuery {
+            limit: 1,
+            ..EventQuery::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(detail[0].changed_at, None, "the source never said when");
+    // A page read before the delete still shows what came between.
+    let accepted = world.poll(vec![version("1", 5)]).await;
+    assert_eq!((accepted.appended, accepted.late), (1, 1));
+    let accepted = world.poll(vec![version("1", 7)]).await;
+    assert_eq!((accepted.appended, accepted.late), (1, 0), "it lives again");
 }
 
 pub(super) async fn a_redriven_change_starts_anew(home: &dyn Home) {

@@ -2,7 +2,7 @@
 
 use courier_sdk::{Cursor, Novelty, Resume};
 use ehr_courier::domain::event::Change;
-use ehr_courier::store::{BaselineProof, PollId, Progress, SetCursor, StageState};
+use ehr_courier::store::{BaselineProof, PollId, Progress, SetCursor, Sights, StageState};
 
 use super::Home;
 use super::world::*;
@@ -195,6 +195,21 @@ pub(super) async fn created_is_said_only_after_a_proven_baseline(home: &dyn Home
     world.store.accept_page(&page).await.unwrap();
     world.poll(vec![version("1", 2), version("2", 1)]).await;
     assert_eq!(world.log().await, ["1 1 updated", "1 2 updated", "2 1 created"]);
+}
+
+pub(super) async fn created_is_not_said_once_a_filter_hid_records(home: &dyn Home) {
+    let world = World::open(home).await;
+    let proven = Progress::Done {
+        cursor: Cursor::new("c".to_owned()),
+        baseline: BaselineProof::Proven,
+    };
+    let page = world.page(vec![version("1", 1)], proven).await;
+    world.store.accept_page(&page).await.unwrap();
+    let mut filtered = world.page(vec![version("2", 1)], done("d")).await;
+    filtered.sights = Sights::Filtered;
+    world.store.accept_page(&filtered).await.unwrap();
+    world.poll(vec![version("3", 1)]).await;
+    assert_eq!(world.log().await, ["1 1 updated", "2 1 updated", "3 1 updated"]);
 }
 
 pub(super) async fn a_version_older_than_the_head_is_late(home: &dyn Home) {

@@ -125,7 +125,7 @@ fn showings(dice: &mut StdRng) -> Vec<Change> {
         .map(|_| {
             let id = dice.random_range(1..=4u8).to_string();
             let number = dice.random_range(1..=8);
-            match dice.random_range(0..8) {
+            match dice.random_range(0..10) {
                 0 | 1 => reference(&id, number),
                 2 => deleted(&id, number),
                 3 => unversioned(&id),
@@ -133,6 +133,7 @@ fn showings(dice: &mut StdRng) -> Vec<Change> {
                     novelty: Novelty::Silent,
                     ..version(&id, number)
                 },
+                5 | 6 => worded(&id, ["a", "b"][dice.random_range(0..2usize)]),
                 _ => version(&id, number),
             }
         })

@@ -10,7 +10,7 @@ use ehr_courier::domain::fan_out::{self, SliceLimits, Subscription};
 use ehr_courier::store::{
     AcceptPage, Accepted, ClaimChanges, ClaimDeliveries, ClaimedChange, Definitions, EventQuery, FanOut,
     FanOutView, FeedState, Holder, Lane, PollRef, Progress, Recorded, ReleaseStage, Released, SettleChanges,
-    SettleResult, Settled, Settlement, Store,
+    SettleResult, Settled, Settlement, Sights, Store,
 };
 
 use super::Home;
@@ -71,6 +71,7 @@ impl World {
             changes,
             oversized: Vec::new(),
             progress,
+            sights: Sights::All,
             fresh_as_of: at(0),
             at: at(0),
         }
@@ -159,6 +160,7 @@ impl World {
     pub(super) async fn define(&self, subscriptions: &[Subscription]) {
         let definitions = Definitions {
             connections: BTreeSet::from([mercy()]),
+            destinations: BTreeSet::from([destination("hook"), destination("other")]),
             subscriptions: subscriptions.to_vec(),
         };
         self.store.define(&definitions, at(0)).await.unwrap();
