@@ -17,7 +17,8 @@ use ehr_courier::domain::identity::{EventId, VersionKey};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::store::{
-    AcceptPage, BaselineProof, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef, Progress, Store,
+    AcceptPage, BaselineProof, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef, Progress, Sights,
+    Store,
 };
 
 use crate::Failed;
@@ -66,6 +67,7 @@ impl Names {
 pub(crate) async fn write(store: &dyn Store, names: &Names, records: u32) -> Result<(), Failed> {
     let definitions = Definitions {
         connections: BTreeSet::from([names.connection.clone()]),
+        destinations: BTreeSet::from([names.destination.clone()]),
         subscriptions: vec![names.subscription()?],
     };
     store.define(&definitions, SystemClock.now()).await?;
@@ -102,6 +104,7 @@ async fn accept(store: &dyn Store, names: &Names, fence: Fence, records: u32) ->
                 cursor: Cursor::new("here".to_owned()),
                 baseline: BaselineProof::Unproven,
             },
+            sights: Sights::All,
             fresh_as_of: at,
             at,
         };
