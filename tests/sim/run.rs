@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Builder;
 
@@ -63,19 +64,24 @@ fn seeds() -> Vec<u64> {
     (1..=count).chain(kept).collect()
 }
 
-/// Lives worlds through on all cores; the findings by seed.
+/// Lives worlds through on all cores; the findings by seed. With `SIM_FAIL_FAST` none begins after the first that fails.
 pub(crate) fn live_all(plans: Vec<Plan>) -> BTreeMap<u64, Findings> {
     let all = Mutex::new(BTreeMap::new());
     let waiting = Mutex::new(plans.into_iter());
+    let (fail_fast, failed) = (switch("SIM_FAIL_FAST").is_some(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
                 loop {
+                    if fail_fast && failed.load(Ordering::Relaxed) {
+                        break;
+                    }
                     let Some(plan) = waiting.lock().unwrap().next() else {
                         break;
                     };
                     let seed = plan.seed;
                     let findings = run(plan);
+                    failed.fetch_or(!findings.violations.is_empty(), Ordering::Relaxed);
                     all.lock().unwrap().insert(seed, findings);
                 }
             });
