@@ -76,7 +76,7 @@ impl State {
             .cloned()
             .collect();
         for name in ended {
-            let pending = self.pending_of(&name, connection);
+            let pending = self.pending_of(&name, connection).cloned().unwrap_or_default();
             info!(subscription = %name, %connection, cancelled = pending.len(), "a subscription left a connection");
             for id in pending {
                 self.update_delivery(id, |row| {

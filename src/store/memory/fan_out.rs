@@ -1,5 +1,7 @@
 //! Atomic point 3: the log becomes deliveries with dense numbers, lane by lane.
 
+use std::collections::BTreeSet;
+
 use courier_sdk::ConnectionName;
 
 use super::state::{Bounds, ConnectionState, DeliveryRow, Force, StandingState, State, event_bytes};
@@ -100,7 +102,7 @@ impl State {
             subscription: subscription.clone(),
             after: standing.after,
             own: standing.own,
-            pending: self.pending_of(subscription, connection).len() as u64,
+            pending: self.pending_of(subscription, connection).map_or(0, BTreeSet::len) as u64,
         }
     }
 
@@ -132,7 +134,7 @@ impl State {
         };
         self.owed.insert(once, id);
         self.deliveries.insert(id, row);
-        self.pending.insert(id);
+        self.update_delivery(id, |_| {});
     }
 }
 

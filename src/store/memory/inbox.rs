@@ -1,6 +1,6 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, RecordKey};
@@ -18,13 +18,61 @@ use crate::store::{
 /// A fetch that brought nothing the ledger can use is tried again after this long.
 const INCOMPLETE_RETRIED_AFTER: Duration = Duration::from_mins(1);
 
+/// The inbox, with its rows' places by record.
+#[derive(Default)]
+pub(super) struct Inbox {
+    rows: BTreeMap<InboxId, InboxRow>,
+    by_record: BTreeMap<RecordKey, BTreeSet<InboxId>>,
+}
+
+impl Inbox {
+    /// The rows, in the order in which they came.
+    pub(super) fn rows(&self) -> &BTreeMap<InboxId, InboxRow> {
+        &self.rows
+    }
+
+    /// Whether a change of a record waits.
+    pub(super) fn holds(&self, key: &RecordKey) -> bool {
+        self.by_record.contains_key(key)
+    }
+
+    /// The last row of a record for which something holds.
+    pub(super) fn last_of(
+        &mut self,
+        key: &RecordKey,
+        holds: impl Fn(&InboxRow) -> bool,
+    ) -> Option<&mut InboxRow> {
+        let ids = self.by_record.get(key)?;
+        let is_it = |id: &&InboxId| self.rows.get(*id).is_some_and(&holds);
+        let id = *ids.iter().rev().find(is_it)?;
+        self.rows.get_mut(&id)
+    }
+
+    pub(super) fn insert(&mut self, id: InboxId, row: InboxRow) {
+        let ids = self.by_record.entry(row.change.key.clone()).or_default();
+        ids.insert(id);
+        self.rows.insert(id, row);
+    }
+
+    fn remove(&mut self, id: InboxId) -> Option<InboxRow> {
+        let row = self.rows.remove(&id)?;
+        if let Some(ids) = self.by_record.get_mut(&row.change.key) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_record.remove(&row.change.key);
+            }
+        }
+        Some(row)
+    }
+}
+
 impl State {
     pub(super) fn claim_changes(&mut self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {
         let state = self.fenced(&claim.connection, claim.fence)?;
         let mut claimed = Vec::new();
         let mut seen: BTreeSet<RecordKey> = BTreeSet::new();
         let mut bounds = Bounds::new(claim.limit);
-        for (id, row) in &mut state.inbox {
+        for (id, row) in &mut state.inbox.rows {
             let front = seen.insert(row.change.key.clone());
             let free = row.claimed != Some(claim.fence) && row.due_at <= claim.at;
             // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is
@@ -52,6 +100,7 @@ impl State {
         for settlement in &settle.settlements {
             let ours = state
                 .inbox
+                .rows
                 .get(&settlement.id)
                 .is_some_and(|row| row.claimed == Some(settle.fence));
             if ours {
@@ -105,12 +154,12 @@ impl ConnectionState {
                 self.settle_found(settle, settlement, change, settled);
             }
             SettleResult::RetryAt { due_at, reason: _ } => {
-                if let Some(row) = self.inbox.get_mut(&settlement.id) {
+                if let Some(row) = self.inbox.rows.get_mut(&settlement.id) {
                     row.retry(*due_at);
                 }
             }
             SettleResult::Release { due_at } => {
-                if let Some(row) = self.inbox.get_mut(&settlement.id) {
+                if let Some(row) = self.inbox.rows.get_mut(&settlement.id) {
                     row.due_at = *due_at;
                     row.claimed = None;
                     // A polite end is no killed worker.
@@ -130,7 +179,7 @@ impl ConnectionState {
         change: &Change,
         settled: &mut Settled,
     ) {
-        let Some(row) = self.inbox.remove(&settlement.id) else {
+        let Some(row) = self.inbox.remove(settlement.id) else {
             return;
         };
         let batch = Batch {
@@ -186,7 +235,7 @@ impl ConnectionState {
         settled: &mut Settled,
     ) {
         let (id, at) = (settlement.id, settle.at);
-        let Some(mut row) = self.inbox.remove(&id) else {
+        let Some(mut row) = self.inbox.remove(id) else {
             return;
         };
         // Shown again while it was given up, perhaps with its record: the next tries are for that showing.

@@ -135,7 +135,7 @@ impl ConnectionState {
 
     /// A record waits behind the inbox and behind the stages of other feeds.
     fn queue_of(&self, key: &RecordKey, own: &FeedName) -> Queue {
-        let in_inbox = self.inbox.values().any(|row| row.change.key == *key);
+        let in_inbox = self.inbox.holds(key);
         let in_stage = self
             .feeds
             .iter()
@@ -287,16 +287,12 @@ impl ConnectionState {
     /// The row that a change is a further showing of: by event id where that is known, else the last unnamed one of
     /// the record if it carries the same content (or, like this one, none).
     fn waiting_row(&mut self, change: &Change) -> Option<&mut InboxRow> {
+        let key = &change.key;
         match known_id(change) {
-            Some(id) => self
-                .inbox
-                .values_mut()
-                .find(|row| known_id(&row.change) == Some(id)),
+            Some(id) => self.inbox.last_of(key, |row| known_id(&row.change) == Some(id)),
             None => self
                 .inbox
-                .values_mut()
-                .rev()
-                .find(|row| row.change.key == change.key && known_id(&row.change).is_none())
+                .last_of(key, |row| known_id(&row.change).is_none())
                 .filter(|row| is_same_unnamed(&row.change, change)),
         }
     }

@@ -148,9 +148,9 @@ impl State {
             .log
             .range(state.position.event + 1..)
             .map(|(_, event)| event.recorded_at);
-        let waiting = state.inbox.values().map(|row| row.written_at);
+        let waiting = state.inbox.rows().values().map(|row| row.written_at);
         Backlog {
-            inbox: state.inbox.len() as u64,
+            inbox: state.inbox.rows().len() as u64,
             log: state.last_position - state.position.event,
             outbox: owed().count() as u64,
             quarantine: state.quarantine.len() as u64,

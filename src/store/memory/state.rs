@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use courier_sdk::{ConnectionName, Cursor, FeedName, RecordKey};
 use jiff::Timestamp;
 
+use super::inbox::Inbox;
 use super::lease::Lease;
 use crate::domain::delivery::{Delivery, DeliveryId, DeliveryState, Fence};
 use crate::domain::event::{Change, Event};
@@ -12,7 +13,7 @@ use crate::domain::fan_out::Position;
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Head};
 use crate::domain::name::SubscriptionName;
-use crate::store::{BaselineProof, Definitions, FeedState, InboxId, SLICE_BYTES_MAX};
+use crate::store::{BaselineProof, Definitions, FeedState, SLICE_BYTES_MAX};
 
 /// Everything.
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub(super) struct State {
     pub(super) deliveries: BTreeMap<DeliveryId, DeliveryRow>,
     /// Its pending rows.
     pub(super) pending: BTreeSet<DeliveryId>,
+    /// The same by subscription and connection.
+    pub(super) pending_by: BTreeMap<(SubscriptionName, ConnectionName), BTreeSet<DeliveryId>>,
     /// The unique index: nobody is owed one event twice.
     pub(super) owed: BTreeMap<(SubscriptionName, ConnectionName, u64), DeliveryId>,
     /// Deliveries that are being attempted, each with the fence of its claim. Volatile.
@@ -43,7 +46,7 @@ pub(super) struct ConnectionState {
     pub(super) heads: BTreeMap<RecordKey, Head>,
     pub(super) accepted: BTreeMap<EventId, AcceptedId>,
     /// Changes to fetch, in the order in which they came.
-    pub(super) inbox: BTreeMap<InboxId, InboxRow>,
+    pub(super) inbox: Inbox,
     /// Changes given up, in the order in which they were.
     pub(super) quarantine: BTreeMap<u64, QuarantinedChange>,
     /// The last inbox or quarantine row given out.
@@ -164,19 +167,23 @@ impl State {
         }
     }
 
-    /// Changes a delivery and keeps the index of pending ones true.
+    /// Changes a delivery and keeps the indexes of pending ones true.
     pub(super) fn update_delivery(&mut self, id: DeliveryId, change: impl FnOnce(&mut DeliveryRow)) {
         let Some(row) = self.deliveries.get_mut(&id) else {
             return;
         };
         change(row);
+        let owner = (row.delivery.subscription.clone(), row.connection.clone());
+        let of_owner = self.pending_by.entry(owner).or_default();
         match row.delivery.state {
             DeliveryState::Pending => {
                 row.settled_at = None;
                 self.pending.insert(id);
+                of_owner.insert(id);
             }
             DeliveryState::Done | DeliveryState::Dead | DeliveryState::Cancelled => {
                 self.pending.remove(&id);
+                of_owner.remove(&id);
             }
         }
     }
@@ -186,21 +193,13 @@ impl State {
         self.connections.get(&row.connection)?.log.get(&row.event)
     }
 
-    /// The ids of a subscription's pending deliveries on a connection.
+    /// The ids of a subscription's pending deliveries on a connection, if it ever had any.
     pub(super) fn pending_of(
         &self,
         subscription: &SubscriptionName,
         connection: &ConnectionName,
-    ) -> Vec<DeliveryId> {
-        self.pending
-            .iter()
-            .filter(|id| {
-                self.deliveries.get(id).is_some_and(|row| {
-                    row.delivery.subscription == *subscription && row.connection == *connection
-                })
-            })
-            .copied()
-            .collect()
+    ) -> Option<&BTreeSet<DeliveryId>> {
+        self.pending_by.get(&(subscription.clone(), connection.clone()))
     }
 }
 
