@@ -12,13 +12,6 @@ use source::{Source, root, sources, texts};
 /// A file longer than this is about more than one subject: it is no longer read, only searched.
 const LINES_MAX: usize = 500;
 
-/// Longer files, each with the reason and the length at which the exception ends too.
-const LONG_FILES: [(&str, usize, &str); 1] = [(
-    "src/store/model.rs",
-    600,
-    "one vocabulary of plain structs, read as a table; cut in two when it grows",
-)];
-
 /// Names under which anything can hide.
 const NAMELESS: [&str; 7] = ["utils", "util", "helpers", "common", "misc", "manager", "handler"];
 
@@ -28,13 +21,7 @@ fn report(rule: &str, offences: &[String]) {
 
 #[test]
 fn no_file_is_longer_than_one_subject() {
-    let over = |file: &&Source| {
-        let allowed = LONG_FILES
-            .iter()
-            .find(|(path, ..)| *path == file.path)
-            .map_or(LINES_MAX, |(_, lines, _)| *lines);
-        file.text.lines().count() > allowed
-    };
+    let over = |file: &&Source| file.text.lines().count() > LINES_MAX;
     let offences: Vec<String> = sources()
         .iter()
         .filter(over)
@@ -43,21 +30,6 @@ fn no_file_is_longer_than_one_subject() {
     report("cut these files in two by subject", &offences);
 }
 
-#[test]
-fn no_exception_outlives_its_reason() {
-    let files = sources();
-    let offences: Vec<String> = LONG_FILES
-        .iter()
-        .filter(|(path, ..)| {
-            let file = files.iter().find(|file| file.path == *path);
-            file.is_none_or(|file| file.text.lines().count() <= LINES_MAX)
-        })
-        .map(|(path, ..)| (*path).to_owned())
-        .collect();
-    report("these exceptions are no longer needed", &offences);
-}
-
-/// `foo.rs` beside `foo/`: editors then show names, not a row of `mod.rs`.
 #[test]
 fn every_file_has_a_name_that_says_what_it_is() {
     let offences: Vec<String> = sources()
