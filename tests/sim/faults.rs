@@ -90,6 +90,7 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
         rivals: false,
         limits: Limits::default(),
         step_every: Duration::from_millis(step_every),
+        dedup_misses: 0.0,
         versions_min: VERSIONS_MIN,
     }
 }

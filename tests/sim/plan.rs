@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) rivals: bool,
     pub(crate) limits: Limits,
     pub(crate) step_every: Duration,
+    /// How often what stands in front of the store has forgotten an id: evicted, flushed, or never there.
+    pub(crate) dedup_misses: f64,
     /// The day lasts until so many versions were shown.
     pub(crate) versions_min: usize,
 }
@@ -183,6 +185,7 @@ impl Plan {
             rivals,
             limits,
             step_every: Duration::from_millis(dice.random_range(step_every)),
+            dedup_misses: pick(&mut fork(seed, "dedup"), &[0.0, 0.0, 0.2, 1.0]),
             versions_min: VERSIONS_MIN,
         }
     }

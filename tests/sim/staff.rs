@@ -17,6 +17,8 @@ use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::connection::{Connection, Feed};
 use ehr_courier::pipeline::{Outlet, Worker};
 use ehr_courier::store::Holder;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 
 use crate::clinic::{ClinicHttp, Watched};
 use crate::crashing::Crashing;
@@ -49,6 +51,8 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
         dedup: Arc::new(Gated {
             inner: Arc::clone(&world.dedup),
             life: Arc::clone(life),
+            misses: plan.dedup_misses,
+            dice: Mutex::new(fork(plan.seed, &label("dedup"))),
         }),
         clock: Arc::new(world.clock),
         connections: plan
@@ -196,17 +200,23 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
     }
 }
 
-/// The deduplication in front of the store: it outlives its workers, but the dead cannot write to it.
+/// The deduplication in front of the store: it outlives its workers, but the dead cannot write to it; and it forgets.
 struct Gated {
     inner: Arc<MemoryDedup>,
     life: Arc<Life>,
+    misses: f64,
+    dice: Mutex<StdRng>,
 }
 
 #[async_trait]
 impl Dedup for Gated {
     async fn seen(&self, connection: &ConnectionName, ids: &[EventId]) -> Vec<bool> {
         self.life.gate().await;
-        self.inner.seen(connection, ids).await
+        let seen = self.inner.seen(connection, ids).await;
+        let mut dice = self.dice.lock().unwrap();
+        seen.into_iter()
+            .map(|seen| seen && !dice.random_bool(self.misses))
+            .collect()
     }
 
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
