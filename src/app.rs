@@ -207,10 +207,7 @@ fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, 
         http: clients.of(&entry.egress),
         deadline: WEBHOOK_DEADLINE,
     };
-    Ok(Outlet {
-        destination: Arc::new(Webhook::new(settings)),
-        retry: entry.retry.clone(),
-    })
+    Ok(Outlet::new(Arc::new(Webhook::new(settings)), entry.retry.clone()))
 }
 
 /// The clients in use: one for each address policy, because a client holds pools and certificates.

@@ -236,6 +236,8 @@ impl fmt::Debug for Destination {
 pub enum Audit {
     /// Bodies are kept in plain text.
     PlainTextState,
+    /// Nothing is subscribed: changes are recorded and sent to nobody.
+    NoSubscriptions,
     /// A connection or destination may be reached in these private or loopback networks.
     AllowedNetworks {
         /// `connections.NAME` or `destinations.NAME`.
@@ -269,6 +271,12 @@ impl fmt::Display for Audit {
                 .join(", ")
         };
         match self {
+            Self::NoSubscriptions => {
+                write!(
+                    f,
+                    "subscriptions: there is none, so changes are recorded and sent to nobody"
+                )
+            }
             Self::PlainTextState => write!(f, "state.key: bodies are kept in plain text"),
             Self::AllowedNetworks { place, networks } => write!(f, "{place}: may reach {}", list(networks)),
             Self::PlainHttp { place, networks } => write!(f, "{place}: plain http in {}", list(networks)),

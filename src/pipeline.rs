@@ -70,6 +70,53 @@ pub struct Outlet {
     pub destination: Arc<dyn Destination>,
     /// When failed ones are tried again.
     pub retry: Vec<Duration>,
+    trouble: Mutex<Option<Failing>>,
+}
+
+/// How a destination fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// Attempts that failed since the last one that was accepted.
+    pub attempts: u32,
+    /// What the last one said; no PHI.
+    pub detail: String,
+}
+
+impl Outlet {
+    /// Makes an outlet of which no failure is known.
+    #[must_use]
+    pub fn new(destination: Arc<dyn Destination>, retry: Vec<Duration>) -> Self {
+        Self {
+            destination,
+            retry,
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// How the destination fails, if its last attempt did.
+    #[must_use]
+    pub fn failing(&self) -> Option<Failing> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note_accepted(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn note_failed(&self, detail: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempts = trouble
+            .as_ref()
+            .map_or(0, |failing| failing.attempts)
+            .saturating_add(1);
+        *trouble = Some(Failing {
+            attempts,
+            detail: detail.to_owned(),
+        });
+    }
 }
 
 /// Why the pipeline ended before it was asked to.

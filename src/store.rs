@@ -43,7 +43,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Another process has the store open: exit, and try again when it has ended.
-    #[error("the store {} is locked by another ehr-courier", path.display())]
+    #[error("the store {} is locked by another ehr-courier: stop it or try later", path.display())]
     Locked {
         /// The store's file.
         path: std::path::PathBuf,

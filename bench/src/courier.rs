@@ -72,10 +72,7 @@ fn worker(store: &Arc<SqliteStore>, names: &Names, url: &Url) -> Result<Worker, 
         http: client()?,
         deadline: DEADLINE,
     });
-    let outlet = Outlet {
-        destination: Arc::new(webhook),
-        retry: Vec::new(),
-    };
+    let outlet = Outlet::new(Arc::new(webhook), Vec::new());
     let store: Arc<SqliteStore> = Arc::clone(store);
     Ok(Worker {
         store,

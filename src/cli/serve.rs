@@ -18,6 +18,16 @@ use crate::destination::signature::SigningKey;
 use crate::receiver::{self, Received};
 use crate::sandbox::{self, Ehr, Faults, Options, Pace};
 
+/// What `--fault` takes.
+fn fault_help() -> String {
+    format!(
+        "A fault to switch on; may be repeated. `name` strikes one answer in ten, `name=SHARE` so many.\n\
+         While it runs: PUT /faults with content-type application/json, in the shape that GET /faults answers.\n\
+         Names: {}",
+        sandbox::FAULT_NAMES.join(", ")
+    )
+}
+
 /// Notifications that may wait to be printed; above it the receiver answers 503, as a busy consumer would.
 const RECEIVED_MAX: usize = 1_024;
 
@@ -35,8 +45,9 @@ pub(super) struct SandboxCommand {
     /// The same seed makes the same clinic.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A fault to switch on, `name` or `name=value`; may be repeated.
-    #[arg(long = "fault", value_name = "FAULT")]
+    /// A fault to switch on; may be repeated. A name alone strikes one answer in ten; `name=SHARE` so many. While it
+    /// runs: `PUT /faults` with a JSON object, as `GET /faults` shows it.
+    #[arg(long = "fault", value_name = "FAULT", long_help = fault_help())]
     faults: Vec<String>,
 }
 

@@ -136,6 +136,9 @@ fn resolve(
     let connections = connection::resolve(raw.connections, &mut context);
     let destinations = delivery::destinations(raw.destinations, &mut context);
     let subscriptions = delivery::subscriptions(&raw.subscriptions, &written, &connections, &mut context);
+    if raw.subscriptions.is_empty() {
+        context.audits.push(Audit::NoSubscriptions);
+    }
     let audits = context.audits;
     Some(Config {
         state: state?,

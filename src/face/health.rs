@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::pipeline::Worker;
+use crate::domain::name::DestinationName;
+use crate::pipeline::{Outlet, Worker};
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -16,6 +17,17 @@ pub struct Report {
     pub reason: Option<String>,
     /// Feeds in trouble, by connection and feed. One bad connection does not make the worker unready.
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
+    /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
+    pub failing_destinations: BTreeMap<String, FailingDestination>,
+}
+
+/// One destination that fails.
+#[derive(Debug, Serialize)]
+pub struct FailingDestination {
+    /// Attempts that failed since the last one that was accepted.
+    pub attempts: u32,
+    /// What the last one said; no PHI.
+    pub reason: String,
 }
 
 /// One feed in trouble.
@@ -67,7 +79,20 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         ready: reason.is_none(),
         reason,
         troubles,
+        failing_destinations: failing_destinations(worker),
     }
+}
+
+fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination> {
+    let failing = |(name, outlet): (&DestinationName, &Outlet)| {
+        let failing = outlet.failing()?;
+        let shown = FailingDestination {
+            attempts: failing.attempts,
+            reason: failing.detail,
+        };
+        Some((name.to_string(), shown))
+    };
+    worker.destinations.iter().filter_map(failing).collect()
 }
 
 /// Brings the gauges up to date that grow by themselves while nothing happens: a feed that stands still must not go on

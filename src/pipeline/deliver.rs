@@ -143,13 +143,19 @@ fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attemp
 fn conclude(worker: &Worker, claimed: &ClaimedDelivery, attempt: Attempt) -> AttemptRecord {
     let at = worker.clock.now();
     let delivery = &claimed.delivery;
+    let outlet = worker.destinations.get(&delivery.destination);
     let outcome = match attempt {
-        Attempt::Accepted { detail } => AttemptOutcome::Delivered { detail },
+        Attempt::Accepted { detail } => {
+            if let Some(outlet) = outlet {
+                outlet.note_accepted();
+            }
+            AttemptOutcome::Delivered { detail }
+        }
         Attempt::Failed { detail, retry_after } => {
-            let schedule = worker
-                .destinations
-                .get(&delivery.destination)
-                .map_or(&[][..], |outlet| &outlet.retry);
+            if let Some(outlet) = outlet {
+                outlet.note_failed(&detail);
+            }
+            let schedule = outlet.map_or(&[][..], |outlet| &outlet.retry);
             let failure = Failure {
                 attempts: delivery.attempts.saturating_add(1),
                 scheduled_from: delivery.scheduled_from,

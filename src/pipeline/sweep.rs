@@ -21,12 +21,12 @@ const UNSEEN_MIN: Duration = Duration::from_hours(168);
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     loop {
+        measure(&worker).await?;
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(worker.limits.sweep_every) => {}
         }
-        measure(&worker).await?;
         let mut total = Swept::default();
         loop {
             let swept = worker.store.sweep(&bounds(&worker)).await?;

@@ -115,13 +115,13 @@ fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (Destinat
         &PATIENCE[..]
     };
     let state = Arc::clone(&world.sinks[&plan.name]);
-    let outlet = Outlet {
-        destination: Arc::new(Sink::new(state, Arc::clone(life))),
-        retry: schedule
+    let outlet = Outlet::new(
+        Arc::new(Sink::new(state, Arc::clone(life))),
+        schedule
             .iter()
             .map(|seconds| Duration::from_secs(*seconds))
             .collect(),
-    };
+    );
     (DestinationName::parse(&plan.name).unwrap(), outlet)
 }
 
