@@ -6,6 +6,7 @@
 //! loads what they need, calls them, and writes what they return. All stores pass one contract suite
 //! (`tests/it/store_contract`), and [`memory`] is its executable specification.
 
+mod batch;
 pub mod memory;
 mod model;
 pub mod sqlite;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use courier_sdk::ConnectionName;
 
-use super::state::{Bounds, ConnectionState, DeliveryRow, Force, StandingState, State, event_bytes};
+use super::state::{ConnectionState, DeliveryRow, Force, StandingState, State};
 use crate::domain::delivery::{Delivery, DeliveryId, DeliveryState, RENDERER, Replay};
 use crate::domain::event::Event;
 use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
 use crate::domain::name::SubscriptionName;
+use crate::store::batch::{Bounds, event_bytes};
 use crate::store::{FanOut, FanOutView, Lane, StandingRow, StoreError};
 
 impl State {

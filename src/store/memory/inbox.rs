@@ -1,22 +1,17 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
 
-use super::intake::{Batch, Effect, known_id};
-use super::lease::later;
-use super::state::{Bounds, ConnectionState, InboxRow, QuarantinedChange, State, change_bytes};
+use super::state::{ConnectionState, InboxRow, QuarantinedChange, State};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::Source;
+use crate::store::batch::{Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, known_id, later};
 use crate::store::{
     ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement, StoreError,
 };
-
-/// A fetch that brought nothing the ledger can use is tried again after this long.
-const INCOMPLETE_RETRIED_AFTER: Duration = Duration::from_mins(1);
 
 /// The inbox, with its rows' places by record.
 #[derive(Default)]

@@ -1,64 +1,14 @@
 //! What the atomic points 1 and 2 share: changes meet the ledger, and the verdicts are written.
 
-use std::time::Duration;
-
-use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey};
+use courier_sdk::{FeedName, Novelty, RecordKey};
 use jiff::Timestamp;
 
-use super::lease::earlier;
 use super::state::{AcceptedId, ConnectionState, InboxRow, QuarantinedChange};
 use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, LedgerView, Queue, RecordView, Source, Verdict};
-use crate::store::{Accepted, InboxId, PollRef};
-
-/// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
-const SHOWING_RENEWED_AFTER: Duration = Duration::from_hours(24);
-
-/// Where a batch of changes comes from.
-pub(super) struct Batch<'a> {
-    pub(super) connection: &'a ConnectionName,
-    pub(super) feed: &'a FeedName,
-    pub(super) source: Source,
-    /// Whether a first sight proved a creation when the changes were shown.
-    pub(super) baseline: Baseline,
-    pub(super) at: Timestamp,
-}
-
-/// A change with the source's time at the start of the poll that found it.
-pub(super) type Arrival = (Change, Timestamp);
-
-/// What was written of one change, and the id that it turned out to have.
-pub(super) struct Written {
-    pub(super) effect: Effect,
-    pub(super) id: Option<EventId>,
-}
-
-/// What was written of one change.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// An event.
-    Appended(Timeliness),
-    /// An accepted id without an event.
-    Silenced,
-    /// An inbox row; for a change out of the inbox: nothing, it is not complete.
-    Enqueued,
-    /// At most a newer showing.
-    Known,
-    /// Nothing.
-    Refused,
-}
-
-/// A batch that came with a page or out of a stage.
-pub(super) fn page_batch(poll: &PollRef, baseline: Baseline, at: Timestamp) -> Batch<'_> {
-    Batch {
-        connection: &poll.connection,
-        feed: &poll.feed,
-        source: Source::Page,
-        baseline,
-        at,
-    }
-}
+use crate::store::batch::{Arrival, Batch, Effect, SHOWING_RENEWED_AFTER, Written, earlier, known_id};
+use crate::store::{Accepted, InboxId};
 
 impl ConnectionState {
     /// Decides a batch and writes and counts what was decided.
@@ -326,14 +276,6 @@ impl InboxRow {
         if self.attempts == 0 {
             self.due_at = at;
         }
-    }
-}
-
-/// The event id of a change, where it is known before the ledger is asked.
-pub(super) fn known_id(change: &Change) -> Option<&EventId> {
-    match &change.version {
-        VersionClue::Known(_, id) => Some(id),
-        VersionClue::ByContent | VersionClue::InferredDelete | VersionClue::Unknown => None,
     }
 }
 

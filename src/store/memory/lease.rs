@@ -1,12 +1,11 @@
 //! Leases and the fence: who may write a connection's state.
 
-use std::time::Duration;
-
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
 
 use super::state::{ConnectionState, State};
 use crate::domain::delivery::Fence;
+use crate::store::batch::later;
 use crate::store::{Holder, LeaseRequest, StoreError};
 
 /// One connection's lease.
@@ -82,14 +81,4 @@ fn passed_on(connection: &ConnectionName) -> StoreError {
     StoreError::Fenced {
         connection: connection.clone(),
     }
-}
-
-/// An instant plus a duration; the end of time when that does not exist.
-pub(super) fn later(at: Timestamp, by: Duration) -> Timestamp {
-    at.checked_add(by).unwrap_or(Timestamp::MAX)
-}
-
-/// An instant less a duration; the beginning of time when that does not exist.
-pub(super) fn earlier(at: Timestamp, by: Duration) -> Timestamp {
-    at.checked_sub(by).unwrap_or(Timestamp::MIN)
 }

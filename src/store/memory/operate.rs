@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
 
-use super::intake::known_id;
-use super::lease::earlier;
 use super::state::{ConnectionState, DeliveryRow, Force, State};
 use crate::domain::delivery::{DeliveryId, DeliveryState};
 use crate::domain::event::Event;
 use crate::domain::identity::EventId;
 use crate::domain::name::DestinationName;
+use crate::store::batch::{earlier, known_id};
 use crate::store::{
     Backlog, CursorRow, DeadLetterQuery, DeadLetterRow, DeliveryCounts, EventDetail, EventQuery, EventRow,
     QuarantineRow, ReplayRequest, Sweep, Swept,

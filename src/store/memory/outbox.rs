@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
 
-use super::state::{Bounds, DeliveryRow, State, event_bytes};
+use super::state::{DeliveryRow, State};
 use crate::domain::delivery::{
     AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryId, DeliveryState, Fence, Replay,
 };
 use crate::domain::name::SubscriptionName;
+use crate::store::batch::{Bounds, event_bytes};
 use crate::store::{ClaimDeliveries, DueDestinations, Holder, Recorded};
 
 /// What keeps its order: one record's deliveries to one subscription.

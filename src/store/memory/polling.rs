@@ -1,18 +1,14 @@
 //! Atomic point 1: pages are handed over, and feeds, polls and cursors move.
 
-use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
+use courier_sdk::{ConnectionName, FeedName};
 
-use super::intake::{Arrival, page_batch};
 use super::state::{ConnectionState, FeedRow, PollEnd, QuarantinedChange, State};
-use crate::domain::event::{Change, VersionClue, VersionOrder};
 use crate::domain::ledger::Baseline;
+use crate::store::batch::{Arrival, OVERSIZED, change_by_reference, page_batch};
 use crate::store::{
     AcceptPage, Accepted, BaselineProof, FeedState, PollRef, Progress, SetCursor, Sights, StageState,
     StoreError,
 };
-
-/// The reason of a record that is quarantined by reference.
-const OVERSIZED: &str = "larger than the record limit";
 
 impl State {
     pub(super) fn feed(&self, connection: &ConnectionName, feed: &FeedName) -> FeedState {
@@ -151,19 +147,5 @@ impl ConnectionState {
             quarantined += u64::from(self.put_into_quarantine(row));
         }
         quarantined
-    }
-}
-
-/// A change of which nothing is known but its record.
-fn change_by_reference(key: &RecordKey) -> Change {
-    Change {
-        key: key.clone(),
-        shown: Shown::State,
-        novelty: Novelty::Announce,
-        version_id: None,
-        version: VersionClue::Unknown,
-        order: VersionOrder::default(),
-        first_version: false,
-        content: None,
     }
 }

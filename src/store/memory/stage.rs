@@ -2,9 +2,9 @@
 
 use std::cmp::Reverse;
 
-use super::intake::{Arrival, page_batch};
-use super::state::{Bounds, ConnectionState, FeedRow, PollEnd, StagedChange, State, change_bytes};
+use super::state::{ConnectionState, FeedRow, PollEnd, StagedChange, State};
 use crate::domain::event::Change;
+use crate::store::batch::{Arrival, Bounds, change_bytes, page_batch};
 use crate::store::{AcceptPage, Progress, ReleaseStage, Released, SLICE_ROWS_MAX, StageState, StoreError};
 
 impl State {

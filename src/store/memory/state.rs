@@ -13,7 +13,7 @@ use crate::domain::fan_out::Position;
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Head};
 use crate::domain::name::SubscriptionName;
-use crate::store::{BaselineProof, Definitions, FeedState, SLICE_BYTES_MAX};
+use crate::store::{BaselineProof, Definitions, FeedState};
 
 /// Everything.
 #[derive(Default)]
@@ -208,44 +208,5 @@ impl ConnectionState {
     pub(super) fn next_row(&mut self) -> u64 {
         self.last_row += 1;
         self.last_row
-    }
-}
-
-/// The bytes of a change's body.
-pub(super) fn change_bytes(change: &Change) -> usize {
-    change
-        .content
-        .as_ref()
-        .map_or(0, |content| content.record.bytes().len())
-}
-
-/// The bytes of an event's body.
-pub(super) fn event_bytes(event: &Event) -> usize {
-    event.record.as_ref().map_or(0, |record| record.bytes().len())
-}
-
-/// Bounds one transaction by rows and body bytes; a larger body goes by itself.
-pub(super) struct Bounds {
-    rows_left: usize,
-    bytes: usize,
-}
-
-impl Bounds {
-    pub(super) fn new(rows: usize) -> Self {
-        Self {
-            rows_left: rows,
-            bytes: 0,
-        }
-    }
-
-    /// Whether one more body fits; if so, it is counted.
-    pub(super) fn admit(&mut self, body_bytes: usize) -> bool {
-        let fits = self.bytes == 0 || self.bytes + body_bytes <= SLICE_BYTES_MAX;
-        if self.rows_left == 0 || !fits {
-            return false;
-        }
-        self.rows_left -= 1;
-        self.bytes += body_bytes;
-        true
     }
 }

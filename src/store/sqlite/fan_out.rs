@@ -3,12 +3,13 @@
 use courier_sdk::{ConnectionName, RecordKey};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Bounds, Columns, Failure, count, nanos, row_limit, stored};
+use super::rows::{Columns, Failure, count, nanos, row_limit, stored};
 use super::{define, lease, outbox_rows};
 use crate::domain::delivery::RENDERER;
 use crate::domain::event::Event;
 use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
 use crate::domain::name::SubscriptionName;
+use crate::store::batch::Bounds;
 use crate::store::{FanOut, FanOutView, Lane, StandingRow};
 
 pub(super) fn view(

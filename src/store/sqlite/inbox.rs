@@ -1,24 +1,19 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
-use std::time::Duration;
-
 use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::intake::{self, Arrival, Batch, Effect};
-use super::rows::{
-    Bounds, CHANGE_COLUMNS, Columns, Failure, baseline_word, change_bytes, change_values, known_id, later,
-    nanos, stored, text,
-};
+use super::intake::{self};
+use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, nanos, stored, text};
 use super::{feed, lease, ledger_rows, quarantine};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
+use crate::store::batch::{
+    Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, known_id, later,
+};
 use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement};
-
-/// A fetch that brought nothing the ledger can use is tried again after this long.
-const INCOMPLETE_RETRIED_AFTER: Duration = Duration::from_mins(1);
 
 /// Puts a change into the inbox; a further showing of one that waits there raises that row's generation, even
 /// while it is claimed.

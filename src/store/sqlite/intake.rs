@@ -1,58 +1,20 @@
 //! Atomic point 1, and what it shares with the second: changes meet the ledger, and the verdicts are written.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
-use jiff::Timestamp;
+use courier_sdk::{ConnectionName, RecordKey};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Failure, count, earlier, known_id, nanos, stored};
+use super::rows::{Failure, count, nanos, stored};
 use super::{feed, inbox, lease, ledger_rows, quarantine};
-use crate::domain::event::{Change, Timeliness, VersionClue, VersionOrder};
+use crate::domain::event::Timeliness;
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, Head, LedgerView, Queue, RecordView, Source, Verdict};
-use crate::store::{AcceptPage, Accepted, PollRef, StageState};
-
-/// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
-const SHOWING_RENEWED_AFTER: Duration = Duration::from_hours(24);
-
-/// The reason of a record that is quarantined by reference.
-const OVERSIZED: &str = "larger than the record limit";
-
-/// Where a batch of changes comes from.
-pub(super) struct Batch<'a> {
-    pub(super) connection: &'a ConnectionName,
-    pub(super) feed: &'a FeedName,
-    pub(super) source: Source,
-    /// The feed's when the changes were shown.
-    pub(super) baseline: Baseline,
-    pub(super) at: Timestamp,
-}
-
-/// A change with the source's time at the start of the poll that found it.
-pub(super) type Arrival = (Change, Timestamp);
-
-/// What was written of one change, and the id that it turned out to have.
-pub(super) struct Written {
-    pub(super) effect: Effect,
-    pub(super) id: Option<EventId>,
-}
-
-/// What was written of one change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// An event.
-    Appended(Timeliness),
-    /// An accepted id without an event.
-    Silenced,
-    /// An inbox row; for a change out of the inbox: nothing, it is not complete.
-    Enqueued,
-    /// At most a newer showing.
-    Known,
-    /// Nothing.
-    Refused,
-}
+use crate::store::batch::{
+    Arrival, Batch, Effect, OVERSIZED, SHOWING_RENEWED_AFTER, Written, change_by_reference, earlier,
+    known_id, page_batch,
+};
+use crate::store::{AcceptPage, Accepted, StageState};
 
 pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted, Failure> {
     lease::check_fence(db, &page.poll.connection, page.poll.fence)?;
@@ -71,17 +33,6 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
     feed.progress(db, page)?;
     feed::save(db, &page.poll.connection, &page.poll.feed, &feed)?;
     Ok(accepted)
-}
-
-/// A batch that came with a page or out of a stage.
-pub(super) fn page_batch(poll: &PollRef, baseline: Baseline, at: Timestamp) -> Batch<'_> {
-    Batch {
-        connection: &poll.connection,
-        feed: &poll.feed,
-        source: Source::Page,
-        baseline,
-        at,
-    }
 }
 
 /// Decides a batch and writes and counts what was decided.
@@ -319,19 +270,5 @@ impl LogEnd {
                 .execute(params![connection.as_str(), stored(self.last)])?;
         }
         Ok(())
-    }
-}
-
-/// A change of which nothing is known but its record.
-fn change_by_reference(key: &RecordKey) -> Change {
-    Change {
-        key: key.clone(),
-        shown: Shown::State,
-        novelty: Novelty::Announce,
-        version_id: None,
-        version: VersionClue::Unknown,
-        order: VersionOrder::default(),
-        first_version: false,
-        content: None,
     }
 }

@@ -4,8 +4,9 @@ use courier_sdk::ConnectionName;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Failure, count, later, nanos};
+use super::rows::{Failure, count, nanos};
 use crate::domain::delivery::Fence;
+use crate::store::batch::later;
 use crate::store::{LeaseRequest, StoreError};
 
 /// Voids every lease: the file's lock proves that no other worker lives. Fences stay.

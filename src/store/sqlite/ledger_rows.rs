@@ -4,12 +4,12 @@ use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::intake::{Arrival, Batch};
 use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::{self, Head, Life};
+use crate::store::batch::{Arrival, Batch};
 
 /// Reads a record's head.
 pub(super) fn head(

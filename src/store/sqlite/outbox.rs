@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::outbox_rows::{self, Line};
-use super::rows::{Bounds, Columns, Failure, nanos, stored};
+use super::rows::{Columns, Failure, nanos, stored};
 use super::{define, lease};
 use crate::domain::delivery::{
     AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryId, DeliveryState, Fence,
 };
 use crate::domain::name::DestinationName;
+use crate::store::batch::Bounds;
 use crate::store::{ClaimDeliveries, DueDestinations, Holder, Recorded};
 
 /// The deliveries that this process is attempting.

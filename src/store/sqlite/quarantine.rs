@@ -5,14 +5,12 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
-use super::intake::Batch;
-use super::rows::{
-    CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, known_id, nanos, row_limit, text,
-};
+use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, nanos, row_limit, text};
 use super::{inbox, lease, ledger_rows};
 use crate::domain::event::Change;
 use crate::domain::ledger::{Baseline, Source};
 use crate::store::QuarantineRow;
+use crate::store::batch::{Batch, known_id};
 
 /// One change to give up.
 pub(super) struct Entry<'a> {

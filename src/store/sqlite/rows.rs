@@ -3,7 +3,6 @@
 //! What cannot be read back is named by its kind, never by its content.
 
 use std::error::Error;
-use std::time::Duration;
 
 use bytes::Bytes;
 use courier_sdk::{ConnectionName, FeedName, Novelty, Record, RecordId, RecordKey, RecordType, Shown};
@@ -17,7 +16,7 @@ use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::Baseline;
 use crate::domain::name::{DestinationName, SubscriptionName};
-use crate::store::{SLICE_BYTES_MAX, StoreError};
+use crate::store::StoreError;
 use crate::wire::sealed::{self, SealError};
 
 /// Why an operation did not happen.
@@ -282,16 +281,6 @@ pub(super) fn instant(nanos: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// An instant plus a duration; the end of time when that does not exist.
-pub(super) fn later(at: Timestamp, by: Duration) -> Timestamp {
-    at.checked_add(by).unwrap_or(Timestamp::MAX)
-}
-
-/// An instant less a duration; the beginning of time when that does not exist.
-pub(super) fn earlier(at: Timestamp, by: Duration) -> Timestamp {
-    at.checked_sub(by).unwrap_or(Timestamp::MIN)
-}
-
 /// A count as SQLite holds it; no count of ours comes near the limit.
 pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -361,48 +350,6 @@ fn parse_novelty(word: &str) -> Result<Novelty, Failure> {
         "announce" => Ok(Novelty::Announce),
         "silent" => Ok(Novelty::Silent),
         _ => Err(damaged("novelty")),
-    }
-}
-
-/// The bytes of a change's body.
-pub(super) fn change_bytes(change: &Change) -> usize {
-    change
-        .content
-        .as_ref()
-        .map_or(0, |content| content.record.bytes().len())
-}
-
-/// The event id of a change, where it is known before the ledger is asked.
-pub(super) fn known_id(change: &Change) -> Option<&EventId> {
-    match &change.version {
-        VersionClue::Known(_, id) => Some(id),
-        VersionClue::ByContent | VersionClue::InferredDelete | VersionClue::Unknown => None,
-    }
-}
-
-/// Bounds one transaction by rows and body bytes; a larger body goes by itself.
-pub(super) struct Bounds {
-    rows_left: usize,
-    bytes: usize,
-}
-
-impl Bounds {
-    pub(super) fn new(rows: usize) -> Self {
-        Self {
-            rows_left: rows,
-            bytes: 0,
-        }
-    }
-
-    /// Whether one more body fits; if so, it is counted.
-    pub(super) fn admit(&mut self, body_bytes: usize) -> bool {
-        let fits = self.bytes == 0 || self.bytes + body_bytes <= SLICE_BYTES_MAX;
-        if self.rows_left == 0 || !fits {
-            return false;
-        }
-        self.rows_left -= 1;
-        self.bytes += body_bytes;
-        true
     }
 }
 

@@ -4,11 +4,10 @@ use courier_sdk::{ConnectionName, FeedName};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
-use super::intake::{self, Arrival};
-use super::rows::{
-    Bounds, CHANGE_COLUMNS, Columns, Failure, change_bytes, change_values, nanos, row_limit, text,
-};
+use super::intake::{self};
+use super::rows::{CHANGE_COLUMNS, Columns, Failure, change_values, nanos, row_limit, text};
 use super::{feed, lease};
+use crate::store::batch::{Arrival, Bounds, change_bytes, page_batch};
 use crate::store::{AcceptPage, PollRef, Progress, ReleaseStage, Released, SLICE_ROWS_MAX, StageState};
 
 /// Which row of a stage leaves first: by time, then by version number; ties in the reverse of the answer.
@@ -54,7 +53,7 @@ pub(super) fn release_stage(db: &Connection, release: &ReleaseStage) -> Result<R
         )));
     }
     let arrivals = take_oldest(db, poll, release.limit.min(SLICE_ROWS_MAX))?;
-    let batch = intake::page_batch(poll, feed.baseline, release.at);
+    let batch = page_batch(poll, feed.baseline, release.at);
     let accepted = intake::take_in(db, &batch, &arrivals)?;
     if is_empty(db, poll)?
         && let Some(end) = feed.after_stage.take()

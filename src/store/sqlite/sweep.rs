@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::outbox::Claims;
-use super::rows::{Columns, Failure, earlier, nanos, row_limit, stored};
+use super::rows::{Columns, Failure, nanos, row_limit, stored};
+use crate::store::batch::earlier;
 use crate::store::{Sweep, Swept};
 
 pub(super) fn sweep(db: &Connection, claims: &Claims, sweep: &Sweep) -> Result<Swept, Failure> {

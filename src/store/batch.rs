@@ -1,0 +1,137 @@
+//! What every store does alike with a batch of changes: where it comes from, what was written of it, how much of it
+//! one transaction holds. No store's own rows.
+
+use std::time::Duration;
+
+use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
+use jiff::Timestamp;
+
+use super::{PollRef, SLICE_BYTES_MAX};
+use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
+use crate::domain::identity::EventId;
+use crate::domain::ledger::{Baseline, Source};
+
+/// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
+pub(super) const SHOWING_RENEWED_AFTER: Duration = Duration::from_hours(24);
+
+/// A fetch that brought nothing the ledger can use is tried again after this long.
+pub(super) const INCOMPLETE_RETRIED_AFTER: Duration = Duration::from_mins(1);
+
+/// The reason of a record that is quarantined by reference.
+pub(super) const OVERSIZED: &str = "larger than the record limit";
+
+/// Where a batch of changes comes from.
+pub(super) struct Batch<'a> {
+    pub(super) connection: &'a ConnectionName,
+    pub(super) feed: &'a FeedName,
+    pub(super) source: Source,
+    /// Whether a first sight proved a creation when the changes were shown.
+    pub(super) baseline: Baseline,
+    pub(super) at: Timestamp,
+}
+
+/// A batch that came with a page or out of a stage.
+pub(super) fn page_batch(poll: &PollRef, baseline: Baseline, at: Timestamp) -> Batch<'_> {
+    Batch {
+        connection: &poll.connection,
+        feed: &poll.feed,
+        source: Source::Page,
+        baseline,
+        at,
+    }
+}
+
+/// A change with the source's time at the start of the poll that found it.
+pub(super) type Arrival = (Change, Timestamp);
+
+/// What was written of one change, and the id that it turned out to have.
+pub(super) struct Written {
+    pub(super) effect: Effect,
+    pub(super) id: Option<EventId>,
+}
+
+/// What was written of one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// An event.
+    Appended(Timeliness),
+    /// An accepted id without an event.
+    Silenced,
+    /// An inbox row; for a change out of the inbox: nothing, it is not complete.
+    Enqueued,
+    /// At most a newer showing.
+    Known,
+    /// Nothing.
+    Refused,
+}
+
+/// The event id of a change, where it is known before the ledger is asked.
+pub(super) fn known_id(change: &Change) -> Option<&EventId> {
+    match &change.version {
+        VersionClue::Known(_, id) => Some(id),
+        VersionClue::ByContent | VersionClue::InferredDelete | VersionClue::Unknown => None,
+    }
+}
+
+/// A change of which nothing is known but its record.
+pub(super) fn change_by_reference(key: &RecordKey) -> Change {
+    Change {
+        key: key.clone(),
+        shown: Shown::State,
+        novelty: Novelty::Announce,
+        version_id: None,
+        version: VersionClue::Unknown,
+        order: VersionOrder::default(),
+        first_version: false,
+        content: None,
+    }
+}
+
+/// The bytes of a change's body.
+pub(super) fn change_bytes(change: &Change) -> usize {
+    change
+        .content
+        .as_ref()
+        .map_or(0, |content| content.record.bytes().len())
+}
+
+/// The bytes of an event's body.
+pub(super) fn event_bytes(event: &Event) -> usize {
+    event.record.as_ref().map_or(0, |record| record.bytes().len())
+}
+
+/// Bounds one transaction by rows and body bytes; a larger body goes by itself.
+pub(super) struct Bounds {
+    rows_left: usize,
+    bytes: usize,
+}
+
+impl Bounds {
+    pub(super) fn new(rows: usize) -> Self {
+        Self {
+            rows_left: rows,
+            bytes: 0,
+        }
+    }
+
+    /// Whether one more body fits; if so, it is counted.
+    pub(super) fn admit(&mut self, body_bytes: usize) -> bool {
+        let fits = self.bytes == 0 || self.bytes + body_bytes <= SLICE_BYTES_MAX;
+        if self.rows_left == 0 || !fits {
+            return false;
+        }
+        self.rows_left -= 1;
+        self.bytes += body_bytes;
+        true
+    }
+}
+
+/// An instant and a duration; the end of time when that does not exist.
+pub(super) fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// An instant less a duration; the beginning of time when that does not exist.
+pub(super) fn earlier(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
