@@ -6,7 +6,7 @@ use std::time::Duration;
 use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
 use jiff::Timestamp;
 
-use super::{PollRef, SLICE_BYTES_MAX};
+use super::{Accepted, PollRef, SLICE_BYTES_MAX};
 use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Source};
@@ -63,6 +63,25 @@ pub(super) enum Effect {
     Known,
     /// Nothing.
     Refused,
+}
+
+/// Counts what was written of a page's or a stage's changes.
+pub(super) fn tally(written: Vec<Written>) -> Accepted {
+    let mut accepted = Accepted::default();
+    for one in written {
+        match one.effect {
+            Effect::Appended(timeliness) => {
+                accepted.appended += 1;
+                accepted.late += u64::from(timeliness == Timeliness::Late);
+            }
+            Effect::Silenced => accepted.silent += 1,
+            Effect::Enqueued => accepted.enqueued += 1,
+            Effect::Known => accepted.known += 1,
+            Effect::Refused => {}
+        }
+        accepted.ids.extend(one.id);
+    }
+    accepted
 }
 
 /// The event id of a change, where it is known before the ledger is asked.

@@ -4,30 +4,16 @@ use courier_sdk::{FeedName, Novelty, RecordKey};
 use jiff::Timestamp;
 
 use super::state::{AcceptedId, ConnectionState, InboxRow, QuarantinedChange};
-use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
+use crate::domain::event::{Change, Event, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, LedgerView, Queue, RecordView, Source, Verdict};
-use crate::store::batch::{Arrival, Batch, Effect, SHOWING_RENEWED_AFTER, Written, earlier, known_id};
+use crate::store::batch::{Arrival, Batch, Effect, SHOWING_RENEWED_AFTER, Written, earlier, known_id, tally};
 use crate::store::{Accepted, InboxId};
 
 impl ConnectionState {
     /// Decides a batch and writes and counts what was decided.
     pub(super) fn take_in(&mut self, batch: &Batch<'_>, arrivals: &[Arrival]) -> Accepted {
-        let mut accepted = Accepted::default();
-        for written in self.decide_and_write(batch, arrivals) {
-            match written.effect {
-                Effect::Appended(timeliness) => {
-                    accepted.appended += 1;
-                    accepted.late += u64::from(timeliness == Timeliness::Late);
-                }
-                Effect::Silenced => accepted.silent += 1,
-                Effect::Enqueued => accepted.enqueued += 1,
-                Effect::Known => accepted.known += 1,
-                Effect::Refused => {}
-            }
-            accepted.ids.extend(written.id);
-        }
-        accepted
+        tally(self.decide_and_write(batch, arrivals))
     }
 
     /// Decides a batch and writes what was decided.

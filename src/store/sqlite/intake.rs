@@ -7,12 +7,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{Failure, count, nanos, stored};
 use super::{feed, inbox, lease, ledger_rows, quarantine};
-use crate::domain::event::Timeliness;
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, Head, LedgerView, Queue, RecordView, Source, Verdict};
 use crate::store::batch::{
     Arrival, Batch, Effect, OVERSIZED, SHOWING_RENEWED_AFTER, Written, change_by_reference, earlier,
-    known_id, page_batch,
+    known_id, page_batch, tally,
 };
 use crate::store::{AcceptPage, Accepted, StageState};
 
@@ -37,21 +36,7 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
 
 /// Decides a batch and writes and counts what was decided.
 pub(super) fn take_in(db: &Connection, batch: &Batch<'_>, arrivals: &[Arrival]) -> Result<Accepted, Failure> {
-    let mut accepted = Accepted::default();
-    for written in decide_and_write(db, batch, arrivals)? {
-        match written.effect {
-            Effect::Appended(timeliness) => {
-                accepted.appended += 1;
-                accepted.late += u64::from(timeliness == Timeliness::Late);
-            }
-            Effect::Silenced => accepted.silent += 1,
-            Effect::Enqueued => accepted.enqueued += 1,
-            Effect::Known => accepted.known += 1,
-            Effect::Refused => {}
-        }
-        accepted.ids.extend(written.id);
-    }
-    Ok(accepted)
+    Ok(tally(decide_and_write(db, batch, arrivals)?))
 }
 
 /// Decides a batch and writes what was decided.
