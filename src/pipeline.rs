@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod lease;
 pub mod limits;
 pub mod poll;
+pub mod record;
 pub mod schedule;
 pub mod sweep;
 pub mod turn;

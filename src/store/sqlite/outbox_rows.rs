@@ -3,6 +3,7 @@
 //! A line is what keeps its order: one record's deliveries to one subscription. Its front, the lowest pending
 //! number, is marked `ready` in the row, so that a claim reads only rows that it may take.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::rows::{Columns, Failure, damaged, stored};
@@ -105,6 +106,19 @@ pub(super) fn line_of(db: &Connection, id: DeliveryId) -> Result<Option<Line>, F
         Some(row) => line(&mut Columns::of(row)).map(Some),
         None => Ok(None),
     }
+}
+
+/// When a delivery is due, and its line.
+pub(super) fn due_line_of(db: &Connection, id: DeliveryId) -> Result<Option<(Timestamp, Line)>, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT due_at, subscription, connection, record_type, record_id FROM delivery WHERE id = ?1",
+    )?;
+    let mut rows = select.query([stored(id.0)])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(row);
+    Ok(Some((columns.instant()?, line(&mut columns)?)))
 }
 
 /// The four columns of a line.
