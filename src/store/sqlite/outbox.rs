@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Rows, params};
+use rusqlite::{CachedStatement, Connection, Rows, params};
 
 use super::outbox_rows::{self, Line};
 use super::rows::{Columns, Failure, nanos, stored};
@@ -43,6 +43,11 @@ impl Claims {
         let table = self.table();
         let claim = table.by_line.get(line).and_then(|id| table.by_delivery.get(id));
         claim.is_some_and(|(claimed, _)| *claimed == fence)
+    }
+
+    /// The line of a row that is being attempted.
+    fn line_of(&self, id: DeliveryId) -> Option<Line> {
+        self.table().by_delivery.get(&id).map(|(_, line)| line.clone())
     }
 
     fn insert(&self, id: DeliveryId, fence: Fence, line: Line) {
@@ -228,6 +233,7 @@ pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -
     let mut is_due = db.prepare_cached(DUE)?;
     let mut rows = is_due.query(params![claim.destination.as_str(), nanos(claim.at)])?;
     let mut fronts = Fronts::new(db, claims, &claim.holder, claim.at);
+    let mut select = outbox_rows::select_claimed(db)?;
     let mut bounds = Bounds::new(claim.limit);
     let mut handover = Handover {
         claims: claims.clone(),
@@ -236,7 +242,7 @@ pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -
     while handover.claimed.len() < claim.limit
         && let Some(front) = fronts.next_free(&mut rows)?
     {
-        let Some(delivery) = outbox_rows::claimed(db, front.id)? else {
+        let Some(delivery) = outbox_rows::claimed_by(&mut select, front.id)? else {
             continue;
         };
         if !bounds.admit(outbox_rows::event_bytes(&delivery.event)) {
@@ -256,6 +262,7 @@ pub(super) fn record(
     let mut recorded = Recorded::default();
     // One transaction: who holds a lease at its beginning holds it at its end.
     let mut held = BTreeMap::new();
+    let mut outcomes = Outcomes::prepare(db)?;
     for attempt in attempts {
         let turn = (&attempt.connection, attempt.fence);
         let holds = match held.get(&turn) {
@@ -265,7 +272,13 @@ pub(super) fn record(
         held.insert(turn, holds);
         if holds {
             recorded.recorded += 1;
-            record_one(db, attempt)?;
+            if outcomes.write(attempt)? == Advance::Due {
+                // What was claimed says which line it is of: its row need not be read again.
+                match claims.line_of(attempt.id) {
+                    Some(line) => outbox_rows::advance(db, &line)?,
+                    None => advance_line_of(db, attempt.id)?,
+                }
+            }
         } else {
             recorded.fenced += 1;
         }
@@ -276,49 +289,64 @@ pub(super) fn record(
     Ok(recorded)
 }
 
-/// Writes down what an attempt led to. A delivery that was cancelled under way stays cancelled unless it arrived.
-fn record_one(db: &Connection, attempt: &AttemptRecord) -> Result<(), Failure> {
-    let id = stored(attempt.id.0);
-    match &attempt.outcome {
-        AttemptOutcome::Released => Ok(()),
-        AttemptOutcome::RetryAt { due_at, detail } => {
-            db.prepare_cached(
+/// Whether the line of a recorded attempt has another front now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Advance {
+    Idle,
+    Due,
+}
+
+/// The statements that write down what attempts led to, looked up once for a batch.
+struct Outcomes<'a> {
+    retry: CachedStatement<'a>,
+    delivered: CachedStatement<'a>,
+    dead: CachedStatement<'a>,
+}
+
+impl<'a> Outcomes<'a> {
+    fn prepare(db: &'a Connection) -> Result<Self, Failure> {
+        Ok(Self {
+            retry: db.prepare_cached(
                 "UPDATE delivery SET attempts = attempts + 1, last_outcome = ?2, due_at = ?3 WHERE id = ?1",
-            )?
-            .execute(params![id, detail, nanos(*due_at)])?;
-            Ok(())
-        }
-        AttemptOutcome::Delivered { detail } => {
-            let mut update = db.prepare_cached(
+            )?,
+            delivered: db.prepare_cached(
                 "UPDATE delivery SET attempts = attempts + 1, last_outcome = ?2, state = 'done', ready = 0,
-                     settled_at = ?3 WHERE id = ?1
-                 RETURNING subscription, connection, record_type, record_id",
-            )?;
-            let mut rows = update.query(params![id, detail, nanos(attempt.at)])?;
-            settled(db, &mut rows)
-        }
-        AttemptOutcome::Dead { detail } => {
-            let mut update = db.prepare_cached(
+                     settled_at = ?3 WHERE id = ?1",
+            )?,
+            dead: db.prepare_cached(
                 "UPDATE delivery SET attempts = attempts + 1, last_outcome = ?2, ready = 0,
                      settled_at = CASE state WHEN 'pending' THEN ?3 ELSE settled_at END,
-                     state = CASE state WHEN 'pending' THEN 'dead' ELSE state END WHERE id = ?1
-                 RETURNING subscription, connection, record_type, record_id",
-            )?;
-            let mut rows = update.query(params![id, detail, nanos(attempt.at)])?;
-            settled(db, &mut rows)
+                     state = CASE state WHEN 'pending' THEN 'dead' ELSE state END WHERE id = ?1",
+            )?,
+        })
+    }
+
+    /// Writes down what one attempt led to. A delivery that was cancelled under way stays cancelled unless it arrived.
+    fn write(&mut self, attempt: &AttemptRecord) -> Result<Advance, Failure> {
+        let (id, at) = (stored(attempt.id.0), nanos(attempt.at));
+        match &attempt.outcome {
+            AttemptOutcome::Released => Ok(Advance::Idle),
+            AttemptOutcome::RetryAt { due_at, detail } => {
+                self.retry.execute(params![id, detail, nanos(*due_at)])?;
+                Ok(Advance::Idle)
+            }
+            AttemptOutcome::Delivered { detail } => {
+                self.delivered.execute(params![id, detail, at])?;
+                Ok(Advance::Due)
+            }
+            AttemptOutcome::Dead { detail } => {
+                self.dead.execute(params![id, detail, at])?;
+                Ok(Advance::Due)
+            }
         }
     }
 }
 
-/// Moves the line of a settled row on.
-fn settled(db: &Connection, rows: &mut Rows<'_>) -> Result<(), Failure> {
-    let line = match rows.next()? {
-        Some(row) => outbox_rows::line(&mut Columns::of(row))?,
-        None => return Ok(()),
-    };
-    // The statement is over once it has no further row.
-    while rows.next()?.is_some() {}
-    outbox_rows::advance(db, &line)
+fn advance_line_of(db: &Connection, id: DeliveryId) -> Result<(), Failure> {
+    match outbox_rows::line_of(db, id)? {
+        Some(line) => outbox_rows::advance(db, &line),
+        None => Ok(()),
+    }
 }
 
 /// Owes deliveries again, each with a schedule of its own that starts now.

@@ -4,7 +4,7 @@
 //! number, is marked `ready` in the row, so that a claim reads only rows that it may take.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::rows::{Columns, Failure, damaged, stored};
 use crate::domain::delivery::{ClaimedDelivery, Delivery, DeliveryId, DeliveryState, Fence, Replay};
@@ -31,7 +31,7 @@ pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
         key: columns.key()?,
         version: VersionKey::from_stored(columns.text()?),
         version_id: columns.get()?,
-        kind: event_kind(&columns.text()?)?,
+        kind: columns.parsed(event_kind)?,
         changed_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant()?,
         recorded_at: columns.instant()?,
@@ -59,10 +59,10 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
         subscription: columns.subscription()?,
         number: columns.count()?,
         destination: columns.destination()?,
-        content: ContentLevel::parse(&columns.text()?).ok_or_else(|| damaged("content level"))?,
-        format: Format::parse(&columns.text()?).ok_or_else(|| damaged("format"))?,
+        content: columns.parsed(|word| ContentLevel::parse(word).ok_or_else(|| damaged("content level")))?,
+        format: columns.parsed(|word| Format::parse(word).ok_or_else(|| damaged("format")))?,
         renderer: columns.small_count()?,
-        state: state(&columns.text()?)?,
+        state: columns.parsed(state)?,
         attempts: columns.small_count()?,
         scheduled_from: columns.instant()?,
         due_at: columns.instant()?,
@@ -77,13 +77,25 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
 
 /// Reads one delivery with its event.
 pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
-    let mut select = db.prepare_cached(&format!(
+    claimed_by(&mut select_claimed(db)?, id)
+}
+
+/// The statement of [`claimed_by`].
+pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Failure> {
+    Ok(db.prepare_cached(&format!(
         "SELECT c.fence, {DELIVERY_COLUMNS}, {EVENT_COLUMNS}
          FROM delivery AS d
          JOIN connection AS c ON c.name = d.connection
          JOIN event AS e ON e.connection = d.connection AND e.position = d.event
          WHERE d.id = ?1"
-    ))?;
+    ))?)
+}
+
+/// Reads one delivery with its event, by a statement that was looked up once for many.
+pub(super) fn claimed_by(
+    select: &mut CachedStatement<'_>,
+    id: DeliveryId,
+) -> Result<Option<ClaimedDelivery>, Failure> {
     let mut rows = select.query([stored(id.0)])?;
     let Some(row) = rows.next()? else {
         return Ok(None);
