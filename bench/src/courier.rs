@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Profile};
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock as _, Connector, ConnectorError, Cursor, FeedSpec, FetchMode, Fetched, PollRequest,
-    RecordType, Start, VersionRule,
+    ChangePage, ChangeRef, Clock as _, Connector, ConnectorError, Cursor, FeedSpec, FetchMode, Fetched,
+    PollRequest, RecordType, Start, VersionRule,
 };
 use ehr_courier::clock::SystemClock;
 use ehr_courier::dedup::memory::MemoryDedup;

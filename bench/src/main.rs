@@ -125,11 +125,7 @@ async fn measure(what: What) -> Result<Figures, Failed> {
             let report = drain(records.max(1), pairs.max(1)).await?;
             Ok((report.table(), report.json()))
         }
-        What::Pipeline {
-            pace,
-            seconds,
-            pairs,
-        } => {
+        What::Pipeline { pace, seconds, pairs } => {
             let pace = Pace {
                 per_second: pace.max(1),
                 changes: pace.max(1).saturating_mul(seconds.max(1)),

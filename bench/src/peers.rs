@@ -81,7 +81,10 @@ fn outcome(changes: u32, seen: &Seen, seconds: f64) -> Outcome {
 
 /// From the first request to the source to the last arrival.
 async fn node_red(peer: &Peer, folder: &Path, pace: Pace) -> Result<Outcome, Failed> {
-    let (source, sink) = (Source::open(pace).await?, Sink::open(pace.changes as usize).await?);
+    let (source, sink) = (
+        Source::open(pace).await?,
+        Sink::open(pace.changes as usize).await?,
+    );
     let mut process = start(peer, folder, &source, &sink)?;
     if timeout(START_MAX, source.asked()).await.is_err() {
         return Err("Node-RED never asked the source".into());
@@ -102,7 +105,11 @@ async fn node_red(peer: &Peer, folder: &Path, pace: Pace) -> Result<Outcome, Fai
     sleep(Duration::from_millis(200)).await;
     let seen = sink.seen();
     let last = seen.arrivals.iter().map(|(_, at)| *at).max().unwrap_or(began);
-    Ok(outcome(pace.changes, &seen, last.duration_since(began).as_secs_f64()))
+    Ok(outcome(
+        pace.changes,
+        &seen,
+        last.duration_since(began).as_secs_f64(),
+    ))
 }
 
 /// A process that is killed when it is dropped.
@@ -127,7 +134,10 @@ fn start(peer: &Peer, folder: &Path, source: &Source, sink: &Sink) -> Result<Pro
         .args(["--userDir".as_ref(), user.as_os_str()])
         .args(["--settings".as_ref(), settings.as_os_str()])
         .arg(&flow)
-        .env("COURIER_BENCH_SOURCE", format!("{}/Appointment?_count=200", source.url))
+        .env(
+            "COURIER_BENCH_SOURCE",
+            format!("{}/Appointment?_count=200", source.url),
+        )
         .env("COURIER_BENCH_SINK", sink.url.as_str())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -41,7 +41,13 @@ pub(crate) async fn run(events: u32, pairs: usize) -> Result<Report, Failed> {
     let names = Names::new()?;
     let prepare = |folder: &Path| {
         let connections = [names.connection.to_string()];
-        configure(folder, &connections, Duration::from_mins(1), &source.url, &sink.url)
+        configure(
+            folder,
+            &connections,
+            Duration::from_mins(1),
+            &source.url,
+            &sink.url,
+        )
     };
     let full = tempfile::tempdir()?;
     prepare(full.path())?;

@@ -175,7 +175,9 @@ impl Shared {
     fn page(&self, path: &str, query: &str) -> Result<(String, u64), std::fmt::Error> {
         let search = Search::parse(query);
         let first = search.from.map_or(0, |from| self.before(from));
-        let present = search.to.map_or(SystemClock.now(), |to| to.min(SystemClock.now()));
+        let present = search
+            .to
+            .map_or(SystemClock.now(), |to| to.min(SystemClock.now()));
         let end = self.before(present).max(first);
         let begin = (first + search.offset).min(end);
         let page_end = end.min(begin + search.count.unwrap_or(PAGE));

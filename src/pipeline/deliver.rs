@@ -187,7 +187,12 @@ fn rooms(
     rooms
 }
 
-fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attempts: &mut JoinSet<(DestinationName, AttemptRecord)>) {
+fn begin(
+    worker: &Arc<Worker>,
+    outlet: &Outlet,
+    claimed: ClaimedDelivery,
+    attempts: &mut JoinSet<(DestinationName, AttemptRecord)>,
+) {
     let destination = Arc::clone(&outlet.destination);
     let worker = Arc::clone(worker);
     attempts.spawn(async move {

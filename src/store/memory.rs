@@ -15,6 +15,7 @@ mod polling;
 mod stage;
 mod state;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -26,7 +27,8 @@ use super::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
     DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
     FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    Released, RenewLeases, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -72,13 +74,12 @@ impl Store for MemoryStore {
         Ok(self.state().acquire_lease(request, now))
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.state().renew_lease(request, fence, now)
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        Ok(self.state().renew_leases(renewal, now))
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {

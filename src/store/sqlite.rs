@@ -22,6 +22,7 @@ mod stage;
 mod sweep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -37,7 +38,8 @@ use super::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
     DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
     FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    Released, RenewLeases, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -153,17 +155,14 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let request = request.clone();
-        self.write("renewing a lease", move |db| {
-            lease::renew(db, &request, fence, now)
-        })
-        .await
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        let renewal = renewal.clone();
+        self.write("renewing leases", move |db| lease::renew_all(db, &renewal, now))
+            .await
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 //!
 //! It also notes what was committed, which is all that the checker knows of the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use ehr_courier::store::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
     DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
     FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, Progress, QuarantineRow,
-    Recorded as RecordedCounts, ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges,
+    Recorded as RecordedCounts, ReleaseStage, Released, RenewLeases, ReplayRequest, SetCursor, SettleChanges,
     SettleResult, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use jiff::Timestamp;
@@ -144,13 +145,12 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, Other, self.inner.acquire_lease(request, now))
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        pass!(self, Other, self.inner.renew_lease(request, fence, now))
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        pass!(self, Other, self.inner.renew_leases(renewal, now))
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {

@@ -118,10 +118,7 @@ impl<'a, 'b> Columns<'a, 'b> {
     }
 
     /// A text, parsed where it lies: most are read to become a name, and a copy of each would be dropped at once.
-    pub(super) fn parsed<T>(
-        &mut self,
-        parse: impl FnOnce(&str) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    pub(super) fn parsed<T>(&mut self, parse: impl FnOnce(&str) -> Result<T, Failure>) -> Result<T, Failure> {
         let value = self.row.get_ref(self.next)?;
         self.next += 1;
         parse(value.as_str().map_err(Failure::engine)?)
