@@ -84,7 +84,7 @@ pub(crate) async fn write(
     };
     let fence = store.acquire_lease(&lease, SystemClock.now()).await?;
     let fence = fence.ok_or("a fresh store has no other holder")?;
-    accept(store, names, fence, (records, cursor)).await?;
+    accept(store, names, fence, records, cursor).await?;
     fan_out(store, names, fence).await?;
     store.release_lease(&names.connection, fence).await?;
     Ok(())
@@ -94,7 +94,8 @@ async fn accept(
     store: &dyn Store,
     names: &Names,
     fence: Fence,
-    (records, cursor): (u32, &Cursor),
+    records: u32,
+    cursor: &Cursor,
 ) -> Result<(), Failed> {
     let indexes: Vec<u32> = (0..records).collect();
     for page in indexes.chunks(PAGE as usize) {
