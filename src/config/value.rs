@@ -154,6 +154,9 @@ fn explained(refused: &guard::Refusal) -> Refusal {
             IpNet::from(*address)
         ),
         guard::Refusal::PlainHttp { .. } => PLAIN_HELP.to_owned(),
+        guard::Refusal::PlainAmqp { .. } => {
+            "write amqps, or name the network in `plain_http_networks`".to_owned()
+        }
         guard::Refusal::Never { .. } => "write another address: no setting opens this one".to_owned(),
         guard::Refusal::PortZero => "write another port".to_owned(),
         guard::Refusal::Scheme | guard::Refusal::NoHost | guard::Refusal::UserInfo => {
