@@ -63,9 +63,14 @@ pub struct Amqp {
     settings: Arc<Settings>,
     window: Semaphore,
     state: watch::Sender<State>,
+    supervisor: Mutex<Supervisor>,
+}
+
+/// The task that keeps the connection. Dropping it ends the task and with it the connection.
+#[derive(Default)]
+struct Supervisor {
+    task: JoinSet<()>,
     stop: CancellationToken,
-    // Dropping it ends the supervisor and with it the connection.
-    supervisor: Mutex<JoinSet<()>>,
 }
 
 impl Amqp {
@@ -76,24 +81,25 @@ impl Amqp {
             settings: Arc::new(settings),
             window: Semaphore::new(WINDOW),
             state: watch::Sender::new(State::Connecting),
-            stop: CancellationToken::new(),
-            supervisor: Mutex::new(JoinSet::new()),
+            supervisor: Mutex::default(),
         }
     }
 
     /// Starts the supervisor unless it runs. Its panic is the attempt's, so that it ends the process.
     fn supervise(&self) {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        match supervisor.try_join_next() {
+        match supervisor.task.try_join_next() {
             Some(Err(error)) if error.is_panic() => {
                 drop(supervisor);
                 std::panic::resume_unwind(error.into_panic())
             }
             Some(_) | None => {}
         }
-        if supervisor.is_empty() && !self.stop.is_cancelled() {
+        if supervisor.task.is_empty() {
+            self.state.send_replace(State::Connecting);
             let (settings, state) = (Arc::clone(&self.settings), self.state.clone());
-            supervisor.spawn(supervise::run(settings, state, self.stop.clone()));
+            let stop = supervisor.stop.clone();
+            supervisor.task.spawn(supervise::run(settings, state, stop));
         }
     }
 
@@ -157,11 +163,11 @@ impl Destination for Amqp {
     }
 
     async fn close(&self) {
-        self.stop.cancel();
         let mut supervisor =
             std::mem::take(&mut *self.supervisor.lock().unwrap_or_else(PoisonError::into_inner));
+        supervisor.stop.cancel();
         // Past the deadline the connection is cut when the task is dropped.
-        let joined = timeout(CLOSE_DEADLINE * 2, supervisor.join_next()).await;
+        let joined = timeout(CLOSE_DEADLINE * 2, supervisor.task.join_next()).await;
         if let Ok(Some(Err(error))) = joined
             && error.is_panic()
         {

@@ -3,6 +3,8 @@
 //!
 //! `UPDATE_SCHEMAS=1` rewrites the examples. A change there is a change of what every receiver gets.
 
+pub(crate) mod binary;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;

@@ -43,8 +43,8 @@ const MODULES: [(&str, &[&str], &str); 16] = [
     ),
     (
         "destination",
-        &["domain", "wire"],
-        "one bounded attempt: no store, no schedule, no memory",
+        &["domain", "egress", "wire"],
+        "one bounded attempt: no store, no schedule, no memory; what does not speak HTTP dials through the guard",
     ),
     (
         "pipeline",
@@ -53,8 +53,8 @@ const MODULES: [(&str, &[&str], &str); 16] = [
     ),
     (
         "config",
-        &["domain", "egress"],
-        "it is complete before anything is opened: it cannot open anything; addresses are judged by the guard's own rule",
+        &["domain", "egress", "wire"],
+        "it is complete before anything is opened; addresses are judged by the guard's own rule, templates by what fills them",
     ),
     ("sandbox", &[], "the witness shares no code with the accused"),
     (
@@ -143,7 +143,9 @@ const SIBLINGS: [(&str, &[&str]); 3] = [
 ];
 
 /// A library of others and the only places that may name it, so that replacing it stays a small change.
-const LIBRARIES: [(&str, &[&str]); 9] = [
+const LIBRARIES: [(&str, &[&str]); 11] = [
+    ("async_compat", &["src/destination/amqp"]),
+    ("lapin", &["src/destination/amqp"]),
     ("rusqlite", &["src/store/sqlite"]),
     ("reqwest", &["src/egress"]),
     ("axum", &["src/face", "src/receiver", "src/sandbox"]),
