@@ -30,6 +30,9 @@ fn environment(extra: &[(&str, &str)]) -> Environment {
         ("EMPTY", ""),
         ("SHORT_KEY", "whsec_aHVudGVyMg=="),
         ("ODD_KEY", "whsec_hunter2!"),
+        ("AMQP_URL", "amqps://courier:hunter2@mq.mercy.example/ehr"),
+        ("PRIVATE_AMQP_URL", "amqp://courier:hunter2@10.1.2.3/ehr"),
+        ("ODD_AMQP_URL", "https://courier:hunter2@mq.mercy.example/ehr"),
     ];
     base.iter()
         .chain(extra)
