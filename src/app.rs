@@ -3,6 +3,8 @@
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
 
+mod dedup;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,6 +34,8 @@ use crate::pipeline::{self, Outlet, PipelineError, Worker};
 use crate::store::sqlite::{OpenMode, SqliteStore};
 use crate::store::{Holder, Store, StoreError};
 use crate::telemetry::{self, TelemetryError};
+
+pub use dedup::dedup;
 
 /// A webhook's total deadline, from connecting to the last byte of its answer.
 const WEBHOOK_DEADLINE: Duration = Duration::from_secs(15);
@@ -77,7 +81,9 @@ pub enum AppError {
 pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
-    let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let mut worker = compose(config, Arc::new(store), clock)?;
+    worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
+    let worker = Arc::new(worker);
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -111,7 +117,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     served.map_err(AppError::Face)
 }
 
-/// Makes a worker of a configuration.
+/// Makes a worker of a configuration, with a deduplication of this process: see [`dedup()`] for another.
 ///
 /// # Errors
 /// [`AppError::Compose`] when a connection or destination cannot be set up.

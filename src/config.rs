@@ -6,6 +6,7 @@
 //! refused, never ignored. This module knows nothing of stores, connectors or sockets.
 
 mod connection;
+mod dedup;
 mod delivery;
 mod environment;
 mod keys;
@@ -65,6 +66,8 @@ pub enum Secrets<'a> {
 pub struct Config {
     /// Where the courier keeps its state.
     pub state: State,
+    /// What stands in front of the store.
+    pub dedup: Dedup,
     /// The HTTP listener.
     pub http: Http,
     /// The source systems; at least one.
@@ -93,6 +96,18 @@ pub struct State {
 pub enum Key {
     /// Not at all: the configuration says so in so many words.
     PlainText,
+}
+
+/// What stands in front of the store. `Debug` shows no address: it may hold a password.
+#[derive(Debug)]
+pub enum Dedup {
+    /// A bounded cache of this process.
+    InProcess,
+    /// A Redis.
+    Redis {
+        /// Its address: scheme redis or rediss, a host, no query, no fragment.
+        address: SecretString,
+    },
 }
 
 /// The HTTP listener.

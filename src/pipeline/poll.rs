@@ -80,7 +80,7 @@ impl<'a> Poll<'a> {
             .version_rule(&self.feed.spec.record_type);
         let shown = page.changes.len();
         let unknown = leave_out_known(worker, &self.connection.name, page.changes, &rule).await;
-        metrics::counter!("courier_duplicates_suppressed_total", "by" => "dedup")
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => worker.dedup.name())
             .increment((shown - unknown.len()) as u64);
         let changes: Vec<Change> = unknown
             .into_iter()

@@ -13,6 +13,8 @@ mod hostile_answers;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
+mod redis;
+#[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;

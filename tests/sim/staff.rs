@@ -224,4 +224,8 @@ impl Dedup for Gated {
         self.life.gate().await;
         self.inner.mark(connection, ids).await;
     }
+
+    fn name(&self) -> &'static str {
+        "simulated"
+    }
 }

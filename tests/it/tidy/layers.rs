@@ -143,8 +143,9 @@ const SIBLINGS: [(&str, &[&str]); 3] = [
 ];
 
 /// A library of others and the only places that may name it, so that replacing it stays a small change.
-const LIBRARIES: [(&str, &[&str]); 9] = [
+const LIBRARIES: [(&str, &[&str]); 10] = [
     ("rusqlite", &["src/store/sqlite"]),
+    ("redis", &["src/dedup/redis", "src/app/dedup"]),
     ("reqwest", &["src/egress"]),
     ("axum", &["src/face", "src/receiver", "src/sandbox"]),
     ("clap", &["src/cli"]),
