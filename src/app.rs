@@ -3,6 +3,8 @@
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
 
+pub mod operate;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -24,7 +26,8 @@ use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
-use crate::face::{self, Face};
+use crate::face::control::{ControlError, ControlSocket};
+use crate::face::{self, Face, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -65,6 +68,9 @@ pub enum AppError {
     /// A stage could not go on.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// There is no control socket, or it failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The face failed.
     #[error("the HTTP face failed")]
     Face(#[source] std::io::Error),
@@ -78,6 +84,9 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
     let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let control = ControlSocket::bind(&config.state.database)?;
+    let in_force = Arc::clone(&worker);
+    let operating = admin::router(Arc::new(move || Arc::clone(&in_force)));
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -95,6 +104,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
+    let control_failed = stop.clone();
     let pipeline = async {
         let outcome = pipeline::run(worker, stop).await;
         face_stop.cancel();
@@ -106,8 +116,14 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         face_failed.cancel();
         served
     };
-    let (outcome, served) = tokio::join!(pipeline, serving);
+    let controlling = async {
+        let served = control.serve(operating, face_stop.clone()).await;
+        control_failed.cancel();
+        served
+    };
+    let (outcome, served, controlled) = tokio::join!(pipeline, serving, controlling);
     outcome?;
+    controlled?;
     served.map_err(AppError::Face)
 }
 

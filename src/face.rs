@@ -1,5 +1,7 @@
 //! The HTTP face: one listener, loopback by default. So far it answers for the process only: metrics and health.
 
+pub mod admin;
+pub mod control;
 pub mod health;
 
 use std::sync::Arc;
