@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::domain::name::DestinationName;
 use crate::pipeline::{Outlet, Worker};
+use crate::store::PauseRow;
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -19,6 +20,8 @@ pub struct Report {
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
     pub failing_destinations: BTreeMap<String, FailingDestination>,
+    /// Subscriptions that an operator paused, each since when.
+    pub paused_subscriptions: BTreeMap<String, String>,
 }
 
 /// One destination that fails.
@@ -80,6 +83,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         reason,
         troubles,
         failing_destinations: failing_destinations(worker),
+        paused_subscriptions: BTreeMap::new(),
     }
 }
 
@@ -93,6 +97,20 @@ fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination>
         Some((name.to_string(), shown))
     };
     worker.destinations.iter().filter_map(failing).collect()
+}
+
+/// Adds to a report what stands in the store; a store that cannot be read makes the worker unready.
+pub async fn add_paused(report: &mut Report, worker: &Worker) {
+    match worker.store.paused().await {
+        Ok(rows) => {
+            let row = |row: PauseRow| (row.subscription.to_string(), row.since.to_string());
+            report.paused_subscriptions = rows.into_iter().map(row).collect();
+        }
+        Err(error) => {
+            report.ready = false;
+            report.reason = Some(error.to_string());
+        }
+    }
 }
 
 /// Brings the gauges up to date that grow by themselves while nothing happens: a feed that stands still must not go on
