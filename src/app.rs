@@ -4,6 +4,7 @@
 //! then the leases, then the store.
 
 mod dedup;
+pub mod operate;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +27,8 @@ use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
-use crate::face::{self, Face};
+use crate::face::control::{ControlError, ControlSocket};
+use crate::face::{self, Face, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -69,6 +71,9 @@ pub enum AppError {
     /// A stage could not go on.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// There is no control socket, or it failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The face failed.
     #[error("the HTTP face failed")]
     Face(#[source] std::io::Error),
@@ -84,6 +89,9 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     let mut worker = compose(config, Arc::new(store), clock)?;
     worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
     let worker = Arc::new(worker);
+    let control = ControlSocket::bind(&config.state.database)?;
+    let in_force = Arc::clone(&worker);
+    let operating = admin::router(Arc::new(move || Arc::clone(&in_force)));
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -101,6 +109,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
+    let control_failed = stop.clone();
     let pipeline = async {
         let outcome = pipeline::run(worker, stop).await;
         face_stop.cancel();
@@ -112,8 +121,14 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         face_failed.cancel();
         served
     };
-    let (outcome, served) = tokio::join!(pipeline, serving);
+    let controlling = async {
+        let served = control.serve(operating, face_stop.clone()).await;
+        control_failed.cancel();
+        served
+    };
+    let (outcome, served, controlled) = tokio::join!(pipeline, serving, controlling);
     outcome?;
+    controlled?;
     served.map_err(AppError::Face)
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::domain::name::DestinationName;
 use crate::pipeline::{Outlet, Worker};
+use crate::store::PauseRow;
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -22,6 +23,8 @@ pub struct Report {
     /// Why the deduplication spares the store nothing at present. It is ready all the same: the store decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_dedup: Option<String>,
+    /// Subscriptions that an operator paused, each since when.
+    pub paused_subscriptions: BTreeMap<String, String>,
 }
 
 /// One destination that fails.
@@ -84,6 +87,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         troubles,
         failing_destinations: failing_destinations(worker),
         failing_dedup: worker.dedup.trouble(),
+        paused_subscriptions: BTreeMap::new(),
     }
 }
 
@@ -97,6 +101,20 @@ fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination>
         Some((name.to_string(), shown))
     };
     worker.destinations.iter().filter_map(failing).collect()
+}
+
+/// Adds to a report what stands in the store; a store that cannot be read makes the worker unready.
+pub async fn add_paused(report: &mut Report, worker: &Worker) {
+    match worker.store.paused().await {
+        Ok(rows) => {
+            let row = |row: PauseRow| (row.subscription.to_string(), row.since.to_string());
+            report.paused_subscriptions = rows.into_iter().map(row).collect();
+        }
+        Err(error) => {
+            report.ready = false;
+            report.reason = Some(error.to_string());
+        }
+    }
 }
 
 /// Brings the gauges up to date that grow by themselves while nothing happens: a feed that stands still must not go on

@@ -13,7 +13,11 @@ mod hostile_answers;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
+mod operating;
+#[cfg(test)]
 mod redis;
+#[cfg(test)]
+mod schema_migration;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
