@@ -3,6 +3,8 @@
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
 
+mod watching;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -77,7 +79,10 @@ pub enum AppError {
 pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
-    let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let mut worker = compose(config, Arc::new(store), clock)?;
+    let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
+    worker.watch = watch;
+    let worker = Arc::new(worker);
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -106,7 +111,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         face_failed.cancel();
         served
     };
-    let (outcome, served) = tokio::join!(pipeline, serving);
+    let exporting = watching::export(exporter, face_stop.clone());
+    let (outcome, served, ()) = tokio::join!(pipeline, serving, exporting);
     outcome?;
     served.map_err(AppError::Face)
 }
@@ -140,6 +146,7 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
             ..Limits::default()
         },
         bells: pipeline::bells::Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
     })
 }

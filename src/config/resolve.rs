@@ -15,7 +15,7 @@ use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
 use super::{Audit, Config, ConfigErrors, Egress, Http, Key, Secrets, State, Surroundings};
-use super::{connection, delivery, keys, raw};
+use super::{connection, delivery, keys, raw, telemetry};
 
 /// The largest configuration file, in bytes: ten thousand connections of a hundred bytes fit.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -132,6 +132,7 @@ fn resolve(
     };
     let state = state(&raw.state.unwrap_or_default(), overrides, &mut context);
     let http = http(&raw.http.unwrap_or_default(), overrides, &mut context);
+    let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
     let written = delivery::Written::of(&raw.connections, &raw.destinations);
     let connections = connection::resolve(raw.connections, &mut context);
     let destinations = delivery::destinations(raw.destinations, &mut context);
@@ -143,6 +144,7 @@ fn resolve(
     Some(Config {
         state: state?,
         http: http?,
+        telemetry: telemetry?,
         connections,
         destinations,
         subscriptions,

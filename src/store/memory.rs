@@ -15,6 +15,7 @@ mod polling;
 mod stage;
 mod state;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -24,9 +25,10 @@ use jiff::Timestamp;
 use self::state::State;
 use super::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, EventDetail, EventQuery, EventRow,
+    FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded,
+    ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -181,6 +183,10 @@ impl Store for MemoryStore {
 
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError> {
         Ok(self.state().backlog(connection))
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        Ok(self.state().depths())
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

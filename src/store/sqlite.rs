@@ -6,6 +6,7 @@
 //! know what the other stores look like.
 
 mod define;
+mod depths;
 mod fan_out;
 mod feed;
 mod inbox;
@@ -22,6 +23,7 @@ mod stage;
 mod sweep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -35,9 +37,10 @@ pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, EventDetail, EventQuery, EventRow,
+    FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded,
+    ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -329,6 +332,10 @@ impl Store for SqliteStore {
         let connection = connection.clone();
         self.list("counting a backlog", move |db| operate::backlog(db, &connection))
             .await
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        self.list("counting what waits", depths::depths).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
