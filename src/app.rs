@@ -87,6 +87,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| AppError::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
     let metrics = telemetry::init_metrics()?;
     tracing::info!(
         connections = worker.connections.len(),

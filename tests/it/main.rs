@@ -17,4 +17,6 @@ mod store_contract;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
+mod watching;
+#[cfg(test)]
 mod wrong_dates;
