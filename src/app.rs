@@ -3,6 +3,7 @@
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
 
+pub mod operate;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,8 @@ use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
-use crate::face::{self, Face};
+use crate::face::control::{ControlError, ControlSocket};
+use crate::face::{self, Face, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -67,6 +69,9 @@ pub enum AppError {
     /// A stage could not go on.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// There is no control socket, or it failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The face failed.
     #[error("the HTTP face failed")]
     Face(#[source] std::io::Error),
@@ -83,6 +88,9 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
     worker.watch = watch;
     let worker = Arc::new(worker);
+    let control = ControlSocket::bind(&config.state.database)?;
+    let in_force = Arc::clone(&worker);
+    let operating = admin::router(Arc::new(move || Arc::clone(&in_force)));
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -101,6 +109,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
+    let control_failed = stop.clone();
     let pipeline = async {
         let outcome = pipeline::run(worker, stop).await;
         face_stop.cancel();
@@ -112,9 +121,15 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         face_failed.cancel();
         served
     };
+    let controlling = async {
+        let served = control.serve(operating, face_stop.clone()).await;
+        control_failed.cancel();
+        served
+    };
     let exporting = watching::export(exporter, face_stop.clone());
-    let (outcome, served, ()) = tokio::join!(pipeline, serving, exporting);
+    let (outcome, served, controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
     outcome?;
+    controlled?;
     served.map_err(AppError::Face)
 }
 

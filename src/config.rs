@@ -337,6 +337,15 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Config, Conf
     resolve::load(path, surroundings)
 }
 
+/// Reads a duration as the configuration writes it, between a second and 366 days.
+///
+/// # Errors
+/// What to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
+    value::duration(text, &range, "1s and 366d").map_err(|refusal| refusal.help)
+}
+
 /// Reads a configuration from a text that stands for the file at `path`.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use crate::domain::name::DestinationName;
 use crate::pipeline::heartbeat::Part;
 use crate::pipeline::watch::OTHER;
 use crate::pipeline::{Outlet, Worker};
+use crate::store::PauseRow;
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -25,6 +26,8 @@ pub struct Report {
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
     pub failing_destinations: BTreeMap<String, FailingDestination>,
+    /// Subscriptions that an operator paused, each since when.
+    pub paused_subscriptions: BTreeMap<String, String>,
 }
 
 /// One destination that fails.
@@ -91,6 +94,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         watchdogs: watchdogs(&silent),
         troubles,
         failing_destinations: failing_destinations(worker),
+        paused_subscriptions: BTreeMap::new(),
     }
 }
 
@@ -115,6 +119,20 @@ fn watchdogs(silent: &BTreeMap<Part, Duration>) -> BTreeMap<&'static str, String
         .into_iter()
         .map(|part| (part.as_str(), shown(part)))
         .collect()
+}
+
+/// Adds to a report what stands in the store; a store that cannot be read makes the worker unready.
+pub async fn add_paused(report: &mut Report, worker: &Worker) {
+    match worker.store.paused().await {
+        Ok(rows) => {
+            let row = |row: PauseRow| (row.subscription.to_string(), row.since.to_string());
+            report.paused_subscriptions = rows.into_iter().map(row).collect();
+        }
+        Err(error) => {
+            report.ready = false;
+            report.reason = Some(error.to_string());
+        }
+    }
 }
 
 /// Brings the gauges up to date that grow by themselves while nothing happens: a feed that stands still must not go on

@@ -5,6 +5,7 @@
 //! one does. One courier at a time works on a file, by a lock beside it that ends with the process. It must not
 //! know what the other stores look like.
 
+pub mod backup;
 mod control;
 mod define;
 mod depths;
@@ -67,6 +68,7 @@ impl SqliteStore {
         schema::ensure_file(path, mode)?;
         let lock = schema::lock(path)?;
         let db = schema::open_for_writing(path)?;
+        schema::check_origin(&db, path, mode)?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
         let reading = schema::open_for_reading(path)?;

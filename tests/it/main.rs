@@ -13,6 +13,10 @@ mod hostile_answers;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
+mod operating;
+#[cfg(test)]
+mod schema_migration;
+#[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;

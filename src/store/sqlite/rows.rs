@@ -57,6 +57,12 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::engine(error)
+    }
+}
+
 impl From<SealError> for Failure {
     fn from(error: SealError) -> Self {
         Self::engine(error)

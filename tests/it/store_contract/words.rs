@@ -58,6 +58,10 @@ pub(super) fn done(cursor: &str) -> Progress {
     }
 }
 
+pub(super) fn cursor(text: &str) -> Cursor {
+    Cursor::new(text.to_owned())
+}
+
 pub(super) fn next_page(link: &str) -> Progress {
     Progress::Page(Resume::new(link.to_owned()))
 }

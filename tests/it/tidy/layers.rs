@@ -10,7 +10,7 @@ use super::report;
 use super::source::{Source, root, sources};
 
 /// A top-level module of `src/`, those of ours that it may name, and why no more.
-const MODULES: [(&str, &[&str], &str); 16] = [
+const MODULES: [(&str, &[&str], &str); 17] = [
     (
         "domain",
         &[],
@@ -52,6 +52,11 @@ const MODULES: [(&str, &[&str], &str); 16] = [
         "the stages see traits only, so that the simulation can put any store and destination behind them",
     ),
     (
+        "operate",
+        &["destination", "domain", "store", "wire"],
+        "two ways lead in: it knows neither HTTP nor the command line",
+    ),
+    (
         "config",
         &["domain", "egress"],
         "it is complete before anything is opened: it cannot open anything; addresses are judged by the guard's own rule",
@@ -73,12 +78,13 @@ const MODULES: [(&str, &[&str], &str); 16] = [
             "dedup",
             "destination",
             "domain",
+            "operate",
             "pipeline",
             "store",
             "telemetry",
             "wire",
         ],
-        "it shows a worker",
+        "it shows a worker, and lets operators ask it",
     ),
     (
         "app",
@@ -90,6 +96,7 @@ const MODULES: [(&str, &[&str], &str); 16] = [
             "domain",
             "egress",
             "face",
+            "operate",
             "pipeline",
             "store",
             "telemetry",
@@ -108,6 +115,7 @@ const MODULES: [(&str, &[&str], &str); 16] = [
             "domain",
             "egress",
             "face",
+            "operate",
             "pipeline",
             "receiver",
             "sandbox",
