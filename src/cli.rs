@@ -186,18 +186,10 @@ fn start(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         .as_deref()
         .or_else(|| environment.get("COURIER_LOG"))
         .unwrap_or(default_filter);
-    let lines = match &cli.command {
-        Command::Run(file) => check::log_lines(&file.config, &environment),
-        Command::Demo(_)
-        | Command::Check(_)
-        | Command::Poll(_)
-        | Command::Events(_)
-        | Command::DeadLetters(_)
-        | Command::Quarantine(_)
-        | Command::Cursors(_)
-        | Command::Sandbox(_)
-        | Command::Listen(_)
-        | Command::Schema(_) => Lines::of_standard_error(),
+    let lines = if let Command::Run(file) = &cli.command {
+        check::log_lines(&file.config, &environment)
+    } else {
+        Lines::of_standard_error()
     };
     crate::telemetry::init_logs(filter, lines).map_err(|error| CliError::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
