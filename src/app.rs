@@ -5,6 +5,7 @@
 
 mod dedup;
 pub mod operate;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -88,6 +89,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
     let mut worker = compose(config, Arc::new(store), clock)?;
     worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
+    let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
+    worker.watch = watch;
     let worker = Arc::new(worker);
     let control = ControlSocket::bind(&config.state.database)?;
     let in_force = Arc::clone(&worker);
@@ -96,6 +99,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| AppError::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
     let metrics = telemetry::init_metrics()?;
     tracing::info!(
         connections = worker.connections.len(),
@@ -126,7 +130,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         control_failed.cancel();
         served
     };
-    let (outcome, served, controlled) = tokio::join!(pipeline, serving, controlling);
+    let exporting = watching::export(exporter, face_stop.clone());
+    let (outcome, served, controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
     outcome?;
     controlled?;
     served.map_err(AppError::Face)
@@ -161,6 +166,7 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
             ..Limits::default()
         },
         bells: pipeline::bells::Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
     })
 }

@@ -15,6 +15,7 @@ mod raw;
 mod resolve;
 mod source;
 mod suggest;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,8 @@ pub struct Config {
     pub dedup: Dedup,
     /// The HTTP listener.
     pub http: Http,
+    /// How the courier is watched.
+    pub telemetry: Telemetry,
     /// The source systems; at least one.
     pub connections: BTreeMap<ConnectionName, Connection>,
     /// Where notifications go.
@@ -115,6 +118,36 @@ pub enum Dedup {
 pub struct Http {
     /// The loopback address to listen on.
     pub listen: SocketAddr,
+}
+
+/// How the courier is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub log: LogFormat,
+    /// Where traces go; absent where nothing is traced.
+    pub traces: Option<Traces>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// As text on a terminal, as JSON lines elsewhere.
+    #[default]
+    Auto,
+    /// As text.
+    Text,
+    /// As JSON lines.
+    Json,
+}
+
+/// Where traces go, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// The base address of an OTLP/HTTP collector, without query.
+    pub collector: Url,
+    /// How many of a hundred polls that show something new are traced; 1 to 100.
+    pub percent: u8,
 }
 
 /// One source system.

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use super::telemetry::RawTelemetry;
+
 /// A text with its place in the file.
 pub(super) type Text = Spanned<String>;
 /// A list with its place in the file, each element with its own.
@@ -29,6 +31,8 @@ pub(super) struct RawConfig {
     pub(super) dedup: Option<RawDedup>,
     /// The HTTP listener.
     pub(super) http: Option<RawHttp>,
+    /// How the courier is watched.
+    pub(super) telemetry: Option<RawTelemetry>,
     /// The source systems, by name.
     #[serde(default)]
     #[schemars(with = "Option<BTreeMap<String, RawConnection>>")]

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Worker;
+use super::heartbeat::Part;
 use crate::dedup::REMEMBERED_MAX;
 use crate::store::{StoreError, Sweep, Swept};
 
@@ -26,7 +27,7 @@ const SHOWING_UNNOTED_MAX: Duration = REMEMBERED_MAX.saturating_add(Duration::fr
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     loop {
-        measure(&worker).await?;
+        worker.watch.heartbeats.beat(Part::Sweep);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -35,6 +36,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         let mut total = Swept::default();
         loop {
             let swept = worker.store.sweep(&bounds(&worker)).await?;
+            worker.watch.heartbeats.beat(Part::Sweep);
             total.deliveries += swept.deliveries;
             total.events += swept.events;
             total.accepted += swept.accepted;
@@ -51,25 +53,6 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             );
         }
     }
-}
-
-/// Shows what waits on each connection.
-async fn measure(worker: &Worker) -> Result<(), StoreError> {
-    for name in worker.connections.keys() {
-        let backlog = worker.store.backlog(name).await?;
-        let waiting = [
-            ("inbox", backlog.inbox),
-            ("log", backlog.log),
-            ("outbox", backlog.outbox),
-            ("quarantine", backlog.quarantine),
-        ];
-        for (place, rows) in waiting {
-            let labels = [("connection", name.to_string()), ("place", place.to_owned())];
-            #[expect(clippy::cast_precision_loss, reason = "a gauge of rows: exact up to 2^53")]
-            metrics::gauge!("courier_waiting_rows", &labels).set(rows as f64);
-        }
-    }
-    Ok(())
 }
 
 fn bounds(worker: &Worker) -> Sweep {

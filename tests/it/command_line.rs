@@ -271,6 +271,7 @@ async fn post(address: &str) -> Attempt {
             body: Bytes::from_static(b"{\"synthetic\": 1.10}"),
         },
         replay: Replay::Original,
+        trace: None,
     };
     webhook.deliver(&notification, SystemClock.now()).await
 }

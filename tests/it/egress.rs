@@ -176,6 +176,7 @@ fn notification() -> Notification {
             body: Bytes::from_static(b"{\"synthetic\": 1.10}"),
         },
         replay: Replay::Replayed,
+        trace: None,
     }
 }
 

@@ -23,4 +23,6 @@ mod store_contract;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
+mod watching;
+#[cfg(test)]
 mod wrong_dates;

@@ -75,6 +75,7 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
         holder: Holder(label("worker")),
         limits: plan.limits,
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(fork(plan.seed, &label("draws"))),
     }
 }

@@ -56,6 +56,7 @@ fn notification(replay: Replay) -> Notification {
             body: Bytes::from_static(b"{\"synthetic\":true}"),
         },
         replay,
+        trace: None,
     }
 }
 
