@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::dedup::memory::MemoryDedup;
+use crate::destination::Destination;
+use crate::destination::amqp::{self, Amqp};
 use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
@@ -222,19 +224,40 @@ pub fn connection(
 }
 
 fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
-    let compose = |reason: String| AppError::Compose {
-        what: format!("destination {}", entry.name),
-        reason,
+    let destination: Arc<dyn Destination> = match &entry.target {
+        config::Target::Webhook { url, secret } => {
+            let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
+                what: format!("destination {}", entry.name),
+                reason: error.to_string(),
+            })?;
+            Arc::new(Webhook::new(webhook::Settings {
+                url: url.clone(),
+                keys: vec![key],
+                http: clients.of(&entry.egress),
+                deadline: WEBHOOK_DEADLINE,
+            }))
+        }
+        config::Target::Amqp {
+            broker,
+            exchange,
+            routing_key,
+        } => Arc::new(Amqp::new(amqp::Settings {
+            name: entry.name.clone(),
+            broker: broker.clone(),
+            exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
+            policy: policy(&entry.egress),
+            deadline: amqp::DEADLINE,
+        })),
     };
-    let key =
-        SigningKey::from_bytes(entry.secret.expose_secret()).map_err(|error| compose(error.to_string()))?;
-    let settings = webhook::Settings {
-        url: entry.url.clone(),
-        keys: vec![key],
-        http: clients.of(&entry.egress),
-        deadline: WEBHOOK_DEADLINE,
-    };
-    Ok(Outlet::new(Arc::new(Webhook::new(settings)), entry.retry.clone()))
+    Ok(Outlet::new(destination, entry.retry.clone()))
+}
+
+fn policy(egress: &config::Egress) -> AddressPolicy {
+    AddressPolicy {
+        allow_networks: egress.allow_networks.clone(),
+        plain_http_networks: egress.plain_http_networks.clone(),
+    }
 }
 
 /// The clients in use: one for each address policy, because a client holds pools and certificates.
@@ -245,10 +268,7 @@ pub struct Clients {
 
 impl Clients {
     fn of(&mut self, egress: &config::Egress) -> Arc<GuardedClient> {
-        let policy = AddressPolicy {
-            allow_networks: egress.allow_networks.clone(),
-            plain_http_networks: egress.plain_http_networks.clone(),
-        };
+        let policy = policy(egress);
         let make = || Arc::new(GuardedClient::new(policy.clone(), &ClientOptions::default()));
         Arc::clone(self.made.entry(policy.clone()).or_insert_with(make))
     }

@@ -11,7 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 15] = [
+const NOT_BUILT: [(&str, &str); 13] = [
     (
         "http.tokens",
         "leave it out and keep `listen` on a loopback address",
@@ -55,14 +55,6 @@ const NOT_BUILT: [(&str, &str); 15] = [
     (
         "connections.*.feeds.*.include",
         "leave it out: each record travels alone; follow the other type in a feed of its own",
-    ),
-    (
-        "destinations.*.exchange",
-        "leave it out and write `type = \"webhook\"`",
-    ),
-    (
-        "destinations.*.routing_key",
-        "leave it out and write `type = \"webhook\"`",
     ),
     (
         "subscriptions.*.filter",

@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod amqp;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
