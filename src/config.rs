@@ -7,6 +7,7 @@
 
 mod broker;
 mod connection;
+mod dedup;
 mod delivery;
 mod environment;
 mod keys;
@@ -15,6 +16,7 @@ mod raw;
 mod resolve;
 mod source;
 mod suggest;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -68,8 +70,12 @@ pub enum Secrets<'a> {
 pub struct Config {
     /// Where the courier keeps its state.
     pub state: State,
+    /// What stands in front of the store.
+    pub dedup: Dedup,
     /// The HTTP listener.
     pub http: Http,
+    /// How the courier is watched.
+    pub telemetry: Telemetry,
     /// The source systems; at least one.
     pub connections: BTreeMap<ConnectionName, Connection>,
     /// Where notifications go.
@@ -98,11 +104,53 @@ pub enum Key {
     PlainText,
 }
 
+/// What stands in front of the store. `Debug` shows no address: it may hold a password.
+#[derive(Debug)]
+pub enum Dedup {
+    /// A bounded cache of this process.
+    InProcess,
+    /// A Redis.
+    Redis {
+        /// Its address: scheme redis or rediss, a host, no query, no fragment.
+        address: SecretString,
+    },
+}
+
 /// The HTTP listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
     /// The loopback address to listen on.
     pub listen: SocketAddr,
+}
+
+/// How the courier is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub log: LogFormat,
+    /// Where traces go; absent where nothing is traced.
+    pub traces: Option<Traces>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// As text on a terminal, as JSON lines elsewhere.
+    #[default]
+    Auto,
+    /// As text.
+    Text,
+    /// As JSON lines.
+    Json,
+}
+
+/// Where traces go, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// The base address of an OTLP/HTTP collector, without query.
+    pub collector: Url,
+    /// How many of a hundred polls that show something new are traced; 1 to 100.
+    pub percent: u8,
 }
 
 /// One source system.
@@ -328,6 +376,15 @@ impl fmt::Display for Audit {
 /// [`ConfigErrors`] with every problem that was found; the caller prints it and exits with 78.
 pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
     resolve::load(path, surroundings)
+}
+
+/// Reads a duration as the configuration writes it, between a second and 366 days.
+///
+/// # Errors
+/// What to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
+    value::duration(text, &range, "1s and 366d").map_err(|refusal| refusal.help)
 }
 
 /// Reads a configuration from a text that stands for the file at `path`.

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::domain::delivery::Replay;
 use crate::domain::event::EventKind;
 use crate::domain::identity::EventId;
+use crate::domain::trace::TraceContext;
 use crate::wire::Rendered;
 
 /// An event rendered for one subscription, ready to be sent.
@@ -32,6 +33,8 @@ pub struct Notification {
     pub rendered: Rendered,
     /// Whether it is sent again at an operator's wish.
     pub replay: Replay,
+    /// The attempt's span, where it is traced: a header tells the receiver.
+    pub trace: Option<TraceContext>,
 }
 
 /// What one attempt came to.

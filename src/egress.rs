@@ -7,3 +7,4 @@
 pub mod client;
 pub mod dial;
 pub mod guard;
+pub mod socket;

@@ -11,11 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 14] = [
-    (
-        "dedup",
-        "leave [dedup] out: a bounded in-process cache deduplicates for one worker",
-    ),
+const NOT_BUILT: [(&str, &str); 13] = [
     (
         "http.tokens",
         "leave it out and keep `listen` on a loopback address",

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use super::telemetry::RawTelemetry;
+
 /// A text with its place in the file.
 pub(super) type Text = Spanned<String>;
 /// A list with its place in the file, each element with its own.
@@ -25,8 +27,12 @@ pub(super) type Number = Spanned<i64>;
 pub(super) struct RawConfig {
     /// Where the courier keeps its state.
     pub(super) state: Option<RawState>,
+    /// What stands in front of the store. Without it an in-process cache does.
+    pub(super) dedup: Option<RawDedup>,
     /// The HTTP listener.
     pub(super) http: Option<RawHttp>,
+    /// How the courier is watched.
+    pub(super) telemetry: Option<RawTelemetry>,
     /// The source systems, by name.
     #[serde(default)]
     #[schemars(with = "Option<BTreeMap<String, RawConnection>>")]
@@ -54,6 +60,16 @@ pub(super) struct RawState {
     /// The key that encrypts bodies at rest. Only "none" for now: you accept plain text. Required.
     #[schemars(with = "Option<String>", extend("enum" = ["none"]))]
     pub(super) key: Option<Text>,
+}
+
+/// What stands in front of the store and spares it look-ups.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDedup {
+    /// A Redis: `redis://` or `rediss://`, a host, a port and a database number; with a password `env:NAME` or
+    /// `file:PATH`. Required in this section (here or as `COURIER__DEDUP__URL`).
+    #[schemars(with = "Option<String>")]
+    pub(super) url: Option<Text>,
 }
 
 /// The HTTP listener.

@@ -22,6 +22,9 @@ use crate::wire::{Mode, Rendered};
 /// Marks a notification that is sent again at an operator's wish.
 pub const HEADER_REPLAY: &str = "courier-replay";
 
+/// Ties the receiver's trace to ours (W3C Trace Context): ids drawn by chance, nothing of the record.
+pub const HEADER_TRACE: &str = "traceparent";
+
 /// The total deadline of one attempt: a receiver that works longer should answer first and work later.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -82,6 +85,10 @@ impl Webhook {
                     HeaderValue::from_static("true"),
                 );
             }
+        }
+        if let Some(trace) = notification.trace {
+            let value = HeaderValue::from_str(&trace.to_string())?;
+            headers.insert(HeaderName::from_static(HEADER_TRACE), value);
         }
         Ok(headers)
     }

@@ -273,6 +273,7 @@ async fn post(address: &str) -> Attempt {
             attributes: Vec::new(),
         },
         replay: Replay::Original,
+        trace: None,
     };
     webhook.deliver(&notification, SystemClock.now()).await
 }

@@ -178,6 +178,7 @@ fn notification() -> Notification {
             attributes: Vec::new(),
         },
         replay: Replay::Replayed,
+        trace: None,
     }
 }
 

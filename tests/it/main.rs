@@ -15,8 +15,16 @@ mod hostile_answers;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
+mod operating;
+#[cfg(test)]
+mod redis;
+#[cfg(test)]
+mod schema_migration;
+#[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod watching;
 #[cfg(test)]
 mod wrong_dates;

@@ -92,6 +92,7 @@ fn event(kind: EventKind, id: &str) -> Event {
         timeliness: Timeliness::InOrder,
         feed: FeedName::parse("appointments").unwrap(),
         record,
+        trace: None,
     }
 }
 

@@ -58,6 +58,7 @@ fn notification(replay: Replay) -> Notification {
             attributes: Vec::new(),
         },
         replay,
+        trace: None,
     }
 }
 
