@@ -2,6 +2,7 @@
 //!
 //! A destination never retries, never sleeps and remembers nothing: the retry is a row in the store.
 
+pub mod amqp;
 pub mod signature;
 pub mod webhook;
 
@@ -61,4 +62,11 @@ pub trait Destination: Send + Sync {
     /// # Cancel safety
     /// Dropping the future abandons the attempt; the other side may have accepted the notification.
     async fn deliver(&self, notification: &Notification, now: Timestamp) -> Attempt;
+
+    /// Ends what the destination keeps open, within its own deadline. Called once, after the last attempt; those that
+    /// are still under way fail.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts what is still open.
+    async fn close(&self) {}
 }

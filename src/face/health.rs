@@ -26,6 +26,9 @@ pub struct Report {
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
     pub failing_destinations: BTreeMap<String, FailingDestination>,
+    /// Why the deduplication spares the store nothing at present. It is ready all the same: the store decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_dedup: Option<String>,
     /// Subscriptions that an operator paused, each since when.
     pub paused_subscriptions: BTreeMap<String, String>,
 }
@@ -94,6 +97,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         watchdogs: watchdogs(&silent),
         troubles,
         failing_destinations: failing_destinations(worker),
+        failing_dedup: worker.dedup.trouble(),
         paused_subscriptions: BTreeMap::new(),
     }
 }

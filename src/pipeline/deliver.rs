@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -68,9 +69,11 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         Ok(())
     };
     // What is still in flight after the grace stays owed: at worst it is sent twice, with the same id and bytes.
-    tokio::time::timeout(worker.limits.shutdown_grace, drain)
+    let drained = tokio::time::timeout(worker.limits.shutdown_grace, drain)
         .await
-        .unwrap_or(Ok(()))
+        .unwrap_or(Ok(()));
+    join_all(worker.destinations.values().map(|outlet| outlet.destination.close())).await;
+    drained
 }
 
 /// Claims due deliveries while there is room, for the destinations with the fewest in flight first; answers when the

@@ -93,7 +93,7 @@ impl<'a> Poll<'a> {
             .version_rule(&self.feed.spec.record_type);
         let shown = page.changes.len();
         let unknown = leave_out_known(worker, &self.connection.name, page.changes, &rule).await;
-        metrics::counter!("courier_duplicates_suppressed_total", "by" => "dedup")
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => worker.dedup.name())
             .increment((shown - unknown.len()) as u64);
         if !unknown.is_empty() {
             self.span = worker.begin_trace(asked_at);

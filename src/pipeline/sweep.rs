@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::Worker;
 use super::heartbeat::Part;
+use crate::dedup::REMEMBERED_MAX;
 use crate::store::{StoreError, Sweep, Swept};
 
 /// Rows of each kind in one transaction, so that nobody waits long behind the sweep.
@@ -15,6 +16,10 @@ const SLICE: usize = 1_000;
 
 /// An accepted id is kept at least this long after the source last showed it.
 const UNSEEN_MIN: Duration = Duration::from_hours(168);
+
+/// The store may know of a showing that much later: the deduplication in front of it answers for a while, and then the
+/// store writes a showing at most once a day.
+const SHOWING_UNNOTED_MAX: Duration = REMEMBERED_MAX.saturating_add(Duration::from_hours(24));
 
 /// Sweeps at every interval until `stop`.
 ///
@@ -55,7 +60,7 @@ fn bounds(worker: &Worker) -> Sweep {
     Sweep {
         at: worker.clock.now(),
         retention: worker.limits.retention,
-        unseen_for: rewind.max(UNSEEN_MIN),
+        unseen_for: rewind.max(UNSEEN_MIN) + SHOWING_UNNOTED_MAX,
         stamped_before: rewind,
         limit: SLICE,
     }

@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod amqp;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -14,6 +16,8 @@ mod hostile_answers;
 mod notifications;
 #[cfg(test)]
 mod operating;
+#[cfg(test)]
+mod redis;
 #[cfg(test)]
 mod schema_migration;
 #[cfg(test)]

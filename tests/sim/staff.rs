@@ -225,4 +225,8 @@ impl Dedup for Gated {
         self.life.gate().await;
         self.inner.mark(connection, ids).await;
     }
+
+    fn name(&self) -> &'static str {
+        "simulated"
+    }
 }

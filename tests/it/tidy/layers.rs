@@ -43,8 +43,8 @@ const MODULES: [(&str, &[&str], &str); 17] = [
     ),
     (
         "destination",
-        &["domain", "wire"],
-        "one bounded attempt: no store, no schedule, no memory",
+        &["domain", "egress", "wire"],
+        "one bounded attempt: no store, no schedule, no memory; what does not speak HTTP dials through the guard",
     ),
     (
         "pipeline",
@@ -58,8 +58,8 @@ const MODULES: [(&str, &[&str], &str); 17] = [
     ),
     (
         "config",
-        &["domain", "egress"],
-        "it is complete before anything is opened: it cannot open anything; addresses are judged by the guard's own rule",
+        &["domain", "egress", "wire"],
+        "it is complete before anything is opened; addresses are judged by the guard's own rule, templates by what fills them",
     ),
     ("sandbox", &[], "the witness shares no code with the accused"),
     (
@@ -155,10 +155,13 @@ const SIBLINGS: [(&str, &[&str]); 3] = [
 ];
 
 /// A library of others and the only places that may name it, so that replacing it stays a small change.
-const LIBRARIES: [(&str, &[&str]); 12] = [
+const LIBRARIES: [(&str, &[&str]); 15] = [
+    ("async_compat", &["src/destination/amqp"]),
+    ("lapin", &["src/destination/amqp"]),
     ("rusqlite", &["src/store/sqlite"]),
     // The collector of traces is the operator's own: it is reached past the guard.
     ("reqwest", &["src/egress", "src/telemetry/otlp"]),
+    ("redis", &["src/dedup/redis", "src/app/dedup"]),
     ("axum", &["src/face", "src/receiver", "src/sandbox"]),
     ("clap", &["src/cli"]),
     ("zstd", &["src/wire"]),
