@@ -210,7 +210,11 @@ pub fn connection(
     ))
 }
 
-fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+/// Makes one destination of its configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when it cannot be set up.
+pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
     let compose = |reason: String| AppError::Compose {
         what: format!("destination {}", entry.name),
         reason,

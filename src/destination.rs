@@ -58,4 +58,14 @@ pub trait Destination: Send + Sync {
     /// # Cancel safety
     /// Dropping the future abandons the attempt; the other side may have accepted the notification.
     async fn deliver(&self, notification: &Notification, now: Timestamp) -> Attempt;
+
+    /// Finds out whether the other side is there, within the same deadline, without sending a notification.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn probe(&self) -> Attempt {
+        Attempt::Accepted {
+            detail: "not asked: only a sample can tell (`destinations test`)".to_owned(),
+        }
+    }
 }

@@ -244,3 +244,38 @@ async fn a_destination_is_tested_with_a_signed_sample_of_synthetic_data() {
     assert_eq!(failed.status.code(), Some(1));
     assert!(said(&failed).contains("did not accept"), "{}", said(&failed));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_with_connect_names_how_each_feed_is_found_and_who_does_not_answer() {
+    let ward = Ward::raise("1h").await;
+    let good = ward.rows(&["check", "--connect"]).await;
+    let feed = good
+        .iter()
+        .find(|row| row["feed"] == "rooms" && row["outcome"] == "ok")
+        .unwrap();
+    for name in ["detection", "why", "order", "deletes"] {
+        assert!(!feed[name].as_str().unwrap().is_empty(), "{name}: {feed}");
+    }
+    let hook = good.iter().find(|row| row["destination"] == "hook").unwrap();
+    assert_eq!(hook["reached"], true);
+
+    let text = std::fs::read_to_string(ward.path("courier.toml")).unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let more = format!(
+        "[connections.closed]\nbase_url = \"http://{silent}/\"\nallow_networks = [\"127.0.0.0/8\"]\n\
+         [[connections.closed.feeds]]\nrecord = \"Patient\"\n"
+    );
+    std::fs::write(ward.path("courier.toml"), format!("{text}{more}")).unwrap();
+    let mixed = ward.ask(&["check", "--connect"]).await;
+    assert_eq!(mixed.status.code(), Some(1));
+    let printed = String::from_utf8(mixed.stdout.clone()).unwrap();
+    assert!(printed.contains("closed/Patient: failed"), "{printed}");
+    assert!(
+        printed.contains("mercy/rooms: "),
+        "the others are asked all the same: {printed}"
+    );
+    assert!(said(&mixed).contains("1 of 3"), "{}", said(&mixed));
+}

@@ -46,7 +46,8 @@ fn file_of_version(path: &Path, version: usize) {
     for step in &STEPS[..version] {
         db.execute_batch(step).unwrap();
     }
-    db.pragma_update(None, "user_version", version).unwrap();
+    db.pragma_update(None, "user_version", i64::try_from(version).unwrap())
+        .unwrap();
     let now = i64::try_from(at(0).as_nanosecond()).unwrap();
     db.execute_batch(
         "UPDATE store SET revision = 4;
