@@ -248,6 +248,8 @@ async fn a_destination_is_tested_with_a_signed_sample_of_synthetic_data() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_with_connect_names_how_each_feed_is_found_and_who_does_not_answer() {
     let ward = Ward::raise("1h").await;
+    // The sandbox offers a type once it has a record of it.
+    ward.write("r1", "Synthetic room one");
     let good = ward.rows(&["check", "--connect"]).await;
     let feed = good
         .iter()

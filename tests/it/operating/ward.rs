@@ -180,6 +180,22 @@ impl Ward {
         .unwrap();
     }
 
+    /// Asks until the first row has any value.
+    pub(super) async fn until_some(&self, arguments: &[&str], name: &str) {
+        timeout(PATIENCE, async {
+            while self
+                .rows(arguments)
+                .await
+                .first()
+                .is_none_or(|row| row[name].is_null())
+            {
+                sleep(LOOK).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ehr-courier"));
         command
