@@ -223,7 +223,11 @@ pub fn connection(
     ))
 }
 
-fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+/// Makes one destination of its configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when it cannot be set up.
+pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
     let destination: Arc<dyn Destination> = match &entry.target {
         config::Target::Webhook { url, secret } => {
             let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
