@@ -1,7 +1,9 @@
-//! Composition: from a configuration to a running service, and its orderly end.
+//! Composition: from a configuration to a running service, its reloads and its orderly end.
 //!
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
+
+mod reload;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +17,7 @@ use rand::rngs::StdRng;
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
@@ -24,7 +27,8 @@ use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
-use crate::face::{self, Face};
+use crate::face::access::Access;
+use crate::face::{self, Face, Reload};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -32,6 +36,8 @@ use crate::pipeline::{self, Outlet, PipelineError, Worker};
 use crate::store::sqlite::{OpenMode, SqliteStore};
 use crate::store::{Holder, Store, StoreError};
 use crate::telemetry::{self, TelemetryError};
+
+pub use reload::Reloading;
 
 /// A webhook's total deadline, from connecting to the last byte of its answer.
 const WEBHOOK_DEADLINE: Duration = Duration::from_secs(15);
@@ -70,14 +76,15 @@ pub enum AppError {
     Face(#[source] std::io::Error),
 }
 
-/// Runs the service until `stop`, then drains it.
+/// Runs the service until `stop`, then drains it. Asked to reload, it drains one worker and starts the next over the
+/// same store and listener; the face goes on answering.
 ///
 /// # Errors
-/// [`AppError`] when it cannot start, or a part of it cannot go on.
-pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
+/// [`AppError`] when it cannot start, or a part of it cannot go on. A reload that is refused is no error.
+pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
-    let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let worker = Arc::new(compose(&config, Arc::new(store), clock)?);
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -86,17 +93,27 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     tracing::info!(
         connections = worker.connections.len(),
         subscriptions = worker.subscriptions.len(),
-        listen = %address,
+        listen = %listener.local_addr().unwrap_or(address),
         "ehr-courier is running"
     );
+    audit(&config);
+    let access = watch::Sender::new(Arc::new(Access::new(&config.http.tokens)));
+    let (workers, reload) = (watch::Sender::new(worker), watch::Sender::new(Reload::None));
     let face = Face {
-        worker: Arc::clone(&worker),
+        worker: workers.subscribe(),
         metrics,
+        access: access.subscribe(),
+        reload: reload.subscribe(),
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
     let pipeline = async {
-        let outcome = pipeline::run(worker, stop).await;
+        let shown = reload::Shown {
+            workers,
+            access,
+            reload,
+        };
+        let outcome = reload::supervise(config, &shown, &reloading, &stop).await;
         face_stop.cancel();
         outcome
     };
@@ -111,6 +128,13 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     served.map_err(AppError::Face)
 }
 
+/// Says which choices of the configuration weaken protection.
+fn audit(config: &Config) {
+    for choice in &config.audits {
+        tracing::info!(%choice, "the configuration weakens protection");
+    }
+}
+
 /// Makes a worker of a configuration.
 ///
 /// # Errors
@@ -120,12 +144,17 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
     let connections = config
         .connections
         .values()
-        .map(|entry| Ok((entry.name.clone(), connection(entry, &clock, &mut clients)?)))
+        .map(|entry| {
+            Ok((
+                entry.name.clone(),
+                Arc::new(connection(entry, &clock, &mut clients)?),
+            ))
+        })
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     let destinations = config
         .destinations
         .values()
-        .map(|entry| Ok((entry.name.clone(), outlet(entry, &mut clients)?)))
+        .map(|entry| Ok((entry.name.clone(), Arc::new(outlet(entry, &mut clients)?))))
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     Ok(Worker {
         store,
@@ -183,7 +212,8 @@ pub fn connection(
         })
         .collect();
     let concurrent = entry.limits.concurrent.get();
-    let budget = Budget::new(entry.limits.requests_per_second, concurrent);
+    let budget =
+        Budget::new(entry.limits.requests_per_second, concurrent).daily(entry.limits.requests_per_day);
     let connector = Arc::new(FhirConnector::new(settings));
     Ok(Connection::new(
         entry.name.clone(),

@@ -1,9 +1,11 @@
 //! Readiness: whether the worker does its main job, and which feed keeps it from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::Reload;
 use crate::domain::name::DestinationName;
 use crate::pipeline::{Outlet, Worker};
 
@@ -15,6 +17,8 @@ pub struct Report {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How the last reload fares.
+    pub reload: Reload,
     /// Feeds in trouble, by connection and feed. One bad connection does not make the worker unready.
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
@@ -43,7 +47,7 @@ pub struct Trouble {
 
 /// Works out the report.
 #[must_use]
-pub fn report(worker: &Worker, draining: bool) -> Report {
+pub fn report(worker: &Worker, draining: bool, reload: Reload) -> Report {
     let mut troubles: BTreeMap<String, BTreeMap<String, Trouble>> = BTreeMap::new();
     for (name, connection) in &worker.connections {
         for feed in &connection.feeds {
@@ -70,7 +74,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         .count();
     let reason = if draining {
         Some("the service is draining".to_owned())
-    } else if unheld > 0 && unheld == worker.connections.len() {
+    } else if unheld > 0 && unheld == worker.connections.len() && reload != Reload::Running {
         Some("no connection is leased by this worker".to_owned())
     } else {
         None
@@ -78,13 +82,14 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
     Report {
         ready: reason.is_none(),
         reason,
+        reload,
         troubles,
         failing_destinations: failing_destinations(worker),
     }
 }
 
 fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination> {
-    let failing = |(name, outlet): (&DestinationName, &Outlet)| {
+    let failing = |(name, outlet): (&DestinationName, &Arc<Outlet>)| {
         let failing = outlet.failing()?;
         let shown = FailingDestination {
             attempts: failing.attempts,

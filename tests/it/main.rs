@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod bad_connection;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -9,9 +11,13 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
