@@ -26,7 +26,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, RecordType, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -187,6 +187,8 @@ pub struct Feed {
     pub overlap: Duration,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
+    /// How changes are to be found.
+    pub detect: Detect,
 }
 
 impl Feed {
@@ -200,6 +202,7 @@ impl Feed {
             start: self.start,
             overlap: self.overlap,
             fetch: self.fetch,
+            detect: self.detect,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! durable: what stands for a crash is [`MemoryStore::reopened`]. Operations check before they write, because
 //! nothing is rolled back. It must not know what the other stores look like.
 
+mod control;
 mod definitions;
 mod fan_out;
 mod inbox;
@@ -23,10 +24,11 @@ use jiff::Timestamp;
 
 use self::state::State;
 use super::{
-    AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, Epoch, EventDetail,
+    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
+    QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
+    SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -173,6 +175,26 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         Ok(self.state().redrive_quarantine(connection, now))
+    }
+
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError> {
+        self.state().set_flow(set)
+    }
+
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError> {
+        Ok(self.state().paused())
+    }
+
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        Ok(self.state().epoch())
+    }
+
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {
+        Ok(self.state().recover(recovery))
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        Ok(self.state().audit(limit))
     }
 
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {

@@ -5,6 +5,7 @@
 //! one does. One courier at a time works on a file, by a lock beside it that ends with the process. It must not
 //! know what the other stores look like.
 
+mod control;
 mod define;
 mod fan_out;
 mod feed;
@@ -34,10 +35,11 @@ use self::rows::Failure;
 pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
-    AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, Epoch, EventDetail,
+    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
+    QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
+    SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -319,6 +321,33 @@ impl Store for SqliteStore {
             quarantine::redrive(db, &connection, now)
         })
         .await
+    }
+
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError> {
+        let set = set.clone();
+        self.write("pausing or resuming a subscription", move |db| {
+            control::set_flow(db, &set)
+        })
+        .await
+    }
+
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError> {
+        self.list("listing pauses", control::paused).await
+    }
+
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        self.list("reading the epoch", control::epoch).await
+    }
+
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {
+        let recovery = recovery.clone();
+        self.write("recovering", move |db| control::recover(db, &recovery))
+            .await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.list("listing the audit", move |db| control::audit(db, limit))
+            .await
     }
 
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {

@@ -3,6 +3,7 @@
 //! A store joins with one line, `contract_suite!(name, home)`, where `home` is a [`Home`]: something that opens the
 //! store, and opens it again as the next process would. The rules speak through [`world::World`] and know no store.
 
+mod control;
 mod definitions;
 mod fan_out;
 mod inbox;
@@ -154,6 +155,15 @@ macro_rules! contract_suite {
                     the_sweep_takes_what_is_settled_and_old,
                     the_sweep_keeps_events_that_a_lane_has_not_passed,
                     accepted_ids_expire_when_the_source_cannot_show_them,
+                ];
+                control: [
+                    a_paused_subscription_is_numbered_on_and_claims_nothing,
+                    a_pause_outlives_the_process_and_names_what_is_in_force,
+                    a_resumed_line_goes_on_with_its_lowest_number,
+                    the_epoch_stays_until_a_recovery,
+                    a_recovery_rewinds_ends_polls_and_raises_numbers,
+                    a_releasing_stage_ends_where_the_recovery_says,
+                    what_operators_change_is_audited,
                 ];
                 twin: [
                     random_work_shows_what_the_specification_shows,

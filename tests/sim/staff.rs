@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_fhir::{Auth, FhirConnector, Limits as FhirLimits, Profile, Settings};
-use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, RecordType, Start};
+use courier_sdk::{ConnectionName, Connector, Detect, FeedName, FeedSpec, RecordType, Start};
 use ehr_courier::dedup::Dedup;
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
@@ -152,6 +152,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             start,
             overlap: OVERLAP,
             fetch: plan.fetch,
+            detect: Detect::LastUpdated,
         },
         every: plan.every,
     }

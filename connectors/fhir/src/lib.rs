@@ -7,6 +7,7 @@
 mod answer;
 mod bundle;
 mod depth;
+mod detection;
 mod digest;
 mod exchange;
 mod instant;
@@ -23,8 +24,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Fetched, Http, PollRequest, RecordType,
-    VersionRule,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http,
+    PollRequest, RecordType, VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
@@ -136,6 +137,10 @@ impl Connector for FhirConnector {
 
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         self.read(change).await
+    }
+
+    async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
+        self.detect(feed).await
     }
 
     fn version_rule(&self, _record_type: &RecordType) -> VersionRule {

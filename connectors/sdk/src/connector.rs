@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::change::{ChangePage, ChangeRef};
+use crate::detection::{Detect, Detection};
 use crate::error::ConnectorError;
 use crate::id::{FeedName, RecordType};
 use crate::record::{Cursor, Record, Resume};
@@ -47,6 +48,8 @@ pub struct FeedSpec {
     pub overlap: Duration,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
+    /// How changes are to be found.
+    pub detect: Detect,
 }
 
 /// Whether a changed record is taken from the page that shows it, or read by itself.
@@ -121,6 +124,16 @@ pub trait Connector: Send + Sync {
     /// # Cancel safety
     /// Safe.
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError>;
+
+    /// Asks the source how a feed's changes can be found, and makes sure that they can: it asks for the feed's
+    /// first page, of which nothing is kept.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]: what the feed's first poll would meet.
+    ///
+    /// # Cancel safety
+    /// Safe: no cursor moves.
+    async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError>;
 
     /// How versions of a record type are told apart.
     fn version_rule(&self, record_type: &RecordType) -> VersionRule;

@@ -103,6 +103,7 @@ pub(super) async fn setting_the_cursor_ends_the_running_poll(home: &dyn Home) {
         connection: mercy(),
         feed: appointments(),
         cursor: Some(cursor("back")),
+        note: "to the beginning of the test".to_owned(),
         at: at(1),
     };
     world.store.set_cursor(&set).await.unwrap();
