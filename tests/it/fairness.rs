@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, ConnectionName, Connector, ConnectorError, Cursor, FeedName, FeedSpec,
-    FetchMode, Fetched, Next, Novelty, PageOrder, PollRequest, Record, RecordId, RecordKey, RecordType,
-    Resume, Shown, Start, VersionRule,
+    ChangePage, ChangeRef, Clock, ConnectionName, Connector, ConnectorError, Cursor, DeleteSight, Detect,
+    Detection, FeedName, FeedSpec, FetchMode, Fetched, Next, Novelty, PageOrder, PollRequest, Record,
+    RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::destination::{Attempt, Destination, Notification};
@@ -112,6 +112,16 @@ impl Connector for Source {
         Ok(self.show(from..to, next))
     }
 
+    async fn probe(&self, _feed: &FeedSpec) -> Result<Detection, ConnectorError> {
+        Ok(Detection {
+            strategy: Strategy::LastUpdated,
+            why: "it is written here".to_owned(),
+            order: PageOrder::OldestFirst,
+            deletes: DeleteSight::Unseen,
+            blind_spots: Vec::new(),
+        })
+    }
+
     async fn fetch(&self, _change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         Ok(Fetched::NotFound)
     }
@@ -174,6 +184,7 @@ fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times,
             start: Start::Beginning,
             overlap: Duration::ZERO,
             fetch: FetchMode::FromPage,
+            detect: Detect::LastUpdated,
         },
         every: Duration::from_secs(5),
     };
