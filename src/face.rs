@@ -3,6 +3,8 @@
 //! It outlives reloads: what it answers from is replaced beneath it.
 
 pub mod access;
+pub mod admin;
+pub mod control;
 pub mod health;
 
 use std::sync::Arc;
@@ -109,8 +111,9 @@ pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -
 }
 
 async fn ready(State(face): State<Face>) -> Response {
-    let reload = face.reload.borrow().clone();
-    let report = health::report(&face.worker(), face.draining.is_cancelled(), reload);
+    let (worker, reload) = (face.worker(), face.reload.borrow().clone());
+    let mut report = health::report(&worker, face.draining.is_cancelled(), reload);
+    health::add_paused(&mut report, &worker).await;
     let status = if report.ready {
         StatusCode::OK
     } else {

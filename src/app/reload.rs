@@ -210,6 +210,7 @@ fn succeed(old: &Worker, was: &Config, config: &Config) -> Result<Worker, AppErr
         holder: old.holder.clone(),
         limits: old.limits,
         bells: Bells::default(),
+        watch: Arc::clone(&old.watch),
         draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
     })
 }

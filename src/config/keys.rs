@@ -11,11 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 13] = [
-    (
-        "dedup",
-        "leave [dedup] out: a bounded in-process cache deduplicates for one worker",
-    ),
+const NOT_BUILT: [(&str, &str); 10] = [
     (
         "connections.*.auth.client_id",
         "leave it out: only basic (user, password) and bearer (token) are built",
@@ -49,14 +45,6 @@ const NOT_BUILT: [(&str, &str); 13] = [
         "leave it out: each record travels alone; follow the other type in a feed of its own",
     ),
     (
-        "destinations.*.exchange",
-        "leave it out and write `type = \"webhook\"`",
-    ),
-    (
-        "destinations.*.routing_key",
-        "leave it out and write `type = \"webhook\"`",
-    ),
-    (
         "subscriptions.*.filter",
         "leave it out and narrow the feed with `where`, or filter at the receiver",
     ),
@@ -76,10 +64,11 @@ const MEANINGLESS: [(&str, &str); 1] = [(
 const IN_PARTS: [&str; 3] = ["connections", "destinations", "subscriptions"];
 
 /// Takes out of the tree of a file in `courier.d` what may stand only in the main file, as a problem.
-pub(super) fn check_part(root: &mut DeTable<'_>, problems: &mut Problems) {
+pub(super) fn check_part(root: &mut DeTable<'_>, schema: &Value, problems: &mut Problems) {
+    let sections = schema.get("properties").and_then(Value::as_object);
     for (key, value) in std::mem::replace(root, DeTable::new()) {
         let name: &str = key.get_ref();
-        if matches!(name, "state" | "http" | "dedup") {
+        if !IN_PARTS.contains(&name) && sections.is_some_and(|all| all.contains_key(name)) {
             let help = format!(
                 "move [{name}] to the main file; here stand {}",
                 IN_PARTS.join(", ")

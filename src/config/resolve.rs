@@ -17,7 +17,7 @@ use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
 use super::{Audit, Config, ConfigErrors, Egress, Http, Key, Secrets, State, Surroundings};
-use super::{connection, delivery, keys, parts, raw};
+use super::{connection, dedup, delivery, keys, parts, raw, telemetry};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -60,7 +60,7 @@ pub(super) fn from_texts(
         let mut source = Source::new(path, text);
         let root = parse(text, &mut source, &mut problems).and_then(|mut root| {
             if index > 0 {
-                keys::check_part(root.get_mut(), &mut problems);
+                keys::check_part(root.get_mut(), &schema, &mut problems);
             }
             keys::check(root.get_mut(), &schema, &mut problems);
             fingerprints.add(root.get_ref(), &folder, &source, surroundings);
@@ -135,18 +135,20 @@ fn resolve(
     };
     let mut written = delivery::Written::default();
     let (mut connections, mut destinations) = (BTreeMap::new(), BTreeMap::new());
-    let (mut state_and_http, mut subscribing) = (None, Vec::new());
+    let (mut fixed, mut subscribing) = (None, Vec::new());
     for (index, (raw, file)) in raws.into_iter().zip(files).enumerate() {
         context.enter(index, file);
-        if index == 0 {
-            let state = state(&raw.state.unwrap_or_default(), &overrides, &mut context);
-            let http = http(&raw.http.unwrap_or_default(), &overrides, &mut context);
-            state_and_http = state.zip(http);
-        }
         written.add(&raw.connections, &raw.destinations, &mut context);
         connections.extend(connection::resolve(raw.connections, &mut context));
         destinations.extend(delivery::destinations(raw.destinations, &mut context));
         subscribing.push(raw.subscriptions);
+        if index == 0 {
+            let state = state(&raw.state.unwrap_or_default(), &overrides, &mut context);
+            let dedup = dedup::resolve(raw.dedup.as_ref(), &overrides, &mut context);
+            let http = http(&raw.http.unwrap_or_default(), &overrides, &mut context);
+            let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
+            fixed = state.zip(dedup).zip(http.zip(telemetry));
+        }
     }
     context.enter(0, main);
     if written.names_no_connection() {
@@ -164,10 +166,12 @@ fn resolve(
         context.audits.push(Audit::NoSubscriptions);
     }
     let audits = context.audits;
-    let (state, http) = state_and_http?;
+    let ((state, dedup), (http, telemetry)) = fixed?;
     Some(Config {
         state,
+        dedup,
         http,
+        telemetry,
         connections,
         destinations,
         subscriptions,
@@ -177,7 +181,11 @@ fn resolve(
 }
 
 /// A scalar of a fixed section: the variable that overrides it, else what the file says.
-fn scalar<'a>(key: &str, text: Option<&'a Text>, overrides: &'a Overrides) -> Option<(&'a str, Origin)> {
+pub(super) fn scalar<'a>(
+    key: &str,
+    text: Option<&'a Text>,
+    overrides: &'a Overrides,
+) -> Option<(&'a str, Origin)> {
     overrides
         .get(key)
         .or_else(|| text.map(|text| (text.get_ref().as_str(), Origin::from(text))))

@@ -5,8 +5,10 @@
 //! one does. One courier at a time works on a file, by a lock beside it that ends with the process. It must not
 //! know what the other stores look like.
 
+pub mod backup;
 mod control;
 mod define;
+mod depths;
 mod fan_out;
 mod feed;
 mod inbox;
@@ -23,6 +25,7 @@ mod stage;
 mod sweep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -36,7 +39,7 @@ pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, Epoch, EventDetail,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
     EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
     QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
     SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
@@ -65,6 +68,7 @@ impl SqliteStore {
         schema::ensure_file(path, mode)?;
         let lock = schema::lock(path)?;
         let db = schema::open_for_writing(path)?;
+        schema::check_origin(&db, path, mode)?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
         let reading = schema::open_for_reading(path)?;
@@ -358,6 +362,10 @@ impl Store for SqliteStore {
         let connection = connection.clone();
         self.list("counting a backlog", move |db| operate::backlog(db, &connection))
             .await
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        self.list("counting what waits", depths::depths).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

@@ -238,6 +238,7 @@ async fn a_quiet_connections_changes_arrive_within_seconds_beside_a_busy_ones_ba
             ..Limits::default()
         },
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(1)),
     };
     let (_, busy_arrived) = add(&mut worker, "busy", clock, true);
