@@ -1,7 +1,12 @@
-//! Composition: from a configuration to a running service, and its orderly end.
+//! Composition: from a configuration to a running service, its reloads and its orderly end.
 //!
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
+
+mod dedup;
+pub mod operate;
+mod reload;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,16 +20,21 @@ use rand::rngs::StdRng;
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::dedup::memory::MemoryDedup;
+use crate::destination::Destination;
+use crate::destination::amqp::{self, Amqp};
 use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
-use crate::face::{self, Face};
+use crate::face::access::Access;
+use crate::face::control::{ControlError, ControlSocket};
+use crate::face::{self, Face, Reload, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -32,6 +42,9 @@ use crate::pipeline::{self, Outlet, PipelineError, Worker};
 use crate::store::sqlite::{OpenMode, SqliteStore};
 use crate::store::{Holder, Store, StoreError};
 use crate::telemetry::{self, TelemetryError};
+
+pub use dedup::dedup;
+pub use reload::Reloading;
 
 /// A webhook's total deadline, from connecting to the last byte of its answer.
 const WEBHOOK_DEADLINE: Duration = Duration::from_secs(15);
@@ -65,23 +78,33 @@ pub enum AppError {
     /// A stage could not go on.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// There is no control socket, or it failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The face failed.
     #[error("the HTTP face failed")]
     Face(#[source] std::io::Error),
 }
 
-/// Runs the service until `stop`, then drains it.
+/// Runs the service until `stop`, then drains it. Asked to reload, it drains one worker and starts the next over the
+/// same store and listener; the face goes on answering.
 ///
 /// # Errors
-/// [`AppError`] when it cannot start, or a part of it cannot go on.
-pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
+/// [`AppError`] when it cannot start, or a part of it cannot go on. A reload that is refused is no error.
+pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
-    let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let mut worker = compose(&config, Arc::new(store), clock)?;
+    worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
+    let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
+    worker.watch = watch;
+    let worker = Arc::new(worker);
+    let control = ControlSocket::bind(&config.state.database)?;
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| AppError::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
     let metrics = telemetry::init_metrics()?;
     tracing::info!(
         connections = worker.connections.len(),
@@ -89,14 +112,27 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         listen = %address,
         "ehr-courier is running"
     );
+    audit(&config);
+    let access = watch::Sender::new(Arc::new(Access::new(&config.http.tokens)));
+    let (workers, reload) = (watch::Sender::new(worker), watch::Sender::new(Reload::None));
+    let in_force = workers.subscribe();
+    let operating = admin::router(Arc::new(move || Arc::clone(&in_force.borrow())));
     let face = Face {
-        worker: Arc::clone(&worker),
+        worker: workers.subscribe(),
         metrics,
+        access: access.subscribe(),
+        reload: reload.subscribe(),
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
+    let control_failed = stop.clone();
     let pipeline = async {
-        let outcome = pipeline::run(worker, stop).await;
+        let shown = reload::Shown {
+            workers,
+            access,
+            reload,
+        };
+        let outcome = reload::supervise(config, &shown, &reloading, &stop).await;
         face_stop.cancel();
         outcome
     };
@@ -106,12 +142,26 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         face_failed.cancel();
         served
     };
-    let (outcome, served) = tokio::join!(pipeline, serving);
+    let controlling = async {
+        let served = control.serve(operating, face_stop.clone()).await;
+        control_failed.cancel();
+        served
+    };
+    let exporting = watching::export(exporter, face_stop.clone());
+    let (outcome, served, controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
     outcome?;
+    controlled?;
     served.map_err(AppError::Face)
 }
 
-/// Makes a worker of a configuration.
+/// Says which choices of the configuration weaken protection.
+fn audit(config: &Config) {
+    for choice in &config.audits {
+        tracing::info!(%choice, "the configuration weakens protection");
+    }
+}
+
+/// Makes a worker of a configuration, with a deduplication of this process: see [`dedup()`] for another.
 ///
 /// # Errors
 /// [`AppError::Compose`] when a connection or destination cannot be set up.
@@ -120,12 +170,17 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
     let connections = config
         .connections
         .values()
-        .map(|entry| Ok((entry.name.clone(), connection(entry, &clock, &mut clients)?)))
+        .map(|entry| {
+            Ok((
+                entry.name.clone(),
+                Arc::new(connection(entry, &clock, &mut clients)?),
+            ))
+        })
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     let destinations = config
         .destinations
         .values()
-        .map(|entry| Ok((entry.name.clone(), outlet(entry, &mut clients)?)))
+        .map(|entry| Ok((entry.name.clone(), Arc::new(outlet(entry, &mut clients)?))))
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     Ok(Worker {
         store,
@@ -140,6 +195,7 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
             ..Limits::default()
         },
         bells: pipeline::bells::Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
     })
 }
@@ -183,7 +239,8 @@ pub fn connection(
         })
         .collect();
     let concurrent = entry.limits.concurrent.get();
-    let budget = Budget::new(entry.limits.requests_per_second, concurrent);
+    let budget =
+        Budget::new(entry.limits.requests_per_second, concurrent).daily(entry.limits.requests_per_day);
     let connector = Arc::new(FhirConnector::new(settings));
     Ok(Connection::new(
         entry.name.clone(),
@@ -194,20 +251,47 @@ pub fn connection(
     ))
 }
 
-fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
-    let compose = |reason: String| AppError::Compose {
-        what: format!("destination {}", entry.name),
-        reason,
+/// Makes one destination of its configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when it cannot be set up.
+pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+    let destination: Arc<dyn Destination> = match &entry.target {
+        config::Target::Webhook { url, secret } => {
+            let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
+                what: format!("destination {}", entry.name),
+                reason: error.to_string(),
+            })?;
+            Arc::new(Webhook::new(webhook::Settings {
+                url: url.clone(),
+                keys: vec![key],
+                http: clients.of(&entry.egress),
+                deadline: WEBHOOK_DEADLINE,
+            }))
+        }
+        config::Target::Amqp(target) => Arc::new(Amqp::new(broker_settings(entry, target))),
     };
-    let key =
-        SigningKey::from_bytes(entry.secret.expose_secret()).map_err(|error| compose(error.to_string()))?;
-    let settings = webhook::Settings {
-        url: entry.url.clone(),
-        keys: vec![key],
-        http: clients.of(&entry.egress),
-        deadline: WEBHOOK_DEADLINE,
-    };
-    Ok(Outlet::new(Arc::new(Webhook::new(settings)), entry.retry.clone()))
+    Ok(Outlet::new(destination, entry.retry.clone()))
+}
+
+/// What an AMQP destination is made of.
+#[must_use]
+pub fn broker_settings(entry: &config::Destination, target: &config::AmqpTarget) -> amqp::Settings {
+    amqp::Settings {
+        name: entry.name.clone(),
+        broker: target.broker.clone(),
+        exchange: target.exchange.clone(),
+        routing_key: target.routing_key.clone(),
+        policy: policy(&entry.egress),
+        deadline: amqp::DEADLINE,
+    }
+}
+
+fn policy(egress: &config::Egress) -> AddressPolicy {
+    AddressPolicy {
+        allow_networks: egress.allow_networks.clone(),
+        plain_http_networks: egress.plain_http_networks.clone(),
+    }
 }
 
 /// The clients in use: one for each address policy, because a client holds pools and certificates.
@@ -218,10 +302,7 @@ pub struct Clients {
 
 impl Clients {
     fn of(&mut self, egress: &config::Egress) -> Arc<GuardedClient> {
-        let policy = AddressPolicy {
-            allow_networks: egress.allow_networks.clone(),
-            plain_http_networks: egress.plain_http_networks.clone(),
-        };
+        let policy = policy(egress);
         let make = || Arc::new(GuardedClient::new(policy.clone(), &ClientOptions::default()));
         Arc::clone(self.made.entry(policy.clone()).or_insert_with(make))
     }

@@ -5,15 +5,21 @@
 //! found, each with file, line, key and remedy, and shows no secret. A key whose feature is not built is
 //! refused, never ignored. This module knows nothing of stores, connectors or sockets.
 
+mod broker;
 mod connection;
+mod dedup;
 mod delivery;
 mod environment;
+mod fingerprint;
 mod keys;
+mod parts;
 mod problem;
 mod raw;
+mod record;
 mod resolve;
 mod source;
 mod suggest;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -23,7 +29,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, RecordType, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -31,7 +37,10 @@ use url::Url;
 
 use crate::domain::fan_out::Subscription;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::egress::dial::Broker;
+use crate::wire::routing_key::Template;
 pub use environment::Environment;
+use fingerprint::Fingerprints;
 pub use problem::ConfigErrors;
 pub use raw::schema;
 
@@ -65,8 +74,12 @@ pub enum Secrets<'a> {
 pub struct Config {
     /// Where the courier keeps its state.
     pub state: State,
+    /// What stands in front of the store.
+    pub dedup: Dedup,
     /// The HTTP listener.
     pub http: Http,
+    /// How the courier is watched.
+    pub telemetry: Telemetry,
     /// The source systems; at least one.
     pub connections: BTreeMap<ConnectionName, Connection>,
     /// Where notifications go.
@@ -75,6 +88,8 @@ pub struct Config {
     pub subscriptions: BTreeMap<SubscriptionName, Subscription>,
     /// Choices that weaken protection and belong in the audit log.
     pub audits: Vec<Audit>,
+    /// What a reload compares.
+    fingerprints: Fingerprints,
 }
 
 /// Where the courier keeps its state.
@@ -95,11 +110,55 @@ pub enum Key {
     PlainText,
 }
 
-/// The HTTP listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What stands in front of the store. `Debug` shows no address: it may hold a password.
+#[derive(Debug)]
+pub enum Dedup {
+    /// A bounded cache of this process.
+    InProcess,
+    /// A Redis.
+    Redis {
+        /// Its address: scheme redis or rediss, a host, no query, no fragment.
+        address: SecretString,
+    },
+}
+
+/// The HTTP listener. `Debug` shows no token.
+#[derive(Debug, Clone)]
 pub struct Http {
-    /// The loopback address to listen on.
+    /// The address to listen on; a loopback one, unless there are tokens.
     pub listen: SocketAddr,
+    /// The bearer tokens that open it; none leave it open.
+    pub tokens: Vec<SecretString>,
+}
+
+/// How the courier is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub log: LogFormat,
+    /// Where traces go; absent where nothing is traced.
+    pub traces: Option<Traces>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// As text on a terminal, as JSON lines elsewhere.
+    #[default]
+    Auto,
+    /// As text.
+    Text,
+    /// As JSON lines.
+    Json,
+}
+
+/// Where traces go, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// The base address of an OTLP/HTTP collector, without query.
+    pub collector: Url,
+    /// How many of a hundred polls that show something new are traced; 1 to 100.
+    pub percent: u8,
 }
 
 /// One source system.
@@ -147,6 +206,8 @@ pub enum Auth {
 pub struct Limits {
     /// Requests a second, if limited.
     pub requests_per_second: Option<NonZeroU32>,
+    /// Requests in any 24 hours, if limited; at least 24.
+    pub requests_per_day: Option<NonZeroU32>,
     /// Requests at the same time.
     pub concurrent: NonZeroUsize,
 }
@@ -177,6 +238,8 @@ pub struct Feed {
     pub overlap: Duration,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
+    /// How changes are to be found.
+    pub detect: Detect,
 }
 
 impl Feed {
@@ -190,6 +253,7 @@ impl Feed {
             start: self.start,
             overlap: self.overlap,
             fetch: self.fetch,
+            detect: self.detect,
         }
     }
 }
@@ -206,32 +270,55 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// A webhook. `Debug` shows the host only: the path can be a secret.
+/// Where notifications go.
+#[derive(Debug)]
 pub struct Destination {
     /// Its name.
     pub name: DestinationName,
-    /// The address to post to.
-    pub url: Url,
-    /// The signing key's bytes, 24 to 64.
-    pub secret: SecretSlice<u8>,
+    /// What it is, with what that kind needs.
+    pub target: Target,
     /// The waits between attempts, 1 to 20 of them.
     pub retry: Vec<Duration>,
     /// Which networks may be reached.
     pub egress: Egress,
 }
 
-impl fmt::Debug for Destination {
+/// The kinds of destination. `Debug` shows the host only: a path can be a secret, a broker's address holds one.
+pub enum Target {
+    /// A webhook.
+    Webhook {
+        /// The address to post to.
+        url: Url,
+        /// The signing key's bytes, 24 to 64.
+        secret: SecretSlice<u8>,
+    },
+    /// An exchange of an AMQP 0-9-1 broker.
+    Amqp(AmqpTarget),
+}
+
+/// An exchange of a broker.
+#[derive(Debug)]
+pub struct AmqpTarget {
+    /// The broker and who we are to it.
+    pub broker: Broker,
+    /// The exchange, 1 to 255 bytes.
+    pub exchange: String,
+    /// What the routing key is made of.
+    pub routing_key: Template,
+}
+
+impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Destination({} at {})",
-            self.name,
-            self.url.host_str().unwrap_or("-")
-        )
+        match self {
+            Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
+            Self::Amqp(AmqpTarget { broker, exchange, .. }) => {
+                write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
+            }
+        }
     }
 }
 
-/// A choice that weakens protection. `Display` is one line for the audit log, without secrets.
+/// A choice that weakens protection or may be a mistake. `Display` is one line for the audit log, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audit {
     /// Bodies are kept in plain text.
@@ -244,6 +331,13 @@ pub enum Audit {
         place: String,
         /// The networks.
         networks: Vec<IpNet>,
+    },
+    /// A feed follows a record type that FHIR does not know.
+    UnknownType {
+        /// `connections.NAME.feeds[INDEX]`.
+        place: String,
+        /// The type.
+        record_type: RecordType,
     },
     /// A connection or destination may be reached over plain http in these networks.
     PlainHttp {
@@ -279,6 +373,10 @@ impl fmt::Display for Audit {
             }
             Self::PlainTextState => write!(f, "state.key: bodies are kept in plain text"),
             Self::AllowedNetworks { place, networks } => write!(f, "{place}: may reach {}", list(networks)),
+            Self::UnknownType { place, record_type } => write!(
+                f,
+                "{place}.record: FHIR knows no {record_type}; the server must have a type of its own by this name"
+            ),
             Self::PlainHttp { place, networks } => write!(f, "{place}: plain http in {}", list(networks)),
             Self::FullResource {
                 subscription,
@@ -293,7 +391,7 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and the files of the folder `courier.d` beside it.
 ///
 /// # Errors
 /// [`ConfigErrors`] with every problem that was found; the caller prints it and exits with 78.
@@ -301,10 +399,19 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Config, Conf
     resolve::load(path, surroundings)
 }
 
+/// Reads a duration as the configuration writes it, between a second and 366 days.
+///
+/// # Errors
+/// What to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
+    value::duration(text, &range, "1s and 366d").map_err(|refusal| refusal.help)
+}
+
 /// Reads a configuration from a text that stands for the file at `path`.
 ///
 /// # Errors
 /// Those of [`load`], except what concerns the file itself.
 pub fn from_text(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
-    resolve::from_text(path, text, surroundings)
+    resolve::from_texts(&[(path.to_owned(), text.to_owned())], surroundings)
 }

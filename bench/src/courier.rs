@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Profile};
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock as _, Connector, ConnectorError, Cursor, FeedSpec, FetchMode, Fetched,
-    PollRequest, RecordType, Start, VersionRule,
+    ChangePage, ChangeRef, Clock as _, Connector, ConnectorError, Cursor, Detect, Detection, FeedSpec,
+    FetchMode, Fetched, PollRequest, RecordType, Start, VersionRule,
 };
 use ehr_courier::clock::SystemClock;
 use ehr_courier::dedup::memory::MemoryDedup;
@@ -126,6 +126,7 @@ pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Faile
             start: Start::Beginning,
             overlap: OVERLAP,
             fetch: FetchMode::FromPage,
+            detect: Detect::LastUpdated,
         },
         every: Duration::from_secs(1),
     };
@@ -156,12 +157,13 @@ fn worker(
         store,
         dedup: Arc::new(MemoryDedup::default()),
         clock: Arc::new(SystemClock),
-        connections: BTreeMap::from([(names.connection.clone(), connection)]),
-        destinations: BTreeMap::from([(names.destination.clone(), outlet)]),
+        connections: BTreeMap::from([(names.connection.clone(), Arc::new(connection))]),
+        destinations: BTreeMap::from([(names.destination.clone(), Arc::new(outlet))]),
         subscriptions: vec![names.subscription()?],
         holder: Holder("bench".to_owned()),
         limits: Limits::default(),
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(1)),
     })
 }
@@ -185,6 +187,10 @@ impl Connector for Silent {
     }
 
     async fn fetch(&self, _change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+        Err(Self::refuse())
+    }
+
+    async fn probe(&self, _feed: &FeedSpec) -> Result<Detection, ConnectorError> {
         Err(Self::refuse())
     }
 

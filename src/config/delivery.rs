@@ -15,7 +15,7 @@ use super::raw::{RawConnection, RawDestination, RawSubscription, Text, Texts};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Connection, Destination};
+use super::{Audit, Connection, Destination, Egress, Target, broker};
 use crate::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Subscription, Topic};
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::domain::retry::DEFAULT_SCHEDULE;
@@ -26,22 +26,46 @@ const RETRY_STEPS_MAX: usize = 20;
 /// Standard Webhooks asks for keys of this size, in bytes.
 const SIGNING_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The names that the file gives, whether or not what they name is valid.
+/// The names that the files give, whether or not what they name is valid, and where each stands first.
+#[derive(Default)]
 pub(super) struct Written {
-    connections: BTreeSet<String>,
-    destinations: BTreeSet<String>,
+    connections: BTreeMap<String, String>,
+    destinations: BTreeMap<String, String>,
+    subscriptions: BTreeMap<SubscriptionName, String>,
 }
 
 impl Written {
-    /// Takes the names from the raw sections.
-    pub(super) fn of(
+    /// Adds the names of a file's raw sections; one that another file gave already is a problem.
+    pub(super) fn add(
+        &mut self,
         connections: &BTreeMap<Text, RawConnection>,
         destinations: &BTreeMap<Text, RawDestination>,
-    ) -> Self {
-        Self {
-            connections: connections.keys().map(|key| key.get_ref().clone()).collect(),
-            destinations: destinations.keys().map(|key| key.get_ref().clone()).collect(),
+        context: &mut Context<'_>,
+    ) {
+        for key in connections.keys() {
+            once("connections", &mut self.connections, key, context);
         }
+        for key in destinations.keys() {
+            once("destinations", &mut self.destinations, key, context);
+        }
+    }
+
+    /// Whether there is no connection at all.
+    pub(super) fn names_no_connection(&self) -> bool {
+        self.connections.is_empty()
+    }
+}
+
+fn once(section: &str, places: &mut BTreeMap<String, String>, key: &Text, context: &mut Context<'_>) {
+    let name = key.get_ref();
+    if let Some(place) = places.get(name) {
+        let refused = refusal(
+            format!("also in {place}"),
+            "give each a name of its own, or remove one of the two",
+        );
+        context.accept::<()>(Err(refused), key, &format!("{section}.{name}"));
+    } else {
+        places.insert(name.clone(), context.line(key));
     }
 }
 
@@ -62,21 +86,71 @@ fn destination(key: &Text, raw: &RawDestination, context: &mut Context<'_>) -> O
     let name = DestinationName::parse(key.get_ref())
         .map_err(|error| refusal(error.to_string(), "rename it: [destinations.scheduling]"));
     let name = context.accept(name, key, &path);
-    match &raw.kind {
-        Some(kind) => context.word(kind, &format!("{path}.type"), &[("webhook", ())], &["amqp"])?,
-        None => context.missing(key, &format!("{path}.type"), "write type = \"webhook\"")?,
-    }
+    let kind = match &raw.kind {
+        Some(kind) => context.word(kind, &format!("{path}.type"), &KINDS, &[])?,
+        None => {
+            let help = "write type = \"webhook\" or \"amqp\"";
+            context.missing(key, &format!("{path}.type"), help)?
+        }
+    };
+    foreign_keys(kind, raw, &path, context);
     let egress = context.egress(
         raw.allow_networks.as_ref(),
         raw.plain_http_networks.as_ref(),
         &path,
     );
+    let target = match kind {
+        Kind::Webhook => webhook(key, raw, &path, egress.as_ref(), context),
+        Kind::Amqp => broker::target(key, raw, &path, egress.as_ref(), context),
+    };
+    let retry = retry(raw.retry.as_ref(), &format!("{path}.retry"), context);
+    Some(Destination {
+        name: name?,
+        target: target?,
+        retry: retry?,
+        egress: egress?,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Webhook,
+    Amqp,
+}
+
+const KINDS: [(&str, Kind); 2] = [("webhook", Kind::Webhook), ("amqp", Kind::Amqp)];
+
+/// Refuses keys of the other kind: they would do nothing.
+fn foreign_keys(kind: Kind, raw: &RawDestination, path: &str, context: &mut Context<'_>) {
+    for (key, text, of) in [
+        ("secret", &raw.secret, Kind::Webhook),
+        ("exchange", &raw.exchange, Kind::Amqp),
+        ("routing_key", &raw.routing_key, Kind::Amqp),
+    ] {
+        if let Some(text) = text.as_ref().filter(|_| kind != of) {
+            let right = if of == Kind::Amqp { "amqp" } else { "webhook" };
+            let refused = refusal(
+                "this key does not belong to this type",
+                format!("remove `{key}`, or write type = \"{right}\""),
+            );
+            context.accept::<()>(Err(refused), text, &format!("{path}.{key}"));
+        }
+    }
+}
+
+fn webhook(
+    key: &Text,
+    raw: &RawDestination,
+    path: &str,
+    egress: Option<&Egress>,
+    context: &mut Context<'_>,
+) -> Option<Target> {
     let url_path = format!("{path}.url");
     let url = match &raw.url {
         Some(text) => context.accept(value::web_address(text.get_ref()), text, &url_path),
         None => context.missing(key, &url_path, "write url = \"https://hooks.example.com/ehr\""),
     };
-    if let (Some(url), Some(egress), Some(text)) = (&url, &egress, &raw.url) {
+    if let (Some(url), Some(egress), Some(text)) = (&url, egress, &raw.url) {
         context.accept(value::reachable(url, egress), text, &url_path);
     }
     let secret_path = format!("{path}.secret");
@@ -84,13 +158,9 @@ fn destination(key: &Text, raw: &RawDestination, context: &mut Context<'_>) -> O
         Some(text) => context.secret(text, &secret_path, |secret| signing_key(&secret)),
         None => context.missing(key, &secret_path, "write secret = \"env:NAME\" or \"file:PATH\""),
     };
-    let retry = retry(raw.retry.as_ref(), &format!("{path}.retry"), context);
-    Some(Destination {
-        name: name?,
+    Some(Target::Webhook {
         url: url?,
         secret: secret?,
-        retry: retry?,
-        egress: egress?,
     })
 }
 
@@ -131,7 +201,7 @@ fn retry(raw: Option<&Texts>, path: &str, context: &mut Context<'_>) -> Option<V
 
 pub(super) fn subscriptions(
     raw: &[Spanned<RawSubscription>],
-    written: &Written,
+    written: &mut Written,
     connections: &BTreeMap<ConnectionName, Connection>,
     context: &mut Context<'_>,
 ) -> BTreeMap<SubscriptionName, Subscription> {
@@ -154,6 +224,14 @@ pub(super) fn subscriptions(
             context.accept::<()>(Err(refused), origin, &format!("{path}.name"));
             continue;
         }
+        if let Some(place) = written.subscriptions.get(&subscription.name) {
+            let help = "rename one: its numbers belong to the name";
+            let refused = refusal(format!("also in {place}"), help);
+            context.accept::<()>(Err(refused), origin, &format!("{path}.name"));
+            continue;
+        }
+        let place = context.line(raw);
+        written.subscriptions.insert(subscription.name.clone(), place);
         if context.problems.is_empty() {
             unfed_topic(raw, &subscription, connections, &path, context);
         }
@@ -252,7 +330,14 @@ fn subscription(
         }
         None => Some(ContentLevel::IdOnly),
     };
-    rendering(given, path, context);
+    order(given, path, context);
+    let format = match &given.format {
+        Some(text) => {
+            let later = ["fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
+            context.word(text, &format!("{path}.format"), &FORMATS, &later)
+        }
+        None => Some(Format::CloudEvents),
+    };
     let destination = match &given.destination {
         Some(text) => reference(
             text,
@@ -274,17 +359,18 @@ fn subscription(
         topic: topic?,
         from: from?,
         content: detail?,
-        format: Format::CloudEvents,
+        format: format?,
         destination: destination?,
     })
 }
 
-/// Refuses formats and orders that are not built: there is one of each for now.
-fn rendering(given: &RawSubscription, path: &str, context: &mut Context<'_>) {
-    if let Some(text) = &given.format {
-        let later = ["cloudevents-binary", "fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
-        context.word(text, &format!("{path}.format"), &[("cloudevents", ())], &later);
-    }
+const FORMATS: [(&str, Format); 2] = [
+    ("cloudevents", Format::CloudEvents),
+    ("cloudevents-binary", Format::CloudEventsBinary),
+];
+
+/// Refuses orders that are not built: there is one for now.
+fn order(given: &RawSubscription, path: &str, context: &mut Context<'_>) {
     if let Some(text) = &given.order {
         let later = ["latest-only", "strict", "none"];
         context.word(text, &format!("{path}.order"), &[("per-record", ())], &later);
@@ -346,18 +432,18 @@ fn named_connections(
 fn reference<'a>(
     text: &'a Text,
     section: &str,
-    written: &BTreeSet<String>,
+    written: &BTreeMap<String, String>,
     path: &str,
     context: &mut Context<'_>,
 ) -> Option<&'a str> {
     let name = text.get_ref().as_str();
-    if written.contains(name) {
+    if written.contains_key(name) {
         return Some(name);
     }
     if context.problems.name(&format!("{section}.{name}")) {
         return None;
     }
-    let help = match nearest(name, written.iter().map(String::as_str)) {
+    let help = match nearest(name, written.keys().map(String::as_str)) {
         Some(meant) => format!("write \"{meant}\", or add [{section}.{name}]"),
         None => format!("add [{section}.{name}], or write the name of another"),
     };

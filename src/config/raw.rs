@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use super::telemetry::RawTelemetry;
+
 /// A text with its place in the file.
 pub(super) type Text = Spanned<String>;
 /// A list with its place in the file, each element with its own.
@@ -25,8 +27,12 @@ pub(super) type Number = Spanned<i64>;
 pub(super) struct RawConfig {
     /// Where the courier keeps its state.
     pub(super) state: Option<RawState>,
+    /// What stands in front of the store. Without it an in-process cache does.
+    pub(super) dedup: Option<RawDedup>,
     /// The HTTP listener.
     pub(super) http: Option<RawHttp>,
+    /// How the courier is watched.
+    pub(super) telemetry: Option<RawTelemetry>,
     /// The source systems, by name.
     #[serde(default)]
     #[schemars(with = "Option<BTreeMap<String, RawConnection>>")]
@@ -56,13 +62,27 @@ pub(super) struct RawState {
     pub(super) key: Option<Text>,
 }
 
+/// What stands in front of the store and spares it look-ups.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDedup {
+    /// A Redis: `redis://` or `rediss://`, a host, a port and a database number; with a password `env:NAME` or
+    /// `file:PATH`. Required in this section (here or as `COURIER__DEDUP__URL`).
+    #[schemars(with = "Option<String>")]
+    pub(super) url: Option<Text>,
+}
+
 /// The HTTP listener.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHttp {
-    /// The loopback address and port to listen on. Default: 127.0.0.1:8080.
+    /// The address and port to listen on; off loopback `tokens` are required. Default: 127.0.0.1:8080.
     #[schemars(with = "Option<String>")]
     pub(super) listen: Option<Text>,
+    /// The bearer tokens (16 to 4096 bytes) that open all but `/healthz` and `/readyz`: `env:NAME` or `file:PATH`,
+    /// 1 to 64 of them. Default: none, and the listener is open to this machine.
+    #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 64))]
+    pub(super) tokens: Option<Texts>,
 }
 
 /// One source system.
@@ -123,6 +143,9 @@ pub(super) struct RawLimits {
     /// Requests a second: 1 to 10000. Default: no limit but the source's own.
     #[schemars(with = "Option<i64>", range(min = 1, max = 10_000))]
     pub(super) requests_per_second: Option<Number>,
+    /// Requests in any 24 hours, spread over them: 24 to 100000000. Default: no limit.
+    #[schemars(with = "Option<i64>", range(min = 24, max = 100_000_000))]
+    pub(super) requests_per_day: Option<Number>,
     /// Requests at the same time: 1 to 64. Default: 2.
     #[schemars(with = "Option<i64>", range(min = 1, max = 64))]
     pub(super) concurrent: Option<Number>,
@@ -165,21 +188,27 @@ pub(super) struct RawFeed {
 pub(super) struct RawDestination {
     /// The kind of destination. Required.
     #[serde(rename = "type")]
-    #[schemars(with = "String", extend("enum" = ["webhook"]))]
+    #[schemars(with = "String", extend("enum" = ["webhook", "amqp"]))]
     pub(super) kind: Option<Text>,
-    /// The address to post to. Required.
+    /// The address to post to (webhook), or where the broker's address stands (amqp): `env:NAME` or `file:PATH`. Required.
     #[schemars(with = "String")]
     pub(super) url: Option<Text>,
-    /// The signing key (`whsec_` and base64 of 24 to 64 bytes): `env:NAME` or `file:PATH`. Required.
-    #[schemars(with = "String", regex(pattern = "^(env|file):"))]
+    /// The signing key (`whsec_` and base64 of 24 to 64 bytes): `env:NAME` or `file:PATH`. Required (webhook).
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) secret: Option<Text>,
+    /// The exchange to publish to, which exists. Required (amqp).
+    #[schemars(with = "Option<String>")]
+    pub(super) exchange: Option<Text>,
+    /// The routing key: text with {connection}, {record_type}, {record_id}, {change}. Default: {connection}.{record_type}.{change} (amqp).
+    #[schemars(with = "Option<String>")]
+    pub(super) routing_key: Option<Text>,
     /// The waits between attempts: 1 to 20 steps of 1s to 7d. Default: 5s 30s 5m 30m 2h 5h 10h 14h 20h 24h.
     #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 20))]
     pub(super) retry: Option<Texts>,
     /// Private and loopback networks that may be reached.
     #[schemars(with = "Option<Vec<String>>")]
     pub(super) allow_networks: Option<Texts>,
-    /// Networks that may be reached over plain http.
+    /// Networks that may be reached over plain http or amqp.
     #[schemars(with = "Option<Vec<String>>")]
     pub(super) plain_http_networks: Option<Texts>,
 }
@@ -204,7 +233,7 @@ pub(super) struct RawSubscription {
     #[schemars(with = "Option<String>", extend("enum" = ["empty", "id-only", "full-resource"]))]
     pub(super) content: Option<Text>,
     /// How a notification is written. Default: cloudevents.
-    #[schemars(with = "Option<String>", extend("enum" = ["cloudevents"]))]
+    #[schemars(with = "Option<String>", extend("enum" = ["cloudevents", "cloudevents-binary"]))]
     pub(super) format: Option<Text>,
     /// Which order is kept. Default: per-record.
     #[schemars(with = "Option<String>", extend("enum" = ["per-record"]))]

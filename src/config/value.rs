@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use super::Egress;
 use super::environment::Environment;
+use crate::egress::dial::Endpoint;
 use crate::egress::guard::{self, AddressPolicy, Scheme};
 
 /// What is wrong with a value, and what to write instead.
@@ -24,6 +25,9 @@ pub(super) struct Refusal {
 
 /// The largest secret file that is read, in bytes: a private key with its chain fits.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long a token of the HTTP face may be, in bytes: 128 bits at least, and what one header holds at most.
+const TOKEN_BYTES: RangeInclusive<usize> = 16..=4_096;
 
 /// Search parameters that the courier itself sets or that would hide changes from it.
 const RESERVED_PARAMETERS: [&str; 17] = [
@@ -143,6 +147,29 @@ pub(super) fn reachable(url: &Url, egress: &Egress) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks that a broker may be dialled under the named networks, as far as its address shows it, by the guard's own rule.
+pub(super) fn dialable(endpoint: &Endpoint, egress: &Egress) -> Result<(), Refusal> {
+    let policy = AddressPolicy {
+        allow_networks: egress.allow_networks.clone(),
+        plain_http_networks: egress.plain_http_networks.clone(),
+    };
+    let literals = match endpoint.host.parse::<IpAddr>() {
+        Ok(literal) => vec![literal],
+        Err(_) if is_local_name(&endpoint.host) => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
+        Err(_) => return Ok(()),
+    };
+    let mut judged = literals
+        .into_iter()
+        .map(|address| policy.check_broker(address, endpoint.port, endpoint.transport));
+    let first = judged.next().unwrap_or(Ok(()));
+    // Of a name one address that may be dialled is enough.
+    first
+        .or_else(|refused| judged.find(Result::is_ok).unwrap_or(Err(refused)))
+        .map_err(|refused| explained(&refused))
+}
+
 /// The guard's words, with what to write instead. What is never reached is not opened by any key.
 fn explained(refused: &guard::Refusal) -> Refusal {
     let help = match refused {
@@ -154,6 +181,9 @@ fn explained(refused: &guard::Refusal) -> Refusal {
             IpNet::from(*address)
         ),
         guard::Refusal::PlainHttp { .. } => PLAIN_HELP.to_owned(),
+        guard::Refusal::PlainAmqp { .. } => {
+            "write amqps, or name the network in `plain_http_networks`".to_owned()
+        }
         guard::Refusal::Never { .. } => "write another address: no setting opens this one".to_owned(),
         guard::Refusal::PortZero => "write another port".to_owned(),
         guard::Refusal::Scheme | guard::Refusal::NoHost | guard::Refusal::UserInfo => {
@@ -261,6 +291,32 @@ pub(super) fn secret(text: &str, folder: &Path, environment: &Environment) -> Re
         ));
     }
     Ok(SecretString::from(value))
+}
+
+/// Checks a token that opens the HTTP face: long enough not to be guessed, and of what a header can carry.
+pub(super) fn token(secret: SecretString) -> Result<SecretString, Refusal> {
+    let help = "make one with: openssl rand -base64 32";
+    let bytes = secret.expose_secret().as_bytes();
+    if !TOKEN_BYTES.contains(&bytes.len()) {
+        return Err(refusal("the token does not have 16 to 4096 bytes", help));
+    }
+    if !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(refusal("the token holds more than visible ASCII letters", help));
+    }
+    Ok(secret)
+}
+
+/// What `env:NAME` or `file:PATH` holds now, as it is; nothing for any other text and for what cannot be read.
+pub(super) fn referred(text: &str, folder: &Path, environment: &Environment) -> Option<Vec<u8>> {
+    if let Some(name) = text.strip_prefix("env:") {
+        return environment.get(name).map(|value| value.as_bytes().to_owned());
+    }
+    let path = folder.join(text.strip_prefix("file:")?);
+    let metadata = std::fs::metadata(&path).ok()?;
+    if !metadata.is_file() || metadata.len() > SECRET_BYTES_MAX {
+        return None;
+    }
+    std::fs::read(&path).ok()
 }
 
 fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {

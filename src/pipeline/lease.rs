@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::Connection;
+use super::heartbeat::Part;
 use crate::store::{LeaseRequest, RenewLeases, StoreError};
 
 /// Acquisitions under way at once: enough for the store to commit them in groups.
@@ -24,6 +25,7 @@ const AT_ONCE: usize = 256;
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     loop {
+        worker.watch.heartbeats.beat(Part::Lease);
         renew(&worker).await?;
         let unheld = |connection: &&Connection| connection.fence().is_none();
         let names: Vec<ConnectionName> = worker
@@ -37,6 +39,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             .buffer_unordered(AT_ONCE);
         while let Some(kept) = rounds.next().await {
             kept?;
+            worker.watch.heartbeats.beat(Part::Store);
         }
         tokio::select! {
             biased;

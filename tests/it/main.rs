@@ -1,6 +1,10 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod amqp;
+#[cfg(test)]
+mod bad_connection;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -9,12 +13,24 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
+mod operating;
+#[cfg(test)]
+mod redis;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod schema_migration;
+#[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod watching;
 #[cfg(test)]
 mod wrong_dates;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_fhir::{Auth, FhirConnector, Limits as FhirLimits, Profile, Settings};
-use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, RecordType, Start};
+use courier_sdk::{ConnectionName, Connector, Detect, FeedName, FeedSpec, RecordType, Start};
 use ehr_courier::dedup::Dedup;
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
@@ -59,7 +59,7 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
             .sources
             .iter()
             .map(|source| connection(world, life, source))
-            .map(|connection| (connection.name.clone(), connection))
+            .map(|connection| (connection.name.clone(), Arc::new(connection)))
             .collect(),
         destinations: plan
             .subscriptions
@@ -75,6 +75,7 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
         holder: Holder(label("worker")),
         limits: plan.limits,
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(fork(plan.seed, &label("draws"))),
     }
 }
@@ -108,7 +109,7 @@ fn subscribe(plan: &SubscriptionPlan) -> Subscription {
     }
 }
 
-fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (DestinationName, Outlet) {
+fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (DestinationName, Arc<Outlet>) {
     let schedule = if plan.temper == TemperPlan::Dead {
         &IMPATIENCE[..]
     } else {
@@ -122,7 +123,7 @@ fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (Destinat
             .map(|seconds| Duration::from_secs(*seconds))
             .collect(),
     );
-    (DestinationName::parse(&plan.name).unwrap(), outlet)
+    (DestinationName::parse(&plan.name).unwrap(), Arc::new(outlet))
 }
 
 fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connection {
@@ -152,6 +153,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             start,
             overlap: OVERLAP,
             fetch: plan.fetch,
+            detect: Detect::LastUpdated,
         },
         every: plan.every,
     }
@@ -222,5 +224,9 @@ impl Dedup for Gated {
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
         self.life.gate().await;
         self.inner.mark(connection, ids).await;
+    }
+
+    fn name(&self) -> &'static str {
+        "simulated"
     }
 }
