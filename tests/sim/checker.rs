@@ -68,15 +68,18 @@ fn count(world: &World, pages: &Pages, findings: &mut Findings) {
         }
     }
     for sink in world.sinks.values() {
-        use std::sync::atomic::Ordering::Relaxed;
-        *findings.strikes.entry("destination hung".to_owned()).or_default() += sink.hung.load(Relaxed) as u64;
-        *findings
-            .strikes
-            .entry("destination refused".to_owned())
-            .or_default() += sink.refused.load(Relaxed) as u64;
+        for (name, strikes) in sink.strikes.lock().unwrap().iter() {
+            *findings.strikes.entry((*name).to_owned()).or_default() += strikes;
+        }
+    }
+    for (name, strikes) in world.dedup.strikes() {
+        *findings.strikes.entry(name.to_owned()).or_default() += strikes;
     }
     findings.counts.clone_from(&pages.counts);
     findings.counts.insert("fenced writes", pages.fenced);
+    findings
+        .counts
+        .insert("look-ups spared by dedup", world.dedup.spared());
     findings.counts.insert("freezes", pages.frozen.len() as u64);
     findings
         .counts
