@@ -12,4 +12,5 @@ pub mod identity;
 pub mod ledger;
 pub mod name;
 pub mod plan;
+pub mod release;
 pub mod retry;

@@ -17,6 +17,7 @@ pub mod lease;
 pub mod limits;
 pub mod poll;
 pub mod schedule;
+mod stage;
 pub mod sweep;
 pub mod turn;
 

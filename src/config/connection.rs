@@ -302,9 +302,21 @@ fn feed(
     };
     let detect = match &written.detect {
         Some(text) => {
-            let known = [("auto", Detect::Auto), ("last-updated", Detect::LastUpdated)];
-            let later = ["history", "window", "roster", "read"];
-            context.word(text, &format!("{path}.detect"), &known, &later)
+            let known = [
+                ("auto", Detect::Auto),
+                ("history", Detect::History),
+                ("last-updated", Detect::LastUpdated),
+            ];
+            let path = format!("{path}.detect");
+            let detect = context.word(text, &path, &known, &["window", "roster", "read"]);
+            match detect {
+                Some(Detect::History) if filter.as_ref().is_some_and(|filter| !filter.is_empty()) => {
+                    let help = "leave out `where`, or write detect = \"last-updated\"";
+                    let refused = refusal("a history cannot be narrowed by `where`", help);
+                    context.accept::<Detect>(Err(refused), text, &path)
+                }
+                other => other,
+            }
         }
         None => Some(Detect::Auto),
     };

@@ -145,8 +145,8 @@ pub(super) struct RawFeed {
     #[serde(rename = "where")]
     #[schemars(with = "Option<String>")]
     pub(super) filter: Option<Text>,
-    /// How changes are detected. Default: auto.
-    #[schemars(with = "Option<String>", extend("enum" = ["auto", "last-updated"]))]
+    /// How changes are detected; auto is history where the server offers one of the type, else last-updated. Default: auto.
+    #[schemars(with = "Option<String>", extend("enum" = ["auto", "history", "last-updated"]))]
     pub(super) detect: Option<Text>,
     /// How far back of the cursor each poll looks again: auto (5m) or 0s to 1d. Default: auto.
     #[schemars(with = "Option<String>")]

@@ -243,6 +243,8 @@ fn kind_of(change: &Change, head: Option<&Head>, baseline: Baseline) -> EventKin
     match (change.shown, proven) {
         (Shown::Deleted, _) => EventKind::Deleted,
         (Shown::Created, _) | (Shown::State, true) => EventKind::Created,
+        // A PUT can create too; a first version that the profile trusts proves it.
+        (Shown::Updated, _) if change.first_version => EventKind::Created,
         (Shown::Updated, _) | (Shown::State, false) => EventKind::Updated,
     }
 }

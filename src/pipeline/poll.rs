@@ -10,11 +10,13 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
+use super::stage;
 use super::turn::{TurnEnd, proves_baseline};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
+use crate::domain::release::{self, Placed};
 use crate::store::{
     AcceptPage, Accepted, BaselineProof, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
     SLICE_ROWS_MAX, Sights, StoreError,
@@ -74,6 +76,7 @@ impl<'a> Poll<'a> {
         worker: &Worker,
         page: ChangePage,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
+        let order = self.order_of(&page);
         let rule = self
             .connection
             .connector
@@ -86,6 +89,17 @@ impl<'a> Poll<'a> {
             .into_iter()
             .map(|change| identify(&self.connection.name, change, &rule))
             .collect();
+        let changes = match (page.order, order) {
+            (PageOrder::NewestFirst, PageOrder::OldestFirst) => oldest_first(changes),
+            (PageOrder::OldestFirst, _) | (PageOrder::NewestFirst, PageOrder::NewestFirst) => changes,
+        };
+        if order == PageOrder::NewestFirst
+            && let Next::Inconclusive { .. } = page.next
+        {
+            let discarded = worker.store.abandon_poll(&self.reference()).await?;
+            stage::note_lost(self, discarded);
+            return Ok(self.go_on(worker, page.next, order, page.fresh_as_of));
+        }
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
             && self.resume.is_none();
         let progress = self.progress(&page.next);
@@ -106,7 +120,7 @@ impl<'a> Poll<'a> {
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
         };
-        if cfg!(sabotage = "cursor_before_commit") && page.order == PageOrder::OldestFirst {
+        if cfg!(sabotage = "cursor_before_commit") && order == PageOrder::OldestFirst {
             return self.cursor_before_commit(worker, page.next, last, template).await;
         }
         for changes in slices {
@@ -115,11 +129,11 @@ impl<'a> Poll<'a> {
                 oversized: Vec::new(),
                 ..template.clone()
             };
-            self.give(worker, page.order, slice).await?;
+            self.give(worker, order, slice).await?;
         }
         self.give(
             worker,
-            page.order,
+            order,
             AcceptPage {
                 changes: last,
                 progress,
@@ -127,11 +141,19 @@ impl<'a> Poll<'a> {
             },
         )
         .await?;
-        if cfg!(sabotage = "cursor_with_the_first_page") && page.order == PageOrder::OldestFirst {
+        if cfg!(sabotage = "cursor_with_the_first_page") && order == PageOrder::OldestFirst {
             self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
                 .await?;
         }
-        Ok(self.go_on(worker, page.next, page.order, page.fresh_as_of))
+        Ok(self.go_on(worker, page.next, order, page.fresh_as_of))
+    }
+
+    /// A poll of one page needs no stage: what is whole can be turned round at once.
+    fn order_of(&self, page: &ChangePage) -> PageOrder {
+        match (&page.next, &self.resume) {
+            (Next::Done(_) | Next::Inconclusive { .. }, None) => PageOrder::OldestFirst,
+            (Next::Page(_), None) | (_, Some(_)) => page.order,
+        }
     }
 
     fn progress(&self, next: &Next) -> Progress {
@@ -212,6 +234,23 @@ impl Worker {
             warn!(%connection, records = accepted.quarantined, "records above the record limit went to quarantine");
         }
     }
+}
+
+/// Turns a newest-first answer round.
+fn oldest_first(changes: Vec<Change>) -> Vec<Change> {
+    let placed: Vec<Placed<'_>> = changes
+        .iter()
+        .zip(0..)
+        .map(|(change, place)| Placed {
+            key: &change.key,
+            order: change.order,
+            place,
+        })
+        .collect();
+    let order = release::oldest_first(&placed);
+    let mut changes: Vec<Option<Change>> = changes.into_iter().map(Some).collect();
+    let take = |index: usize| changes.get_mut(index).and_then(Option::take);
+    order.into_iter().filter_map(take).collect()
 }
 
 /// Leaves out what is known to be accepted, by the ids that need no look at the record.

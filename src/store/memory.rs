@@ -24,9 +24,10 @@ use jiff::Timestamp;
 use self::state::State;
 use super::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    DeadLetterRow, Definitions, DeliveryCounts, Discarded, DueDestinations, EventDetail, EventQuery,
+    EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded,
+    ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -102,7 +103,7 @@ impl Store for MemoryStore {
         self.state().release_stage(release)
     }
 
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError> {
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
         self.state().abandon_poll(poll)
     }
 

@@ -70,6 +70,8 @@ pub struct FeedState {
     pub resume: Option<Resume>,
     /// Whether it has a stage.
     pub stage: StageState,
+    /// How many versions its stage has collected so far; 0 unless it is collecting.
+    pub staged: u64,
     /// When its cursor moved last.
     pub advanced_at: Option<Timestamp>,
     /// The source's own time at the start of the last complete poll.
@@ -86,6 +88,15 @@ pub enum StageState {
     Collecting,
     /// The stage is complete and is being released; the feed does not poll.
     Releasing,
+}
+
+/// What a poll had collected that was abandoned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Discarded {
+    /// Versions that were staged.
+    pub versions: u64,
+    /// The records that they belong to: so many current states a search still shows, unless they are deleted.
+    pub records: u64,
 }
 
 /// Names the poll that a write belongs to.

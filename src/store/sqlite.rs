@@ -35,9 +35,10 @@ pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    DeadLetterRow, Definitions, DeliveryCounts, Discarded, DueDestinations, EventDetail, EventQuery,
+    EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded,
+    ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -200,7 +201,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError> {
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
         let poll = poll.clone();
         self.write("abandoning a poll", move |db| feed::abandon_poll(db, &poll))
             .await

@@ -76,6 +76,8 @@ macro_rules! contract_suite {
                     a_collecting_stage_goes_with_its_poll,
                     a_releasing_stage_goes_on_under_the_next_fence,
                     an_empty_stage_ends_at_once,
+                    numbers_go_before_stamps_within_a_record,
+                    a_collecting_stage_is_counted_and_what_is_discarded_is_told,
                     a_record_in_another_feeds_stage_waits,
                 ];
                 inbox: [

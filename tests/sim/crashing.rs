@@ -12,8 +12,8 @@ use ehr_courier::domain::identity::EventId;
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::store::{
     AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, Progress, QuarantineRow,
+    DeadLetterRow, Definitions, DeliveryCounts, Discarded, DueDestinations, EventDetail, EventQuery,
+    EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, Progress, QuarantineRow,
     Recorded as RecordedCounts, ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges,
     SettleResult, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
@@ -176,7 +176,7 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, ReleaseStage, self.inner.release_stage(release))
     }
 
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError> {
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
         pass!(self, AbandonPoll, self.inner.abandon_poll(poll))
     }
 
