@@ -10,6 +10,7 @@
 pub mod bells;
 pub mod budget;
 pub mod connection;
+mod context;
 pub mod deliver;
 pub mod fan_out;
 pub mod fetch;

@@ -105,6 +105,7 @@ async fn raise(seed: u64) -> Result<Stage, CliError> {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };

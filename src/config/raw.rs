@@ -154,6 +154,9 @@ pub(super) struct RawFeed {
     /// Where a feed without a cursor begins: now, beginning or an instant such as 2026-01-31T00:00:00Z. Default: now.
     #[schemars(with = "Option<String>")]
     pub(super) start: Option<Text>,
+    /// References that are followed, as Type:parameter; the records behind them are frozen with each event. Default: none.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) include: Option<Vec<Text>>,
     /// Whether a record is taken from the page that shows it or read by itself. Default: page.
     #[schemars(with = "Option<String>", extend("enum" = ["page", "read"]))]
     pub(super) fetch: Option<Text>,

@@ -95,6 +95,12 @@ impl Connection {
         }
     }
 
+    /// The feed of that name, if it is polled.
+    #[must_use]
+    pub fn feed(&self, name: &FeedName) -> Option<&Feed> {
+        self.feeds.iter().find(|feed| feed.spec.name == *name)
+    }
+
     /// The fence of the lease, while it can be trusted. A lease in doubt is no lease: nothing is asked of the source.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {

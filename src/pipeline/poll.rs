@@ -18,7 +18,7 @@ use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
 use crate::domain::release::{self, Placed};
 use crate::store::{
-    AcceptPage, Accepted, BaselineProof, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
+    AcceptPage, Accepted, BaselineProof, ContextRule, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
     SLICE_ROWS_MAX, Sights, StoreError,
 };
 
@@ -116,6 +116,7 @@ impl<'a> Poll<'a> {
             changes: Vec::new(),
             oversized: page.oversized,
             progress: Progress::Slice,
+            context: context_rule(self.feed),
             sights: sights(self.feed),
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
@@ -278,6 +279,15 @@ async fn leave_out_known(
         .filter(|(_, id)| id.is_none() || !seen.next().unwrap_or(false))
         .map(|(change, _)| change)
         .collect()
+}
+
+/// Whether a feed's records are told of with their context.
+pub(super) fn context_rule(feed: &Feed) -> ContextRule {
+    if feed.spec.include.is_empty() {
+        ContextRule::None
+    } else {
+        ContextRule::Included
+    }
 }
 
 fn sights(feed: &Feed) -> Sights {

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
-use super::poll::Poll;
+use super::poll::{self, Poll};
 use super::turn::TurnEnd;
 use crate::domain::delivery::Fence;
 use crate::store::{
@@ -90,7 +90,7 @@ pub(super) async fn release(
     fence: Fence,
     stop: &CancellationToken,
 ) -> Result<TurnEnd, StoreError> {
-    let poll = PollRef {
+    let of = PollRef {
         connection: connection.name.clone(),
         feed: feed.spec.name.clone(),
         fence,
@@ -98,8 +98,9 @@ pub(super) async fn release(
     };
     loop {
         let request = ReleaseStage {
-            poll: poll.clone(),
+            poll: of.clone(),
             limit: SLICE_ROWS_MAX,
+            context: poll::context_rule(feed),
             at: worker.clock.now(),
         };
         let released = worker.store.release_stage(&request).await?;

@@ -125,6 +125,8 @@ pub struct AcceptPage {
     pub oversized: Vec<RecordKey>,
     /// What the slice does to the feed.
     pub progress: Progress,
+    /// Whether records are told of with their context.
+    pub context: ContextRule,
     /// Whether the poll shows all there is; where it does not, no first sight of the feed proves a creation from now
     /// on.
     pub sights: Sights,
@@ -132,6 +134,16 @@ pub struct AcceptPage {
     pub fresh_as_of: Timestamp,
     /// Now.
     pub at: Timestamp,
+}
+
+/// Whether a feed's records are told of with the records that they refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ContextRule {
+    /// They travel alone.
+    #[default]
+    None,
+    /// Their context is read first, even where the record came along.
+    Included,
 }
 
 /// What a slice does to its feed.
@@ -197,6 +209,8 @@ pub struct ReleaseStage {
     pub poll: PollRef,
     /// The most changes to hand over; at most [`SLICE_ROWS_MAX`].
     pub limit: usize,
+    /// Whether records are told of with their context.
+    pub context: ContextRule,
     /// Now.
     pub at: Timestamp,
 }

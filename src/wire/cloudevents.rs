@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::Rendered;
+use super::{Rendered, context};
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, Timeliness};
 use crate::domain::fan_out::ContentLevel;
@@ -79,10 +79,14 @@ fn with_data(mut out: String, event: &Event, level: ContentLevel) -> Bytes {
             Bytes::from(out)
         }
         (ContentLevel::FullResource, Some(record)) => {
-            member(&mut out, "datacontenttype", "application/fhir+json");
+            let (media_type, data) = match &event.context {
+                None => ("application/fhir+json", record.bytes().clone()),
+                Some(context) => ("application/json", context::data(record, context)),
+            };
+            member(&mut out, "datacontenttype", media_type);
             out.push_str(",\"data\":");
             let mut bytes = out.into_bytes();
-            bytes.extend_from_slice(record.bytes());
+            bytes.extend_from_slice(&data);
             bytes.push(b'}');
             Bytes::from(bytes)
         }

@@ -3,6 +3,7 @@
 //! A store joins with one line, `contract_suite!(name, home)`, where `home` is a [`Home`]: something that opens the
 //! store, and opens it again as the next process would. The rules speak through [`world::World`] and know no store.
 
+mod context;
 mod definitions;
 mod fan_out;
 mod inbox;
@@ -66,6 +67,11 @@ macro_rules! contract_suite {
                     an_inferred_delete_needs_a_living_record,
                     an_oversized_record_is_quarantined_once,
                     what_was_accepted_outlives_the_process,
+                ];
+                context: [
+                    a_record_that_came_along_waits_for_its_context,
+                    a_released_stage_waits_for_its_context_too,
+                    context_is_frozen_with_the_event_byte_for_byte,
                 ];
                 stage: [
                     nothing_staged_shows_before_the_last_page,

@@ -153,6 +153,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             overlap: OVERLAP,
             fetch: plan.fetch,
             detect: Detect::LastUpdated,
+            include: Vec::new(),
         },
         every: plan.every,
     }

@@ -294,6 +294,7 @@ mod tests {
             overlap: Duration::from_mins(5),
             fetch: FetchMode::FromPage,
             detect,
+            include: Vec::new(),
         }
     }
 

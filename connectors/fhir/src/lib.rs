@@ -12,6 +12,7 @@ mod detection;
 mod digest;
 mod exchange;
 mod history;
+mod include;
 mod instant;
 mod last_updated;
 mod poll;
@@ -27,12 +28,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http,
-    PollRequest, RecordType, VersionRule,
+    Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
 
 pub use exchange::Auth;
+pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 
 use detection::Histories;
@@ -142,6 +144,14 @@ impl Connector for FhirConnector {
 
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         self.read(change).await
+    }
+
+    fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
+        include::references(record.bytes(), include, &self.exchange.base)
+    }
+
+    async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
+        self.read_referred(key).await
     }
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {

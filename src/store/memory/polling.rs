@@ -35,7 +35,11 @@ impl State {
             .iter()
             .map(|change| (change.clone(), page.fresh_as_of))
             .collect();
-        let batch = page_batch(&page.poll, state.baseline_of(&page.poll.feed), page.at);
+        let batch = page_batch(
+            &page.poll,
+            state.baseline_of(&page.poll.feed),
+            (page.context, page.at),
+        );
         let mut accepted = state.take_in(&batch, &arrivals);
         accepted.quarantined = state.quarantine_oversized(page);
         let feed = state.feeds.entry(page.poll.feed.clone()).or_default();

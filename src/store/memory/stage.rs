@@ -47,7 +47,7 @@ impl State {
         }
         let arrivals = feed.take_oldest(release.limit.min(SLICE_ROWS_MAX));
         let accepted = state.take_in(
-            &page_batch(poll, state.baseline_of(&poll.feed), release.at),
+            &page_batch(poll, state.baseline_of(&poll.feed), (release.context, release.at)),
             &arrivals,
         );
         Ok(Released {

@@ -52,7 +52,7 @@ pub(super) fn release_stage(db: &Connection, release: &ReleaseStage) -> Result<R
         )));
     }
     let arrivals = take_oldest(db, poll, release.limit.min(SLICE_ROWS_MAX))?;
-    let batch = page_batch(poll, feed.baseline, release.at);
+    let batch = page_batch(poll, feed.baseline, (release.context, release.at));
     let accepted = intake::take_in(db, &batch, &arrivals)?;
     if is_empty(db, poll)?
         && let Some(end) = feed.after_stage.take()

@@ -110,6 +110,7 @@ pub(super) async fn a_staged_feed_accepts_no_page(home: &dyn Home) {
     let release = ehr_courier::store::ReleaseStage {
         poll: world.poll_ref().await,
         limit: 1,
+        context: ehr_courier::store::ContextRule::None,
         at: at(0),
     };
     assert_refused(&world.store.release_stage(&release).await);

@@ -27,6 +27,7 @@ fn feed(start: Start) -> FeedSpec {
         overlap: RULES.overlap,
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
+        include: Vec::new(),
     }
 }
 
