@@ -300,26 +300,7 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    let detect = match &written.detect {
-        Some(text) => {
-            let known = [
-                ("auto", Detect::Auto),
-                ("history", Detect::History),
-                ("last-updated", Detect::LastUpdated),
-            ];
-            let path = format!("{path}.detect");
-            let detect = context.word(text, &path, &known, &["window", "roster", "read"]);
-            match detect {
-                Some(Detect::History) if filter.as_ref().is_some_and(|filter| !filter.is_empty()) => {
-                    let help = "leave out `where`, or write detect = \"last-updated\"";
-                    let refused = refusal("a history cannot be narrowed by `where`", help);
-                    context.accept::<Detect>(Err(refused), text, &path)
-                }
-                other => other,
-            }
-        }
-        None => Some(Detect::Auto),
-    };
+    let detect = detect(written.detect.as_ref(), filter.as_deref(), path, context);
     let overlap = match &written.overlap {
         Some(text) if text.get_ref() != "auto" => {
             let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
@@ -358,6 +339,30 @@ fn feed(
         detect: detect?,
         include: include?,
     })
+}
+
+fn detect(
+    text: Option<&Text>,
+    filter: Option<&str>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Detect> {
+    let Some(text) = text else {
+        return Some(Detect::Auto);
+    };
+    let known = [
+        ("auto", Detect::Auto),
+        ("history", Detect::History),
+        ("last-updated", Detect::LastUpdated),
+    ];
+    let path = format!("{path}.detect");
+    let detect = context.word(text, &path, &known, &["window", "roster", "read"])?;
+    if detect == Detect::History && filter.is_some_and(|filter| !filter.is_empty()) {
+        let help = "leave out `where`, or write detect = \"last-updated\"";
+        let refused = refusal("a history cannot be narrowed by `where`", help);
+        return context.accept(Err(refused), text, &path);
+    }
+    Some(detect)
 }
 
 fn include(

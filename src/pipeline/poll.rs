@@ -77,21 +77,11 @@ impl<'a> Poll<'a> {
         page: ChangePage,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
         let order = self.order_of(&page);
-        let rule = self
-            .connection
-            .connector
-            .version_rule(&self.feed.spec.record_type);
-        let shown = page.changes.len();
-        let unknown = leave_out_known(worker, &self.connection.name, page.changes, &rule).await;
-        metrics::counter!("courier_duplicates_suppressed_total", "by" => "dedup")
-            .increment((shown - unknown.len()) as u64);
-        let changes: Vec<Change> = unknown
-            .into_iter()
-            .map(|change| identify(&self.connection.name, change, &rule))
-            .collect();
-        let changes = match (page.order, order) {
-            (PageOrder::NewestFirst, PageOrder::OldestFirst) => oldest_first(changes),
-            (PageOrder::OldestFirst, _) | (PageOrder::NewestFirst, PageOrder::NewestFirst) => changes,
+        let changes = self.identified(worker, page.changes).await;
+        let changes = if page.order == order {
+            changes
+        } else {
+            oldest_first(changes)
         };
         if order == PageOrder::NewestFirst
             && let Next::Inconclusive { .. } = page.next
@@ -147,6 +137,23 @@ impl<'a> Poll<'a> {
                 .await?;
         }
         Ok(self.go_on(worker, page.next, order, page.fresh_as_of))
+    }
+
+    /// Leaves out what is known, and works out the rest's identities.
+    async fn identified(&self, worker: &Worker, changes: Vec<ChangeRef>) -> Vec<Change> {
+        let connection = &self.connection.name;
+        let rule = self
+            .connection
+            .connector
+            .version_rule(&self.feed.spec.record_type);
+        let shown = changes.len();
+        let unknown = leave_out_known(worker, connection, changes, &rule).await;
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => "dedup")
+            .increment((shown - unknown.len()) as u64);
+        unknown
+            .into_iter()
+            .map(|change| identify(connection, change, &rule))
+            .collect()
     }
 
     /// A poll of one page needs no stage: what is whole can be turned round at once.

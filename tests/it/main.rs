@@ -9,6 +9,8 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
@@ -16,5 +18,7 @@ mod notifications;
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod whole_histories;
 #[cfg(test)]
 mod wrong_dates;
