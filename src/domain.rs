@@ -14,3 +14,4 @@ pub mod name;
 pub mod plan;
 pub mod release;
 pub mod retry;
+pub mod trace;

@@ -104,6 +104,7 @@ async fn accept(store: &dyn Store, names: &Names, fence: Fence, records: u32) ->
                 cursor: Cursor::new("here".to_owned()),
                 baseline: BaselineProof::Unproven,
             },
+            context: ContextRule::None,
             sights: Sights::All,
             fresh_as_of: at,
             at,
@@ -172,6 +173,7 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
             hash: ContentHash::of_bytes(body.as_bytes()),
             record: Record::new(Bytes::from(body)),
         }),
+        trace: None,
     })
 }
 

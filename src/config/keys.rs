@@ -11,11 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 15] = [
-    (
-        "dedup",
-        "leave [dedup] out: a bounded in-process cache deduplicates for one worker",
-    ),
+const NOT_BUILT: [(&str, &str); 12] = [
     (
         "http.tokens",
         "leave it out and keep `listen` on a loopback address",
@@ -55,14 +51,6 @@ const NOT_BUILT: [(&str, &str); 15] = [
     (
         "connections.*.auth.token_url",
         "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "destinations.*.exchange",
-        "leave it out and write `type = \"webhook\"`",
-    ),
-    (
-        "destinations.*.routing_key",
-        "leave it out and write `type = \"webhook\"`",
     ),
     (
         "subscriptions.*.filter",

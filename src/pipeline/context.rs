@@ -56,8 +56,11 @@ pub(super) async fn gather(
                 let leave = connection.budget.leave().await;
                 let answer = connection.connector.read_context(&key).await;
                 drop(leave);
-                metrics::counter!("courier_ehr_requests_total", "connection" => connection.name.to_string())
-                    .increment(1);
+                let outcome = match &answer {
+                    Ok(_) => "ok",
+                    Err(error) => error.class(),
+                };
+                connection.count_request(&worker.watch.connections, outcome);
                 match answer {
                     Ok(found) => found,
                     Err(error @ (ConnectorError::Throttled { .. } | ConnectorError::Unauthorized { .. })) => {

@@ -5,7 +5,10 @@
 //! one does. One courier at a time works on a file, by a lock beside it that ends with the process. It must not
 //! know what the other stores look like.
 
+pub mod backup;
+mod control;
 mod define;
+mod depths;
 mod fan_out;
 mod feed;
 mod inbox;
@@ -22,6 +25,7 @@ mod stage;
 mod sweep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -34,11 +38,11 @@ use self::rows::Failure;
 pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
-    AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, Discarded, DueDestinations, EventDetail, EventQuery,
-    EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded,
-    ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError,
-    Sweep, Swept,
+    AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
+    PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor,
+    SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -64,6 +68,7 @@ impl SqliteStore {
         schema::ensure_file(path, mode)?;
         let lock = schema::lock(path)?;
         let db = schema::open_for_writing(path)?;
+        schema::check_origin(&db, path, mode)?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
         let reading = schema::open_for_reading(path)?;
@@ -322,6 +327,33 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError> {
+        let set = set.clone();
+        self.write("pausing or resuming a subscription", move |db| {
+            control::set_flow(db, &set)
+        })
+        .await
+    }
+
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError> {
+        self.list("listing pauses", control::paused).await
+    }
+
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        self.list("reading the epoch", control::epoch).await
+    }
+
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {
+        let recovery = recovery.clone();
+        self.write("recovering", move |db| control::recover(db, &recovery))
+            .await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.list("listing the audit", move |db| control::audit(db, limit))
+            .await
+    }
+
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
         self.list("listing cursors", feed::cursors).await
     }
@@ -330,6 +362,10 @@ impl Store for SqliteStore {
         let connection = connection.clone();
         self.list("counting a backlog", move |db| operate::backlog(db, &connection))
             .await
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        self.list("counting what waits", depths::depths).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

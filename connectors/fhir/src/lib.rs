@@ -172,4 +172,12 @@ impl Connector for FhirConnector {
         let state = CursorState::parse(cursor.as_str())?;
         Some(state.watermark.0).filter(|instant| *instant > Timestamp::UNIX_EPOCH)
     }
+
+    fn rewound(&self, cursor: &Cursor, by: Duration) -> Option<Cursor> {
+        let state = CursorState::parse(cursor.as_str())?;
+        let instant = self.describe(cursor)?;
+        let by = jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX);
+        let back = instant.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH);
+        Some(poll::cursor(state.moved_to(back.max(Timestamp::UNIX_EPOCH))))
+    }
 }

@@ -162,4 +162,15 @@ pub trait Connector: Send + Sync {
 
     /// The instant that a cursor stands for, for people and for the lag metric.
     fn describe(&self, cursor: &Cursor) -> Option<Timestamp>;
+
+    /// The cursor moved back by so long. `None` where it stands for no instant: there is nothing to move back from. A
+    /// connector whose cursors hold more than an instant keeps the rest.
+    fn rewound(&self, cursor: &Cursor, by: Duration) -> Option<Cursor> {
+        let by = jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX);
+        let back = self
+            .describe(cursor)?
+            .checked_sub(by)
+            .unwrap_or(Timestamp::UNIX_EPOCH);
+        Some(self.cursor_at(back.max(Timestamp::UNIX_EPOCH)))
+    }
 }

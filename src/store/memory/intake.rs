@@ -111,6 +111,7 @@ impl ConnectionState {
                         .content
                         .as_ref()
                         .and_then(|content| content.context.clone()),
+                    trace: change.trace,
                 };
                 Written {
                     effect: self.append(event),
@@ -258,6 +259,7 @@ impl InboxRow {
     fn show_again(&mut self, change: &Change, fresh_as_of: Timestamp, at: Timestamp) {
         let mut shown = change.clone();
         shown.content = shown.content.or_else(|| self.change.content.take());
+        shown.trace = self.change.trace.or(shown.trace);
         if self.change.novelty == Novelty::Announce {
             shown.novelty = Novelty::Announce;
         }

@@ -4,7 +4,7 @@ use courier_sdk::{ConnectionName, Record, RecordKey};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number};
+use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number, trace};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
@@ -158,8 +158,8 @@ pub(super) fn append(
     let context = context.map(|context| Record::new(context::encode(context)));
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
-             fresh_as_of, recorded_at, late, feed, body, context)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+             fresh_as_of, recorded_at, late, feed, body, context, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (id, connection) DO NOTHING",
     )?;
     let written = insert.execute(params![
@@ -178,6 +178,7 @@ pub(super) fn append(
         batch.feed.as_str(),
         body(change.content.as_ref().map(|content| &content.record))?,
         body(context.as_ref())?,
+        trace(change.trace),
     ])?;
     Ok(written == 1)
 }

@@ -1,7 +1,8 @@
 //! Events and deliveries as rows, and which delivery of a line is at its front.
 //!
 //! A line is what keeps its order: one record's deliveries to one subscription. Its front, the lowest pending
-//! number, is marked `ready` in the row, so that a claim reads only rows that it may take.
+//! number, is marked `ready` in the row, so that a claim reads only rows that it may take. While its subscription is
+//! paused no line has a front that is ready: a paused backlog costs the claims of others nothing.
 
 use rusqlite::{Connection, params};
 
@@ -13,7 +14,7 @@ use crate::domain::identity::VersionKey;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
-     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context";
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context, e.trace";
 
 /// The columns that [`delivery`] reads, of a table named `d`.
 pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
@@ -42,6 +43,7 @@ pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
         feed: columns.feed()?,
         record: columns.record()?,
         context: columns.context()?,
+        trace: columns.trace()?,
     })
 }
 
@@ -119,7 +121,8 @@ pub(super) fn advance(db: &Connection, line: &Line) -> Result<(), Failure> {
         "UPDATE delivery SET ready = 1 WHERE id = (
              SELECT id FROM delivery
              WHERE subscription = ?1 AND connection = ?2 AND record_type = ?3 AND record_id = ?4 AND state = 'pending'
-             ORDER BY number LIMIT 1) AND ready = 0",
+             ORDER BY number LIMIT 1) AND ready = 0
+             AND NOT EXISTS (SELECT 1 FROM pause WHERE pause.subscription = ?1)",
     )?
     .execute(params![line.0, line.1, line.2, line.3])?;
     Ok(())

@@ -48,6 +48,7 @@ fn change(record: usize, version: &str, body: Option<&'static [u8]>) -> Change {
             hash: ContentHash::of_bytes(body),
             context: None,
         }),
+        trace: None,
     }
 }
 
@@ -234,6 +235,7 @@ async fn operations_that_wait_share_commits() {
                 connection: connection(),
                 feed: FeedName::parse(&format!("f{number}")).unwrap(),
                 cursor: Some(Cursor::new(number.to_string())),
+                note: String::new(),
                 at: at(1),
             };
             store.set_cursor(&set).await.unwrap();
