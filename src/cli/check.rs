@@ -27,6 +27,7 @@ pub(super) fn load_with(
     let surroundings = Surroundings {
         environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: SystemClock.now(),
         secrets,
     };

@@ -11,6 +11,8 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
@@ -26,5 +28,7 @@ mod store_contract;
 mod tidy;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whole_histories;
 #[cfg(test)]
 mod wrong_dates;

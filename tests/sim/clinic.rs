@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http, HttpError,
-    HttpRequest, HttpResponse, PollRequest, RecordType, VersionRule,
+    HttpRequest, HttpResponse, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
 };
 use ehr_courier::sandbox::{Answer as Reply, Ehr, Request};
 use http::{HeaderMap, StatusCode};
@@ -300,6 +300,14 @@ impl<C: Connector> Connector for Watched<C> {
 
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         Self::on_behalf("", self.0.fetch(change)).await
+    }
+
+    fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
+        self.0.references(record, include)
+    }
+
+    async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
+        Self::on_behalf("", self.0.read_context(key)).await
     }
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {

@@ -13,11 +13,11 @@ use ehr_courier::domain::identity::EventId;
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::store::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
-    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
-    Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage, Released,
-    ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled, StandingRow, Store, StoreError,
-    Sweep, Swept,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
+    PollRef, Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage,
+    Released, ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled, StandingRow, Store,
+    StoreError, Sweep, Swept,
 };
 use jiff::Timestamp;
 
@@ -178,7 +178,7 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, ReleaseStage, self.inner.release_stage(release))
     }
 
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError> {
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
         pass!(self, AbandonPoll, self.inner.abandon_poll(poll))
     }
 

@@ -54,7 +54,12 @@ fn rendered() -> Vec<(String, Rendered)> {
 
 fn text(rendered: &Rendered) -> Vec<u8> {
     let mut head = String::new();
-    writeln!(head, "content-type: {}", rendered.content_type.unwrap_or_default()).unwrap();
+    writeln!(
+        head,
+        "content-type: {}",
+        rendered.content_type.unwrap_or_default()
+    )
+    .unwrap();
     for (name, value) in &rendered.attributes {
         writeln!(head, "{name}: {value}").unwrap();
     }

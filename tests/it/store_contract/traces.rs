@@ -22,7 +22,11 @@ pub(super) async fn a_trace_goes_with_its_change_into_the_event_and_to_the_deliv
     let world = World::open(home).await;
     world.define(&[subscription("a")]).await;
     world
-        .poll(vec![traced(version("1", 1), 1), traced(reference("2", 1), 1), version("3", 1)])
+        .poll(vec![
+            traced(version("1", 1), 1),
+            traced(reference("2", 1), 1),
+            version("3", 1),
+        ])
         .await;
     // Shown again by another poll while it waits: the trace that found it first goes on.
     world.poll_at(60, vec![traced(reference("2", 1), 2)]).await;
@@ -37,14 +41,25 @@ pub(super) async fn a_trace_goes_with_its_change_into_the_event_and_to_the_deliv
         found.and_then(|(_, trace)| *trace)
     };
     let log = world.log().await;
-    let seen: Vec<_> = log.iter().map(|event| (event.key.id.to_string(), event.trace)).collect();
+    let seen: Vec<_> = log
+        .iter()
+        .map(|event| (event.key.id.to_string(), event.trace))
+        .collect();
     assert_eq!(seen.len(), 4);
-    for (id, trace) in [("1", context(1)), ("2", context(1)), ("3", None), ("4", context(3))] {
+    for (id, trace) in [
+        ("1", context(1)),
+        ("2", context(1)),
+        ("3", None),
+        ("4", context(3)),
+    ] {
         assert_eq!(traces(id, &seen), trace, "{id}");
     }
     world.fan_out_all().await;
     let taken = world.take(60).await;
-    let seen: Vec<_> = taken.iter().map(|one| (one.event.key.id.to_string(), one.event.trace)).collect();
+    let seen: Vec<_> = taken
+        .iter()
+        .map(|one| (one.event.key.id.to_string(), one.event.trace))
+        .collect();
     assert_eq!(traces("2", &seen), context(1));
     assert_eq!(traces("3", &seen), None);
 }
