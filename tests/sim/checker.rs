@@ -49,11 +49,11 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     arrivals::check_order(&pages, &view, &mut findings);
     numbers::check(world, &pages, &mut findings).await;
     cursors::check(&pages, &view, &mut findings);
-    count(world, &pages, &mut findings);
+    count(world, &pages, &view, &mut findings);
     findings
 }
 
-fn count(world: &World, pages: &Pages, findings: &mut Findings) {
+fn count(world: &World, pages: &Pages, view: &View, findings: &mut Findings) {
     for (_, op, side) in &pages.crashes {
         *findings.crashes.entry((*op, *side)).or_default() += 1;
     }
@@ -80,6 +80,12 @@ fn count(world: &World, pages: &Pages, findings: &mut Findings) {
     findings
         .counts
         .insert("look-ups spared by dedup", world.dedup.spared());
+    findings
+        .counts
+        .insert("records with context", view.contexts.len() as u64);
+    let (deletes, lived_again) = view.deletes_told(world);
+    findings.counts.insert("deletes told by histories", deletes);
+    findings.counts.insert("records that lived again", lived_again);
     findings.counts.insert("freezes", pages.frozen.len() as u64);
     findings
         .counts

@@ -307,7 +307,7 @@ impl<C: Connector> Connector for Watched<C> {
     }
 
     async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
-        Self::on_behalf("", self.0.read_context(key)).await
+        Self::on_behalf(CONTEXT, self.0.read_context(key)).await
     }
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
