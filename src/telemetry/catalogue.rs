@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 23] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -108,6 +108,17 @@ pub const METRICS: [Metric; 21] = [
         "courier_cursor_lag_seconds",
         &["connection", "feed"],
         "How long ago the source's last complete answer was fresh: grows while a feed stands still.",
+    ),
+    gauge(
+        "courier_dedup_available",
+        &[],
+        "1 while Redis answers, 0 while the store decides alone; absent without Redis.",
+    ),
+    counter(
+        "courier_dedup_calls_total",
+        &["operation", "outcome"],
+        "Calls to Redis, one a page before it is handed over and one after its commit: ok, failed, refused, or skipped \
+         while it is away.",
     ),
     counter(
         "courier_deliveries_owed_total",
