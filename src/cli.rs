@@ -31,6 +31,7 @@ use thiserror::Error;
 use crate::app::AppError;
 use crate::config::{ConfigErrors, Environment};
 use crate::store::StoreError;
+use crate::telemetry::Lines;
 use output::Output;
 
 const USAGE: u8 = 64;
@@ -195,7 +196,12 @@ fn start(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         .as_deref()
         .or_else(|| environment.get("COURIER_LOG"))
         .unwrap_or(default_filter);
-    crate::telemetry::init_logs(filter).map_err(|error| CliError::Usage(error.to_string()))?;
+    let lines = if let Command::Run(file) = &cli.command {
+        check::log_lines(&file.config, &environment)
+    } else {
+        Lines::of_standard_error()
+    };
+    crate::telemetry::init_logs(filter, lines).map_err(|error| CliError::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli.command, &environment, output))
 }

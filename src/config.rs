@@ -5,7 +5,9 @@
 //! found, each with file, line, key and remedy, and shows no secret. A key whose feature is not built is
 //! refused, never ignored. This module knows nothing of stores, connectors or sockets.
 
+mod broker;
 mod connection;
+mod dedup;
 mod delivery;
 mod environment;
 mod keys;
@@ -14,6 +16,7 @@ mod raw;
 mod resolve;
 mod source;
 mod suggest;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -31,6 +34,8 @@ use url::Url;
 
 use crate::domain::fan_out::Subscription;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::egress::dial::Broker;
+use crate::wire::routing_key::Template;
 pub use environment::Environment;
 pub use problem::ConfigErrors;
 pub use raw::schema;
@@ -65,8 +70,12 @@ pub enum Secrets<'a> {
 pub struct Config {
     /// Where the courier keeps its state.
     pub state: State,
+    /// What stands in front of the store.
+    pub dedup: Dedup,
     /// The HTTP listener.
     pub http: Http,
+    /// How the courier is watched.
+    pub telemetry: Telemetry,
     /// The source systems; at least one.
     pub connections: BTreeMap<ConnectionName, Connection>,
     /// Where notifications go.
@@ -95,11 +104,53 @@ pub enum Key {
     PlainText,
 }
 
+/// What stands in front of the store. `Debug` shows no address: it may hold a password.
+#[derive(Debug)]
+pub enum Dedup {
+    /// A bounded cache of this process.
+    InProcess,
+    /// A Redis.
+    Redis {
+        /// Its address: scheme redis or rediss, a host, no query, no fragment.
+        address: SecretString,
+    },
+}
+
 /// The HTTP listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
     /// The loopback address to listen on.
     pub listen: SocketAddr,
+}
+
+/// How the courier is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub log: LogFormat,
+    /// Where traces go; absent where nothing is traced.
+    pub traces: Option<Traces>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// As text on a terminal, as JSON lines elsewhere.
+    #[default]
+    Auto,
+    /// As text.
+    Text,
+    /// As JSON lines.
+    Json,
+}
+
+/// Where traces go, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// The base address of an OTLP/HTTP collector, without query.
+    pub collector: Url,
+    /// How many of a hundred polls that show something new are traced; 1 to 100.
+    pub percent: u8,
 }
 
 /// One source system.
@@ -209,28 +260,47 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// A webhook. `Debug` shows the host only: the path can be a secret.
+/// Where notifications go.
+#[derive(Debug)]
 pub struct Destination {
     /// Its name.
     pub name: DestinationName,
-    /// The address to post to.
-    pub url: Url,
-    /// The signing key's bytes, 24 to 64.
-    pub secret: SecretSlice<u8>,
+    /// What it is, with what that kind needs.
+    pub target: Target,
     /// The waits between attempts, 1 to 20 of them.
     pub retry: Vec<Duration>,
     /// Which networks may be reached.
     pub egress: Egress,
 }
 
-impl fmt::Debug for Destination {
+/// The kinds of destination. `Debug` shows the host only: a path can be a secret, a broker's address holds one.
+pub enum Target {
+    /// A webhook.
+    Webhook {
+        /// The address to post to.
+        url: Url,
+        /// The signing key's bytes, 24 to 64.
+        secret: SecretSlice<u8>,
+    },
+    /// An exchange of an AMQP 0-9-1 broker.
+    Amqp {
+        /// The broker and who we are to it.
+        broker: Broker,
+        /// The exchange, 1 to 255 bytes.
+        exchange: String,
+        /// What the routing key is made of.
+        routing_key: Template,
+    },
+}
+
+impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Destination({} at {})",
-            self.name,
-            self.url.host_str().unwrap_or("-")
-        )
+        match self {
+            Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
+            Self::Amqp { broker, exchange, .. } => {
+                write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
+            }
+        }
     }
 }
 

@@ -11,6 +11,8 @@ pub mod memory;
 mod model;
 pub mod sqlite;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
@@ -305,6 +307,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Engine`] only.
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError>;
+
+    /// Counts what waits where, for every connection ever seen.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError>;
 
     /// Deletes, in one slice of at most `limit` rows of each kind, what is settled and past its retention, and
     /// accepted ids that the source can no longer show.

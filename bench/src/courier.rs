@@ -84,6 +84,7 @@ fn worker(store: &Arc<SqliteStore>, names: &Names, url: &Url) -> Result<Worker, 
         holder: Holder("bench".to_owned()),
         limits: Limits::default(),
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(1)),
     })
 }

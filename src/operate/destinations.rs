@@ -68,6 +68,7 @@ fn sample(
         timeliness: Timeliness::InOrder,
         feed: FeedName::parse(SAMPLE)?,
         record: None,
+        trace: None,
     };
     let delivery = Delivery {
         id: DeliveryId(0),
@@ -91,5 +92,6 @@ fn sample(
         key: event.key,
         kind: event.kind,
         replay: delivery.replay,
+        trace: None,
     })
 }

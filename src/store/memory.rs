@@ -16,6 +16,7 @@ mod polling;
 mod stage;
 mod state;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ use jiff::Timestamp;
 use self::state::State;
 use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, Epoch, EventDetail,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
     EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
     QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
     SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
@@ -203,6 +204,10 @@ impl Store for MemoryStore {
 
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError> {
         Ok(self.state().backlog(connection))
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        Ok(self.state().depths())
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

@@ -8,6 +8,7 @@
 pub mod backup;
 mod control;
 mod define;
+mod depths;
 mod fan_out;
 mod feed;
 mod inbox;
@@ -24,6 +25,7 @@ mod stage;
 mod sweep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -37,7 +39,7 @@ pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, Epoch, EventDetail,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
     EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
     QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
     SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
@@ -360,6 +362,10 @@ impl Store for SqliteStore {
         let connection = connection.clone();
         self.list("counting a backlog", move |db| operate::backlog(db, &connection))
             .await
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        self.list("counting what waits", depths::depths).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod amqp;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -15,10 +17,14 @@ mod notifications;
 #[cfg(test)]
 mod operating;
 #[cfg(test)]
+mod redis;
+#[cfg(test)]
 mod schema_migration;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod watching;
 #[cfg(test)]
 mod wrong_dates;

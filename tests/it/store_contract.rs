@@ -12,6 +12,7 @@ mod operate;
 mod outbox;
 mod polling;
 mod stage;
+mod traces;
 mod twin;
 mod words;
 mod world;
@@ -147,10 +148,12 @@ macro_rules! contract_suite {
                     a_replayed_event_is_owed_again_under_its_number,
                     claims_are_lost_with_the_process,
                 ];
+                traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,],
                 operate: [
                     events_are_listed_newest_first_with_their_deliveries,
                     dead_letters_are_chosen_by_destination_subscription_and_id,
                     the_backlog_counts_what_waits,
+                    depths_count_what_waits_in_every_place,
                     cursors_and_quarantine_are_listed,
                     the_sweep_takes_what_is_settled_and_old,
                     the_sweep_keeps_events_that_a_lane_has_not_passed,

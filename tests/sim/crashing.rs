@@ -2,6 +2,7 @@
 //!
 //! It also notes what was committed, which is all that the checker knows of the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use ehr_courier::domain::identity::EventId;
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::store::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, Epoch, EventDetail,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
     EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
     Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage, Released,
     ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled, StandingRow, Store, StoreError,
@@ -311,6 +312,10 @@ impl<S: Store> Store for Crashing<S> {
 
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError> {
         pass!(self, Other, self.inner.backlog(connection))
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        pass!(self, Other, self.inner.depths())
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

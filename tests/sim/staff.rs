@@ -75,6 +75,7 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
         holder: Holder(label("worker")),
         limits: plan.limits,
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(fork(plan.seed, &label("draws"))),
     }
 }
@@ -223,5 +224,9 @@ impl Dedup for Gated {
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
         self.life.gate().await;
         self.inner.mark(connection, ids).await;
+    }
+
+    fn name(&self) -> &'static str {
+        "simulated"
     }
 }

@@ -4,7 +4,7 @@ use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number};
+use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number, trace};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
@@ -152,8 +152,8 @@ pub(super) fn append(
 ) -> Result<bool, Failure> {
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
-             fresh_as_of, recorded_at, late, feed, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             fresh_as_of, recorded_at, late, feed, body, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (id, connection) DO NOTHING",
     )?;
     let written = insert.execute(params![
@@ -171,6 +171,7 @@ pub(super) fn append(
         event.timeliness == Timeliness::Late,
         batch.feed.as_str(),
         body(change.content.as_ref().map(|content| &content.record))?,
+        trace(change.trace),
     ])?;
     Ok(written == 1)
 }

@@ -16,6 +16,7 @@ use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::Baseline;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::domain::trace::TraceContext;
 use crate::store::StoreError;
 use crate::wire::sealed::{self, SealError};
 
@@ -180,6 +181,12 @@ impl<'a, 'b> Columns<'a, 'b> {
         Ok(self.sealed()?.map(|body| Record::new(Bytes::from(body))))
     }
 
+    /// A trace's context; one that cannot be read ends the trace and nothing else.
+    pub(super) fn trace(&mut self) -> Result<Option<TraceContext>, Failure> {
+        let stored: Option<String> = self.get()?;
+        Ok(stored.as_deref().and_then(TraceContext::parse))
+    }
+
     /// The columns of [`CHANGE_COLUMNS`].
     pub(super) fn change(&mut self) -> Result<Change, Failure> {
         let key = self.key()?;
@@ -207,6 +214,7 @@ impl<'a, 'b> Columns<'a, 'b> {
             order,
             first_version,
             content,
+            trace: self.trace()?,
         })
     }
 
@@ -229,10 +237,10 @@ impl<'a, 'b> Columns<'a, 'b> {
 
 /// The columns of a change, in the order in which [`change_values`] writes and [`Columns::change`] reads them.
 pub(super) const CHANGE_COLUMNS: &str = "record_type, record_id, shown, novelty, version_id, clue, version, event_id, \
-     order_number, order_stamp, first_version, hash, body";
+     order_number, order_stamp, first_version, hash, body, trace";
 
 /// The values of [`CHANGE_COLUMNS`].
-pub(super) fn change_values(change: &Change) -> Result<[Value; 13], Failure> {
+pub(super) fn change_values(change: &Change) -> Result<[Value; 14], Failure> {
     let (clue, version, event_id) = match &change.version {
         VersionClue::Known(version, id) => ("known", Some(version.as_str()), Some(id.as_str())),
         VersionClue::ByContent => ("by-content", None, None),
@@ -254,6 +262,7 @@ pub(super) fn change_values(change: &Change) -> Result<[Value; 13], Failure> {
         Value::Integer(i64::from(change.first_version)),
         text_if_any(change.content.as_ref().map(|content| content.hash.as_str())),
         body(record)?,
+        trace(change.trace),
     ])
 }
 
@@ -267,6 +276,11 @@ pub(super) fn text_if_any(value: Option<&str>) -> Value {
 
 pub(super) fn int_if_any(value: Option<i64>) -> Value {
     value.map_or(Value::Null, Value::Integer)
+}
+
+/// The context of a trace, as the `traceparent` header spells it.
+pub(super) fn trace(context: Option<TraceContext>) -> Value {
+    context.map_or(Value::Null, |context| Value::Text(context.to_string()))
 }
 
 /// A body, sealed.

@@ -47,6 +47,7 @@ fn change(record: usize, version: &str, body: Option<&'static [u8]>) -> Change {
             record: Record::new(Bytes::from_static(body)),
             hash: ContentHash::of_bytes(body),
         }),
+        trace: None,
     }
 }
 

@@ -111,6 +111,7 @@ pub(super) fn unversioned(id: &str) -> Change {
         order: VersionOrder::default(),
         first_version: false,
         content: None,
+        trace: None,
     }
 }
 

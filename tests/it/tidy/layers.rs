@@ -43,8 +43,8 @@ const MODULES: [(&str, &[&str], &str); 17] = [
     ),
     (
         "destination",
-        &["domain", "wire"],
-        "one bounded attempt: no store, no schedule, no memory",
+        &["domain", "egress", "wire"],
+        "one bounded attempt: no store, no schedule, no memory; what does not speak HTTP dials through the guard",
     ),
     (
         "pipeline",
@@ -58,8 +58,8 @@ const MODULES: [(&str, &[&str], &str); 17] = [
     ),
     (
         "config",
-        &["domain", "egress"],
-        "it is complete before anything is opened: it cannot open anything; addresses are judged by the guard's own rule",
+        &["domain", "egress", "wire"],
+        "it is complete before anything is opened; addresses are judged by the guard's own rule, templates by what fills them",
     ),
     ("sandbox", &[], "the witness shares no code with the accused"),
     (
@@ -67,7 +67,11 @@ const MODULES: [(&str, &[&str], &str); 17] = [
         &["destination", "domain"],
         "it checks what a stranger would check: the signature and the id",
     ),
-    ("telemetry", &[], "how logs leave, not what is logged"),
+    (
+        "telemetry",
+        &["domain"],
+        "how logs, metrics and spans leave, not what they say",
+    ),
     (
         "face",
         &[
@@ -151,9 +155,13 @@ const SIBLINGS: [(&str, &[&str]); 3] = [
 ];
 
 /// A library of others and the only places that may name it, so that replacing it stays a small change.
-const LIBRARIES: [(&str, &[&str]); 9] = [
+const LIBRARIES: [(&str, &[&str]); 15] = [
+    ("async_compat", &["src/destination/amqp"]),
+    ("lapin", &["src/destination/amqp"]),
     ("rusqlite", &["src/store/sqlite"]),
-    ("reqwest", &["src/egress"]),
+    // The collector of traces is the operator's own: it is reached past the guard.
+    ("reqwest", &["src/egress", "src/telemetry/otlp"]),
+    ("redis", &["src/dedup/redis", "src/app/dedup"]),
     ("axum", &["src/face", "src/receiver", "src/sandbox"]),
     ("clap", &["src/cli"]),
     ("zstd", &["src/wire"]),
@@ -161,6 +169,9 @@ const LIBRARIES: [(&str, &[&str]); 9] = [
     ("schemars", &["src/config"]),
     ("metrics_exporter_prometheus", &["src/telemetry", "src/face"]),
     ("tracing_subscriber", &["src/telemetry"]),
+    ("opentelemetry", &["src/telemetry/otlp"]),
+    ("opentelemetry_otlp", &["src/telemetry/otlp"]),
+    ("opentelemetry_sdk", &["src/telemetry/otlp"]),
 ];
 
 /// The domain's functions take instants and draws as arguments and return values; a word of these would end that.
