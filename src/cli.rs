@@ -210,8 +210,11 @@ async fn dispatch(command: Command, environment: &Environment, output: &mut Outp
     match command {
         Command::Demo(demo) => demo::run(&demo, output).await,
         Command::Run(file) => {
+            // From here on a hang-up asks for a reload; it must not end a service that is still starting.
+            let asked = signals::on_hangup()?;
             let config = check::load(&file.config, environment)?;
-            Ok(crate::app::run(&config, signals::until_terminated()?).await?)
+            let reloading = check::reloading(&file.config, environment, asked);
+            Ok(crate::app::run(config, reloading, signals::until_terminated()?).await?)
         }
         Command::Check(command) => {
             check::run(&command.file.config, environment, output)?;

@@ -63,6 +63,13 @@ pub trait Destination: Send + Sync {
     /// Dropping the future abandons the attempt; the other side may have accepted the notification.
     async fn deliver(&self, notification: &Notification, now: Timestamp) -> Attempt;
 
+    /// Ends what the destination keeps open, within its own deadline. Called once, after the last attempt; those that
+    /// are still under way fail.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts what is still open.
+    async fn close(&self) {}
+
     /// Finds out whether the other side is there, within the same deadline, without sending a notification.
     ///
     /// # Cancel safety
@@ -72,11 +79,4 @@ pub trait Destination: Send + Sync {
             detail: "not asked: only a sample can tell (`destinations test`)".to_owned(),
         }
     }
-
-    /// Ends what the destination keeps open, within its own deadline. Called once, after the last attempt; those that
-    /// are still under way fail.
-    ///
-    /// # Cancel safety
-    /// Dropping the future cuts what is still open.
-    async fn close(&self) {}
 }

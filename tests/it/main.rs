@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod amqp;
 #[cfg(test)]
+mod bad_connection;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -11,6 +13,8 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
@@ -18,6 +22,8 @@ mod notifications;
 mod operating;
 #[cfg(test)]
 mod redis;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod schema_migration;
 #[cfg(test)]
