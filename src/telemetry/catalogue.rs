@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 18] = [
+pub const METRICS: [Metric; 20] = [
     seconds(
         "courier_attempt_seconds",
         &["destination"],
@@ -111,6 +111,11 @@ pub const METRICS: [Metric; 18] = [
     ),
     counter("courier_events_total", &[], "Events written to the log."),
     counter(
+        "courier_face_refused_total",
+        &[],
+        "Requests to the HTTP listener without one of its tokens.",
+    ),
+    counter(
         "courier_late_events_total",
         &[],
         "Events among them that came after a newer version of their record: late changes that were recovered.",
@@ -124,6 +129,11 @@ pub const METRICS: [Metric; 18] = [
         "courier_polls_failed_total",
         &["connection", "class"],
         "Polls that failed, or proved incomplete.",
+    ),
+    counter(
+        "courier_reloads_total",
+        &["outcome"],
+        "Reloads of the configuration: applied, unchanged or refused.",
     ),
     counter(
         "courier_spans_dropped_total",

@@ -4,13 +4,17 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 41] = [
+pub const FIELDS: [(&str, &str); 43] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("attempt", "which attempt at a delivery, from 1"),
     ("attempts", "how many attempts"),
     ("cancelled", "how many deliveries were cancelled"),
     ("cause", "why the engine of the store failed"),
     ("changes", "how many changes"),
+    (
+        "choice",
+        "a choice of the configuration that weakens protection or may be a mistake",
+    ),
     ("class", "the kind of failure, one fixed word"),
     ("connection", "the connection's name"),
     ("connections", "how many connections"),
@@ -35,6 +39,7 @@ pub const FIELDS: [(&str, &str); 41] = [
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
     ("part", "a part of the worker, as /readyz names it"),
+    ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
     ("records", "how many records"),
     ("seconds", "a duration"),
