@@ -251,7 +251,11 @@ pub fn connection(
     ))
 }
 
-fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+/// Makes one destination of its configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when it cannot be set up.
+pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
     let destination: Arc<dyn Destination> = match &entry.target {
         config::Target::Webhook { url, secret } => {
             let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
@@ -265,20 +269,22 @@ fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, 
                 deadline: WEBHOOK_DEADLINE,
             }))
         }
-        config::Target::Amqp {
-            broker,
-            exchange,
-            routing_key,
-        } => Arc::new(Amqp::new(amqp::Settings {
-            name: entry.name.clone(),
-            broker: broker.clone(),
-            exchange: exchange.clone(),
-            routing_key: routing_key.clone(),
-            policy: policy(&entry.egress),
-            deadline: amqp::DEADLINE,
-        })),
+        config::Target::Amqp(target) => Arc::new(Amqp::new(broker_settings(entry, target))),
     };
     Ok(Outlet::new(destination, entry.retry.clone()))
+}
+
+/// What an AMQP destination is made of.
+#[must_use]
+pub fn broker_settings(entry: &config::Destination, target: &config::AmqpTarget) -> amqp::Settings {
+    amqp::Settings {
+        name: entry.name.clone(),
+        broker: target.broker.clone(),
+        exchange: target.exchange.clone(),
+        routing_key: target.routing_key.clone(),
+        policy: policy(&entry.egress),
+        deadline: amqp::DEADLINE,
+    }
 }
 
 fn policy(egress: &config::Egress) -> AddressPolicy {

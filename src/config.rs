@@ -293,21 +293,25 @@ pub enum Target {
         secret: SecretSlice<u8>,
     },
     /// An exchange of an AMQP 0-9-1 broker.
-    Amqp {
-        /// The broker and who we are to it.
-        broker: Broker,
-        /// The exchange, 1 to 255 bytes.
-        exchange: String,
-        /// What the routing key is made of.
-        routing_key: Template,
-    },
+    Amqp(AmqpTarget),
+}
+
+/// An exchange of a broker.
+#[derive(Debug)]
+pub struct AmqpTarget {
+    /// The broker and who we are to it.
+    pub broker: Broker,
+    /// The exchange, 1 to 255 bytes.
+    pub exchange: String,
+    /// What the routing key is made of.
+    pub routing_key: Template,
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
-            Self::Amqp { broker, exchange, .. } => {
+            Self::Amqp(AmqpTarget { broker, exchange, .. }) => {
                 write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
             }
         }
