@@ -137,6 +137,11 @@ pub const METRICS: [Metric; 23] = [
     ),
     counter("courier_events_total", &[], "Events written to the log."),
     counter(
+        "courier_face_refused_total",
+        &[],
+        "Requests to the HTTP listener without one of its tokens.",
+    ),
+    counter(
         "courier_late_events_total",
         &[],
         "Events among them that came after a newer version of their record: late changes that were recovered.",
@@ -150,6 +155,11 @@ pub const METRICS: [Metric; 23] = [
         "courier_polls_failed_total",
         &["connection", "class"],
         "Polls that failed, or proved incomplete.",
+    ),
+    counter(
+        "courier_reloads_total",
+        &["outcome"],
+        "Reloads of the configuration: applied, unchanged or refused.",
     ),
     counter(
         "courier_spans_dropped_total",
