@@ -38,11 +38,7 @@ pub(super) fn target(
         None => context.missing(key, &exchange_path, "write exchange = \"ehr.changes\""),
     };
     let routing_key = match &raw.routing_key {
-        Some(text) => context.accept(
-            routing_key(text.get_ref()),
-            text,
-            &format!("{path}.routing_key"),
-        ),
+        Some(text) => context.accept(routing_key(text.get_ref()), text, &format!("{path}.routing_key")),
         None => Template::parse(ROUTING_KEY_DEFAULT).ok(),
     };
     Some(Target::Amqp {
@@ -66,7 +62,8 @@ fn broker(secret: &SecretString, egress: Option<&Egress>) -> Result<Broker, Refu
         let help = "remove the `?` or `#` and what follows: the courier sets what stands there";
         return Err(refusal("a broker's address has no options here", help));
     }
-    let decoded = |text: &str| percent_decoded(text).ok_or_else(|| refusal("not percent-encoded", ADDRESS_HELP));
+    let decoded =
+        |text: &str| percent_decoded(text).ok_or_else(|| refusal("not percent-encoded", ADDRESS_HELP));
     let (user, password) = (decoded(url.username())?, url.password());
     let (Some(password), false) = (password, user.is_empty()) else {
         return Err(refusal("user and password are missing", ADDRESS_HELP));
@@ -129,7 +126,9 @@ fn exchange(text: &str) -> Result<String, Refusal> {
 
 fn routing_key(text: &str) -> Result<Template, Refusal> {
     Template::parse(text).map_err(|error| {
-        let known = Template::placeholders().map(|name| format!("{{{name}}}")).join(", ");
+        let known = Template::placeholders()
+            .map(|name| format!("{{{name}}}"))
+            .join(", ");
         let help = format!("write text and placeholders, \"{ROUTING_KEY_DEFAULT}\"; there are {known}");
         refusal(error.to_string(), help)
     })
@@ -159,7 +158,10 @@ mod tests {
                 (host, port),
                 "{text}"
             );
-            assert_eq!((broker.virtual_host.as_str(), broker.user.as_str()), (virtual_host, "u"));
+            assert_eq!(
+                (broker.virtual_host.as_str(), broker.user.as_str()),
+                (virtual_host, "u")
+            );
             assert_eq!(broker.password.expose_secret(), password);
             assert!(!format!("{broker:?}").contains(password), "{broker:?}");
         }

@@ -155,7 +155,11 @@ fn resolve(
 }
 
 /// A scalar of a fixed section: the variable that overrides it, else what the file says.
-pub(super) fn scalar<'a>(key: &str, text: Option<&'a Text>, overrides: &'a Overrides) -> Option<(&'a str, Origin)> {
+pub(super) fn scalar<'a>(
+    key: &str,
+    text: Option<&'a Text>,
+    overrides: &'a Overrides,
+) -> Option<(&'a str, Origin)> {
     overrides
         .get(key)
         .or_else(|| text.map(|text| (text.get_ref().as_str(), Origin::from(text))))

@@ -105,7 +105,10 @@ impl Amqp {
 
     async fn publish(&self, notification: &Notification, now: Timestamp) -> Result<(), Refused> {
         let Notification {
-            connection, key, kind, ..
+            connection,
+            key,
+            kind,
+            ..
         } = notification;
         let routing_key = self.settings.routing_key.fill(connection, key, *kind)?;
         let routing_key = ShortString::try_new(routing_key).map_err(|_too_long| Refused::Names)?;
@@ -134,9 +137,7 @@ impl Amqp {
 impl fmt::Debug for Amqp {
     /// Shows host and exchange only.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings {
-            broker, exchange, ..
-        } = self.settings.as_ref();
+        let Settings { broker, exchange, .. } = self.settings.as_ref();
         write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
     }
 }

@@ -153,7 +153,12 @@ mod tests {
             ("127.0.0.1", Transport::Plain, &[][..], "is loopback"),
             ("8.8.8.8", Transport::Plain, &[][..], "plain amqp to 8.8.8.8"),
             ("10.1.2.3", Transport::Tls, &loopback[..], "is private"),
-            ("169.254.169.254", Transport::Tls, &["169.254.0.0/16"], "never reached"),
+            (
+                "169.254.169.254",
+                Transport::Tls,
+                &["169.254.0.0/16"],
+                "never reached",
+            ),
         ];
         for (host, transport, allow, expected) in rows {
             let refused = refusal(host, transport, allow, &[]).unwrap();

@@ -72,7 +72,13 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     let drained = tokio::time::timeout(worker.limits.shutdown_grace, drain)
         .await
         .unwrap_or(Ok(()));
-    join_all(worker.destinations.values().map(|outlet| outlet.destination.close())).await;
+    join_all(
+        worker
+            .destinations
+            .values()
+            .map(|outlet| outlet.destination.close()),
+    )
+    .await;
     drained
 }
 

@@ -168,10 +168,7 @@ mod tests {
     #[test]
     fn a_template_is_filled_with_the_events_names() {
         let rows = [
-            (
-                "{connection}.{record_type}.{change}",
-                "mercy.Appointment.updated",
-            ),
+            ("{connection}.{record_type}.{change}", "mercy.Appointment.updated"),
             ("ehr.{record_type}", "ehr.Appointment"),
             ("{record_type}/{record_id}", "Appointment/17"),
             ("{change}{change}", "updatedupdated"),

@@ -72,7 +72,10 @@ impl Desk {
             ..QueueDeclareOptions::default()
         };
         let queue = desk.queue.as_str().into();
-        desk.channel.queue_declare(queue, durable, arguments).await.unwrap();
+        desk.channel
+            .queue_declare(queue, durable, arguments)
+            .await
+            .unwrap();
         desk
     }
 
@@ -210,6 +213,7 @@ fn notification(record_type: &str, number: usize) -> Notification {
         key,
         kind: EventKind::Updated,
         replay: Replay::Original,
+        trace: None,
     }
 }
 

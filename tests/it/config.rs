@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FetchMode, Start};
-use ehr_courier::config::{self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings, Target};
+use ehr_courier::config::{
+    self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings, Target,
+};
 use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, From, Topic};
 use jiff::Timestamp;
 use proptest::prelude::*;

@@ -99,7 +99,10 @@ impl Link {
         if let Ok(Ok(text)) = timeout(CALL_MAX, asking).await
             && let Some(reason) = unbounded(&text)
         {
-            tracing::warn!(reason, "redis may run out of memory: set maxmemory and an evicting policy");
+            tracing::warn!(
+                reason,
+                "redis may run out of memory: set maxmemory and an evicting policy"
+            );
         }
     }
 }
@@ -150,8 +153,16 @@ mod tests {
                 "# Memory\r\nused_memory:1024\r\nmaxmemory:{limit}\r\nmaxmemory_human:1M\r\nmaxmemory_policy:{policy}\r\n"
             )
         };
-        assert!(unbounded(&info(0, "allkeys-lru")).unwrap().contains("maxmemory is 0"));
-        assert!(unbounded(&info(1 << 20, "noeviction")).unwrap().contains("noeviction"));
+        assert!(
+            unbounded(&info(0, "allkeys-lru"))
+                .unwrap()
+                .contains("maxmemory is 0")
+        );
+        assert!(
+            unbounded(&info(1 << 20, "noeviction"))
+                .unwrap()
+                .contains("noeviction")
+        );
         for evicting in ["allkeys-lru", "allkeys-random", "volatile-ttl"] {
             assert_eq!(unbounded(&info(1 << 20, evicting)), None);
         }

@@ -132,12 +132,8 @@ impl Refused {
     pub(super) fn channel(error: &lapin::Error, exchange: &str) -> Self {
         let exchange = || exchange.to_owned();
         match reply_code(error) {
-            Some(NOT_FOUND) => Self::NoExchange {
-                exchange: exchange(),
-            },
-            Some(ACCESS_REFUSED) => Self::NotPermitted {
-                exchange: exchange(),
-            },
+            Some(NOT_FOUND) => Self::NoExchange { exchange: exchange() },
+            Some(ACCESS_REFUSED) => Self::NotPermitted { exchange: exchange() },
             Some(code @ PRECONDITION_FAILED) => Self::Answer(code),
             Some(code) if code < 500 => Self::Answer(code),
             // A hard error ends the connection; 320 is a broker that shuts down.

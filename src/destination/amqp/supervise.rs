@@ -94,12 +94,7 @@ fn waits() -> impl Iterator<Item = Duration> {
 }
 
 /// Shows a connection to the attempts until it is lost or `stop`.
-async fn keep(
-    settings: &Settings,
-    link: Arc<Link>,
-    state: &watch::Sender<State>,
-    stop: &CancellationToken,
-) {
+async fn keep(settings: &Settings, link: Arc<Link>, state: &watch::Sender<State>, stop: &CancellationToken) {
     let events = link.connection().events_listener();
     state.send_replace(State::Up(Arc::clone(&link)));
     gauge(settings, "courier_amqp_connected", true);

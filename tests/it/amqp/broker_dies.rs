@@ -65,7 +65,10 @@ async fn a_broker_killed_and_restarted_amid_3_000_messages_loses_none_of_them() 
         "lost or phantom"
     );
     // At most what awaited its confirm can come twice.
-    assert!(duplicates <= ehr_courier::destination::amqp::WINDOW, "{duplicates}");
+    assert!(
+        duplicates <= ehr_courier::destination::amqp::WINDOW,
+        "{duplicates}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,10 +78,14 @@ async fn a_blocked_broker_holds_attempts_says_so_and_takes_them_when_it_is_relie
     desk.bind("#").await;
     let hasty = Amqp::new(desk.settings(Duration::from_secs(5)));
     let patient = Amqp::new(desk.settings(PATIENCE));
-    let first = patient.deliver(&notification("Patient", 0), SystemClock.now()).await;
+    let first = patient
+        .deliver(&notification("Patient", 0), SystemClock.now())
+        .await;
     assert_eq!(first, accepted());
     assert_eq!(
-        hasty.deliver(&notification("Patient", 1), SystemClock.now()).await,
+        hasty
+            .deliver(&notification("Patient", 1), SystemClock.now())
+            .await,
         accepted()
     );
     node.control(&["set_vm_memory_high_watermark", "absolute", "1"])
@@ -86,7 +93,9 @@ async fn a_blocked_broker_holds_attempts_says_so_and_takes_them_when_it_is_relie
     // The first message after it may still slip in; what the broker says follows it.
     let blocked = async {
         loop {
-            let said = hasty.deliver(&notification("Patient", 2), SystemClock.now()).await;
+            let said = hasty
+                .deliver(&notification("Patient", 2), SystemClock.now())
+                .await;
             if said != accepted() {
                 return failure(said);
             }
@@ -129,11 +138,7 @@ async fn without_a_binding_attempts_fail_as_unroutable_and_end_as_dead_letters()
     }
     // Bound at last and redriven, they arrive.
     desk.bind("#").await;
-    service
-        .store
-        .redrive(&all, SystemClock.now())
-        .await
-        .unwrap();
+    service.store.redrive(&all, SystemClock.now()).await.unwrap();
     service.until(|counts| counts.done == 20).await;
     assert_eq!(desk.take_all().await.len(), 20);
     service.stop().await;

@@ -79,13 +79,19 @@ async fn a_message_is_persistent_and_byte_for_byte_what_the_binary_examples_show
         assert_eq!(message.routing_key.as_str(), "mercy.Appointment.updated");
         let properties = &message.properties;
         let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
-        assert_eq!(text(properties.message_id()).unwrap(), notification.event_id.as_str());
+        assert_eq!(
+            text(properties.message_id()).unwrap(),
+            notification.event_id.as_str()
+        );
         assert_eq!(
             text(properties.content_type()).as_deref(),
             example.rendered.content_type
         );
         assert_eq!(*properties.delivery_mode(), Some(2));
-        assert_eq!(properties.timestamp().map(u64::cast_signed), Some(now.as_second()));
+        assert_eq!(
+            properties.timestamp().map(u64::cast_signed),
+            Some(now.as_second())
+        );
         let headers = properties.headers().as_ref().unwrap().inner();
         let found: BTreeSet<(String, String)> = headers
             .iter()
@@ -113,7 +119,9 @@ async fn a_missing_exchange_fails_by_name_and_is_used_once_it_is_there() {
     let bus = desk.destination();
     let expected = format!("no such exchange {}", desk.exchange);
     for number in 0..3 {
-        let said = bus.deliver(&notification("Patient", number), SystemClock.now()).await;
+        let said = bus
+            .deliver(&notification("Patient", number), SystemClock.now())
+            .await;
         assert_eq!(failure(said), expected);
     }
     desk.declare_exchange().await;
@@ -138,7 +146,10 @@ async fn a_missing_exchange_fails_by_name_and_is_used_once_it_is_there() {
 async fn a_full_queue_that_rejects_fails_the_attempt() {
     let mut limits = FieldTable::default();
     limits.insert("x-max-length".into(), AMQPValue::LongInt(2));
-    limits.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    limits.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
     let desk = Desk::new(shared_broker(), limits).await;
     desk.bind("#").await;
     let bus = desk.destination();
@@ -151,7 +162,10 @@ async fn a_full_queue_that_rejects_fails_the_attempt() {
                 taken.insert(notification.event_id.to_string(), 1);
             }
             said => {
-                assert_eq!(failure(said), "the broker does not keep it (nack): a queue is full or failing");
+                assert_eq!(
+                    failure(said),
+                    "the broker does not keep it (nack): a queue is full or failing"
+                );
                 refused += 1;
             }
         }
@@ -179,8 +193,6 @@ fn changed(change: impl FnOnce(&mut Settings)) -> Amqp {
     change(&mut settings);
     Amqp::new(settings)
 }
-
-
 
 #[tokio::test]
 async fn a_connection_that_is_refused_says_why_and_shows_no_credentials() {
@@ -233,7 +245,9 @@ async fn a_closed_destination_opens_again_for_the_next_attempt() {
     desk.bind("#").await;
     let bus = desk.destination();
     for number in 0..3 {
-        let said = bus.deliver(&notification("Patient", number), SystemClock.now()).await;
+        let said = bus
+            .deliver(&notification("Patient", number), SystemClock.now())
+            .await;
         assert_eq!(said, accepted());
         bus.close().await;
     }

@@ -54,7 +54,12 @@ fn rendered() -> Vec<(String, Rendered)> {
 
 fn text(rendered: &Rendered) -> Vec<u8> {
     let mut head = String::new();
-    writeln!(head, "content-type: {}", rendered.content_type.unwrap_or_default()).unwrap();
+    writeln!(
+        head,
+        "content-type: {}",
+        rendered.content_type.unwrap_or_default()
+    )
+    .unwrap();
     for (name, value) in &rendered.attributes {
         writeln!(head, "{name}: {value}").unwrap();
     }
@@ -154,6 +159,7 @@ async fn a_webhook_gets_binary_attributes_as_percent_encoded_ce_headers() {
             kind: event.kind,
             rendered: example.rendered.clone(),
             replay: Replay::Original,
+            trace: None,
         };
         webhook.deliver(&notification, event.recorded_at).await;
         let request = http.0.lock().unwrap().take().unwrap();

@@ -132,7 +132,12 @@ impl Scene {
         worker.dedup = Arc::clone(&dedup) as Arc<dyn Dedup>;
         let worker = Arc::new(worker);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        let served = sandbox::serve(ehr_listener, Arc::clone(&ehr), Pace::per_second(0.0), stop.clone());
+        let served = sandbox::serve(
+            ehr_listener,
+            Arc::clone(&ehr),
+            Pace::per_second(0.0),
+            stop.clone(),
+        );
         tasks.spawn(async move { served.await.unwrap() });
         let (sink, received) = mpsc::channel(1024);
         let keys = vec![SigningKey::parse(SECRET).unwrap()];

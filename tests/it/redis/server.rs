@@ -13,8 +13,9 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The Redis that `tests/run` starts or the environment names.
 pub(super) fn given_address() -> String {
-    std::env::var("COURIER_TEST_REDIS_URL")
-        .expect("COURIER_TEST_REDIS_URL names no Redis: run tests/run, or tests/services cargo test --test it redis")
+    std::env::var("COURIER_TEST_REDIS_URL").expect(
+        "COURIER_TEST_REDIS_URL names no Redis: run tests/run, or tests/services cargo test --test it redis",
+    )
 }
 
 /// A `redis-server` of this test alone. It keeps nothing on disk: what is restarted is empty.
