@@ -4,7 +4,7 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 39] = [
+pub const FIELDS: [(&str, &str); 40] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
@@ -40,6 +40,7 @@ pub const FIELDS: [(&str, &str); 39] = [
     ("log", "events that wait for fan-out"),
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
+    ("operation", "what was asked of a service"),
     ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
     ("records", "how many records"),
