@@ -116,6 +116,7 @@ async fn accept(
                 cursor: cursor.clone(),
                 baseline: BaselineProof::Unproven,
             },
+            context: ContextRule::None,
             sights: Sights::All,
             fresh_as_of: at,
             at,
