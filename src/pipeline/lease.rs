@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Worker;
-use super::connection::Connection;
 use super::heartbeat::Part;
+use crate::domain::delivery::Fence;
 use crate::store::{LeaseRequest, RenewLeases, StoreError};
 
 /// Acquisitions under way at once: enough for the store to commit them in groups.
@@ -27,11 +27,10 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     loop {
         worker.watch.heartbeats.beat(Part::Lease);
         renew(&worker).await?;
-        let unheld = |connection: &&Connection| connection.fence().is_none();
         let names: Vec<ConnectionName> = worker
             .connections
             .values()
-            .filter(unheld)
+            .filter(|connection| connection.fence().is_none())
             .map(|connection| connection.name.clone())
             .collect();
         let mut rounds = stream::iter(names)
@@ -58,8 +57,11 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
 
 /// Renews what is held, in one write for all connections.
 async fn renew(worker: &Worker) -> Result<(), StoreError> {
-    let held = |connection: &Connection| connection.fence().map(|fence| (connection.name.clone(), fence));
-    let before: Vec<_> = worker.connections.values().filter_map(held).collect();
+    let before: Vec<(ConnectionName, Fence)> = worker
+        .connections
+        .values()
+        .filter_map(|connection| Some((connection.name.clone(), connection.fence()?)))
+        .collect();
     if before.is_empty() {
         return Ok(());
     }
