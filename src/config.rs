@@ -10,9 +10,12 @@ mod connection;
 mod dedup;
 mod delivery;
 mod environment;
+mod fingerprint;
 mod keys;
+mod parts;
 mod problem;
 mod raw;
+mod record;
 mod resolve;
 mod source;
 mod suggest;
@@ -37,6 +40,7 @@ use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::egress::dial::Broker;
 use crate::wire::routing_key::Template;
 pub use environment::Environment;
+use fingerprint::Fingerprints;
 pub use problem::ConfigErrors;
 pub use raw::schema;
 
@@ -86,6 +90,8 @@ pub struct Config {
     pub subscriptions: BTreeMap<SubscriptionName, Subscription>,
     /// Choices that weaken protection and belong in the audit log.
     pub audits: Vec<Audit>,
+    /// What a reload compares.
+    fingerprints: Fingerprints,
 }
 
 /// Where the courier keeps its state.
@@ -118,11 +124,13 @@ pub enum Dedup {
     },
 }
 
-/// The HTTP listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The HTTP listener. `Debug` shows no token.
+#[derive(Debug, Clone)]
 pub struct Http {
-    /// The loopback address to listen on.
+    /// The address to listen on; a loopback one, unless there are tokens.
     pub listen: SocketAddr,
+    /// The bearer tokens that open it; none leave it open.
+    pub tokens: Vec<SecretString>,
 }
 
 /// How the courier is watched.
@@ -200,6 +208,8 @@ pub enum Auth {
 pub struct Limits {
     /// Requests a second, if limited.
     pub requests_per_second: Option<NonZeroU32>,
+    /// Requests in any 24 hours, if limited; at least 24.
+    pub requests_per_day: Option<NonZeroU32>,
     /// Requests at the same time.
     pub concurrent: NonZeroUsize,
 }
@@ -288,28 +298,32 @@ pub enum Target {
         secret: SecretSlice<u8>,
     },
     /// An exchange of an AMQP 0-9-1 broker.
-    Amqp {
-        /// The broker and who we are to it.
-        broker: Broker,
-        /// The exchange, 1 to 255 bytes.
-        exchange: String,
-        /// What the routing key is made of.
-        routing_key: Template,
-    },
+    Amqp(AmqpTarget),
+}
+
+/// An exchange of a broker.
+#[derive(Debug)]
+pub struct AmqpTarget {
+    /// The broker and who we are to it.
+    pub broker: Broker,
+    /// The exchange, 1 to 255 bytes.
+    pub exchange: String,
+    /// What the routing key is made of.
+    pub routing_key: Template,
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
-            Self::Amqp { broker, exchange, .. } => {
+            Self::Amqp(AmqpTarget { broker, exchange, .. }) => {
                 write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
             }
         }
     }
 }
 
-/// A choice that weakens protection. `Display` is one line for the audit log, without secrets.
+/// A choice that weakens protection or may be a mistake. `Display` is one line for the audit log, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audit {
     /// Bodies are kept in plain text.
@@ -322,6 +336,13 @@ pub enum Audit {
         place: String,
         /// The networks.
         networks: Vec<IpNet>,
+    },
+    /// A feed follows a record type that FHIR does not know.
+    UnknownType {
+        /// `connections.NAME.feeds[INDEX]`.
+        place: String,
+        /// The type.
+        record_type: RecordType,
     },
     /// A connection or destination may be reached over plain http in these networks.
     PlainHttp {
@@ -357,6 +378,10 @@ impl fmt::Display for Audit {
             }
             Self::PlainTextState => write!(f, "state.key: bodies are kept in plain text"),
             Self::AllowedNetworks { place, networks } => write!(f, "{place}: may reach {}", list(networks)),
+            Self::UnknownType { place, record_type } => write!(
+                f,
+                "{place}.record: FHIR knows no {record_type}; the server must have a type of its own by this name"
+            ),
             Self::PlainHttp { place, networks } => write!(f, "{place}: plain http in {}", list(networks)),
             Self::FullResource {
                 subscription,
@@ -371,7 +396,7 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and the files of the folder `courier.d` beside it.
 ///
 /// # Errors
 /// [`ConfigErrors`] with every problem that was found; the caller prints it and exits with 78.
@@ -393,5 +418,5 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Those of [`load`], except what concerns the file itself.
 pub fn from_text(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
-    resolve::from_text(path, text, surroundings)
+    resolve::from_texts(&[(path.to_owned(), text.to_owned())], surroundings)
 }

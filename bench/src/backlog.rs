@@ -17,8 +17,8 @@ use ehr_courier::domain::identity::{EventId, VersionKey};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::store::{
-    AcceptPage, BaselineProof, ContextRule, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef, Progress, Sights,
-    Store,
+    AcceptPage, BaselineProof, ContextRule, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef,
+    Progress, Sights, Store,
 };
 
 use crate::Failed;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Start};
@@ -15,7 +16,7 @@ use super::raw::{Number, RawAuth, RawConnection, RawFeed, RawLimits, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Auth, Connection, Feed, Limits};
+use super::{Audit, Auth, Connection, Feed, Limits, record};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -27,16 +28,14 @@ const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
 const CONCURRENT_DEFAULT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
 const CONCURRENT_MAX: i64 = 64;
+/// One an hour at least, or a poll would wait for days.
+const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
 const LATER_AUTH: [&str; 4] = ["api-key", "oauth2", "smart-backend-services", "refresh-token"];
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
     context: &mut Context<'_>,
 ) -> BTreeMap<ConnectionName, Connection> {
-    if raw.is_empty() {
-        let help = "add [connections.NAME] with a base_url and at least one [[connections.NAME.feeds]]";
-        context.missing::<()>(Origin::File, "connections", help);
-    }
     raw.into_iter()
         .filter_map(|(name, raw)| {
             let connection = connection(&name, &raw, context)?;
@@ -208,14 +207,20 @@ fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Opt
     let Some(raw) = raw else {
         return Some(Limits {
             requests_per_second: None,
+            requests_per_day: None,
             concurrent: CONCURRENT_DEFAULT,
         });
     };
     let rate = raw.requests_per_second.as_ref().map(|number| {
+        let path = format!("{path}.requests_per_second");
+        let whole = whole(number, &(1..=REQUESTS_PER_SECOND_MAX), &path, context);
+        whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
+    });
+    let daily = raw.requests_per_day.as_ref().map(|number| {
         let whole = whole(
             number,
-            REQUESTS_PER_SECOND_MAX,
-            &format!("{path}.requests_per_second"),
+            &REQUESTS_PER_DAY,
+            &format!("{path}.requests_per_day"),
             context,
         );
         whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
@@ -224,25 +229,35 @@ fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Opt
         .concurrent
         .as_ref()
         .map_or(Some(CONCURRENT_DEFAULT), |number| {
-            let whole = whole(number, CONCURRENT_MAX, &format!("{path}.concurrent"), context);
+            let whole = whole(
+                number,
+                &(1..=CONCURRENT_MAX),
+                &format!("{path}.concurrent"),
+                context,
+            );
             whole.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?))
         });
     let requests_per_second = match rate {
         None => None,
         Some(rate) => Some(rate?),
     };
+    let requests_per_day = match daily {
+        None => None,
+        Some(daily) => Some(daily?),
+    };
     Some(Limits {
         requests_per_second,
+        requests_per_day,
         concurrent: concurrent?,
     })
 }
 
-fn whole(number: &Number, most: i64, path: &str, context: &mut Context<'_>) -> Option<i64> {
+fn whole(number: &Number, range: &RangeInclusive<i64>, path: &str, context: &mut Context<'_>) -> Option<i64> {
     let value = *number.get_ref();
-    let fits = (1..=most).contains(&value);
+    let fits = range.contains(&value);
     let result = fits.then_some(value).ok_or_else(|| {
         refusal(
-            format!("not between 1 and {most}"),
+            format!("not between {} and {}", range.start(), range.end()),
             "write a whole number in that range, or remove the key",
         )
     });
@@ -324,6 +339,12 @@ fn feed(
     };
     let include = include(written.include.as_deref(), record_type.as_ref(), path, context);
     let record_type = record_type?;
+    if !record::is_known(record_type.as_str()) {
+        context.audits.push(Audit::UnknownType {
+            place: path.to_owned(),
+            record_type: record_type.clone(),
+        });
+    }
     let name = match name {
         Some(name) => name?,
         None => FeedName::parse(record_type.as_str()).ok()?,
@@ -415,6 +436,10 @@ pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
         text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !shaped {
         return Err(refusal("not a record type", help));
+    }
+    if let Some(meant) = record::meant(text) {
+        let help = format!("write \"{meant}\"");
+        return Err(refusal("FHIR knows no such type", help));
     }
     RecordType::parse(text).map_err(|error| refusal(error.to_string(), help))
 }

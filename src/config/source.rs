@@ -45,8 +45,8 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 10] = [
-    "auth", "base_url", "feeds", "key", "limits", "password", "secret", "token", "url", "where",
+const GUARDED: [&str; 11] = [
+    "auth", "base_url", "feeds", "key", "limits", "password", "secret", "token", "tokens", "url", "where",
 ];
 
 /// The sections of the file.
@@ -236,7 +236,8 @@ fn collect(key: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<(Range<usize
         DeValue::Array(array) => array.iter().for_each(|element| collect(key, element, found)),
         DeValue::String(text) => found.push((value.span(), shown(key, text))),
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
-            let harmless = HARMLESS.contains(&key) || matches!(key, "requests_per_second" | "concurrent");
+            let harmless = HARMLESS.contains(&key)
+                || matches!(key, "requests_per_second" | "requests_per_day" | "concurrent");
             found.push((
                 value.span(),
                 if harmless {

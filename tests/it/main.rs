@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod amqp;
 #[cfg(test)]
+mod bad_connection;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -10,6 +12,8 @@ mod config;
 mod egress;
 #[cfg(test)]
 mod face;
+#[cfg(test)]
+mod fairness;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
@@ -20,6 +24,8 @@ mod notifications;
 mod operating;
 #[cfg(test)]
 mod redis;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod schema_migration;
 #[cfg(test)]

@@ -156,7 +156,7 @@ macro_rules! contract_suite {
                     a_replayed_event_is_owed_again_under_its_number,
                     claims_are_lost_with_the_process,
                 ];
-                traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,],
+                traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,];
                 operate: [
                     events_are_listed_newest_first_with_their_deliveries,
                     dead_letters_are_chosen_by_destination_subscription_and_id,

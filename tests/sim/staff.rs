@@ -59,7 +59,7 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
             .sources
             .iter()
             .map(|source| connection(world, life, source))
-            .map(|connection| (connection.name.clone(), connection))
+            .map(|connection| (connection.name.clone(), Arc::new(connection)))
             .collect(),
         destinations: plan
             .subscriptions
@@ -109,7 +109,7 @@ fn subscribe(plan: &SubscriptionPlan) -> Subscription {
     }
 }
 
-fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (DestinationName, Outlet) {
+fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (DestinationName, Arc<Outlet>) {
     let schedule = if plan.temper == TemperPlan::Dead {
         &IMPATIENCE[..]
     } else {
@@ -123,7 +123,7 @@ fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (Destinat
             .map(|seconds| Duration::from_secs(*seconds))
             .collect(),
     );
-    (DestinationName::parse(&plan.name).unwrap(), outlet)
+    (DestinationName::parse(&plan.name).unwrap(), Arc::new(outlet))
 }
 
 fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connection {
