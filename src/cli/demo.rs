@@ -25,7 +25,7 @@ use crate::domain::identity::{EventId, VersionKey};
 use crate::pipeline::{self, Worker};
 use crate::receiver::{self, Received};
 use crate::sandbox::{self, Change, Ehr, Options, Pace, Written};
-use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::store::sqlite::OpenMode;
 
 /// What the sandbox's clinic does: one change after the other, this far apart.
 const STEP_EVERY: Duration = Duration::from_millis(350);
@@ -111,7 +111,7 @@ async fn raise(seed: u64) -> Result<Stage, CliError> {
     let text = configuration(source_url.as_str(), hook_url.as_str());
     let config =
         config::from_text(&folder.join("courier.toml"), &text, &surroundings).map_err(CliError::Config)?;
-    let store = SqliteStore::open(&config.state.database, OpenMode::Service)?;
+    let store = app::open_store(&config, OpenMode::Service)?;
     let worker = Arc::new(app::compose(&config, Arc::new(store), Arc::clone(&clock))?);
 
     let key = SigningKey::parse(&secret).map_err(|error| CliError::Failed(error.to_string()))?;

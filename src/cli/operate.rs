@@ -304,8 +304,8 @@ pub(super) async fn cursors(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let CursorsCommand::Show(file) = command;
-    let config = check::load_with(&file.config, environment, Secrets::Unneeded)?;
-    let store = app::open_for_reading(&config.state.database)?;
+    let config = check::load_with(&file.config, environment, Secrets::OfState)?;
+    let store = app::open_for_reading(&config)?;
     let clock: std::sync::Arc<dyn courier_sdk::Clock> = std::sync::Arc::new(SystemClock);
     let mut clients = app::Clients::default();
     let mut rows = Vec::new();
@@ -361,13 +361,13 @@ pub(super) fn schema(command: &SchemaCommand, output: &mut Output) {
 }
 
 pub(super) fn reading(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
-    let config = check::load_with(&file.config, environment, Secrets::Unneeded)?;
-    Ok(app::open_for_reading(&config.state.database)?)
+    let config = check::load_with(&file.config, environment, Secrets::OfState)?;
+    Ok(app::open_for_reading(&config)?)
 }
 
 pub(super) fn writing(file: &ConfigFile, environment: &Environment) -> Result<SqliteStore, CliError> {
-    let config = check::load_with(&file.config, environment, Secrets::Unneeded)?;
-    Ok(SqliteStore::open(&config.state.database, OpenMode::Offline)?)
+    let config = check::load_with(&file.config, environment, Secrets::OfState)?;
+    Ok(app::open_store(&config, OpenMode::Offline)?)
 }
 
 fn parse<T>(

@@ -11,7 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 16] = [
+const NOT_BUILT: [(&str, &str); 10] = [
     (
         "dedup",
         "leave [dedup] out: a bounded in-process cache deduplicates for one worker",
@@ -29,32 +29,8 @@ const NOT_BUILT: [(&str, &str); 16] = [
         "leave it out and write `requests_per_second` instead",
     ),
     (
-        "connections.*.auth.client_id",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.client_secret",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.key",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.header",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
         "connections.*.auth.refresh_token",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.scope",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.token_url",
-        "leave it out: only basic (user, password) and bearer (token) are built",
+        "leave it out: a refresh token that changes at each use is not kept yet; use oauth2 or smart-backend-services",
     ),
     (
         "connections.*.feeds.*.include",

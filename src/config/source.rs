@@ -45,8 +45,25 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 10] = [
-    "auth", "base_url", "feeds", "key", "limits", "password", "secret", "token", "url", "where",
+const GUARDED: [&str; 18] = [
+    "auth",
+    "base_url",
+    "client_id",
+    "client_secret",
+    "feeds",
+    "header",
+    "key",
+    "key_id",
+    "limits",
+    "password",
+    "previous_keys",
+    "scope",
+    "secret",
+    "token",
+    "token_url",
+    "url",
+    "value",
+    "where",
 ];
 
 /// The sections of the file.

@@ -268,9 +268,9 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
                 due_at: after(worker.clock.now(), pause),
             }
         }
-        Err(ConnectorError::Unauthorized { status, .. }) => {
+        Err(ConnectorError::Unauthorized { reason, .. }) => {
             connection.budget.pause(Duration::from_mins(1));
-            warn!(connection = %connection.name, status, "fetch was not authorised; the connection waits");
+            warn!(connection = %connection.name, reason, "fetch was not authorised; the connection waits");
             SettleResult::Release {
                 due_at: after(worker.clock.now(), Duration::from_mins(1)),
             }

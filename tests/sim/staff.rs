@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use courier_fhir::{Auth, FhirConnector, Limits as FhirLimits, Profile, Settings};
+use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
 use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, RecordType, Start};
 use ehr_courier::dedup::Dedup;
 use ehr_courier::dedup::memory::MemoryDedup;
@@ -178,7 +178,7 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
             };
             Arc::new(Watched(FhirConnector::new(Settings {
                 base_url: base_url(),
-                auth: Auth::None,
+                credentials: Arc::new(courier_sdk::Fixed::none()),
                 profile,
                 http: Arc::new(http),
                 clock: Arc::new(world.clock),

@@ -23,13 +23,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Fetched, Http, PollRequest, RecordType,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Credentials, Cursor, Fetched, Http, PollRequest, RecordType,
     VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
 
-pub use exchange::Auth;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 
 use exchange::Exchange;
@@ -39,8 +38,8 @@ use last_updated::CursorState;
 pub struct Settings {
     /// The server's FHIR base address.
     pub base_url: Url,
-    /// The credentials.
-    pub auth: Auth,
+    /// What requests show to be let in.
+    pub credentials: Arc<dyn Credentials>,
     /// The constants of the kind of server.
     pub profile: Profile,
     /// Through which requests are sent.
@@ -106,7 +105,7 @@ impl FhirConnector {
     pub fn new(settings: Settings) -> Self {
         let Settings {
             base_url,
-            auth,
+            credentials,
             profile,
             http,
             clock,
@@ -114,7 +113,7 @@ impl FhirConnector {
         } = settings;
         let exchange = Exchange {
             base: base_url,
-            auth,
+            credentials,
             http,
             deadline: limits.deadline,
         };

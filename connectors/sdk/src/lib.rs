@@ -10,6 +10,7 @@
 pub mod change;
 pub mod clock;
 pub mod connector;
+pub mod credentials;
 pub mod error;
 pub mod http;
 pub mod id;
@@ -18,6 +19,7 @@ pub mod record;
 pub use change::{ChangePage, ChangeRef, Next, Novelty, PageOrder, Shown};
 pub use clock::Clock;
 pub use connector::{Connector, FeedSpec, FetchMode, Fetched, PollRequest, Start, VersionRule};
+pub use credentials::{Credentials, Fixed, Renewal};
 pub use error::ConnectorError;
 pub use http::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
 pub use id::{ConnectionName, FeedName, InvalidName, RecordId, RecordKey, RecordType};

@@ -2,14 +2,16 @@
 
 use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::{self, Head, Life};
 use crate::store::batch::{Arrival, Batch};
+use crate::wire::sealed::Place;
 
 /// Reads a record's head.
 pub(super) fn head(
@@ -170,7 +172,11 @@ pub(super) fn append(
         nanos(batch.at),
         event.timeliness == Timeliness::Late,
         batch.feed.as_str(),
-        body(change.content.as_ref().map(|content| &content.record))?,
+        body(
+            db,
+            change.content.as_ref().map(|content| &content.record),
+            Place::new("event", &[batch.connection.as_str(), event.id.as_str()]),
+        )?,
     ])?;
     Ok(written == 1)
 }

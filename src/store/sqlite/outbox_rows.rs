@@ -3,13 +3,15 @@
 //! A line is what keeps its order: one record's deliveries to one subscription. Its front, the lowest pending
 //! number, is marked `ready` in the row, so that a claim reads only rows that it may take.
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, damaged, stored};
 use crate::domain::delivery::{ClaimedDelivery, Delivery, DeliveryId, DeliveryState, Fence, Replay};
 use crate::domain::event::{Event, EventKind, Timeliness};
 use crate::domain::fan_out::{ContentLevel, Format};
 use crate::domain::identity::VersionKey;
+use crate::wire::sealed::Place;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
@@ -22,11 +24,12 @@ pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.des
 /// A subscription, a connection and a record.
 pub(super) type Line = (String, String, String, String);
 
-pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
-    Ok(Event {
-        connection: columns.connection()?,
-        position: columns.count()?,
-        id: columns.event_id()?,
+pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
+    let (connection, position, id) = (columns.connection()?, columns.count()?, columns.event_id()?);
+    let mut event = Event {
+        connection,
+        position,
+        id,
         key: columns.key()?,
         version: VersionKey::from_stored(columns.text()?),
         version_id: columns.get()?,
@@ -40,8 +43,11 @@ pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
             Timeliness::InOrder
         },
         feed: columns.feed()?,
-        record: columns.record()?,
-    })
+        record: None,
+    };
+    let names = [event.connection.as_str(), event.id.as_str()];
+    event.record = columns.record(db, Place::new("event", &names))?;
+    Ok(event)
 }
 
 pub(super) fn event_kind(word: &str) -> Result<EventKind, Failure> {
@@ -91,7 +97,7 @@ pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedD
     Ok(Some(ClaimedDelivery {
         fence: Fence(columns.count()?),
         delivery: delivery(&mut columns)?,
-        event: event(&mut columns)?,
+        event: event(db, &mut columns)?,
     }))
 }
 

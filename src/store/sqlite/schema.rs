@@ -15,7 +15,11 @@ use super::rows::Failure;
 use crate::store::StoreError;
 
 /// What each version of the file adds to the one before; the file's `user_version` counts those that were applied.
-const MIGRATIONS: [&str; 2] = [include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+];
 
 /// How long a statement waits for an operator's tool that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,8 +2,9 @@
 
 use courier_sdk::{ConnectionName, FeedName};
 use rusqlite::types::Value;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{params, params_from_iter};
 
+use super::connection::Connection;
 use super::intake::{self};
 use super::rows::{CHANGE_COLUMNS, Columns, Failure, change_values, nanos, row_limit, text};
 use super::{feed, lease};
@@ -93,7 +94,7 @@ fn append(db: &Connection, page: &AcceptPage) -> Result<(), Failure> {
             Value::Integer(place),
             Value::Integer(nanos(page.fresh_as_of)),
         ];
-        insert.execute(params_from_iter(own.into_iter().chain(change_values(change)?)))?;
+        insert.execute(params_from_iter(own.into_iter().chain(change_values(db, &page.poll.connection, change)?)))?;
     }
     Ok(())
 }
@@ -114,7 +115,7 @@ fn take_oldest(db: &Connection, poll: &PollRef, limit: usize) -> Result<Vec<Arri
         let mut columns = Columns::of(row);
         let id: i64 = columns.get()?;
         let fresh_as_of = columns.instant()?;
-        let change = columns.change()?;
+        let change = columns.change(db, &poll.connection)?;
         if !bounds.admit(change_bytes(&change)) {
             break;
         }
