@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod at_rest;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -12,6 +14,8 @@ mod face;
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
+#[cfg(test)]
+mod smart;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
