@@ -4,6 +4,9 @@
 //! then the leases, then the store.
 
 mod credentials;
+mod dedup;
+pub mod operate;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,11 +24,14 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::dedup::memory::MemoryDedup;
+use crate::destination::Destination;
+use crate::destination::amqp::{self, Amqp};
 use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
-use crate::face::{self, Face};
+use crate::face::control::{ControlError, ControlSocket};
+use crate::face::{self, Face, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -34,6 +40,8 @@ use crate::store::sqlite::{OpenMode, SqliteStore};
 use crate::store::{Holder, Store, StoreError};
 use crate::telemetry::{self, TelemetryError};
 use crate::wire::sealed::Seals;
+
+pub use dedup::dedup;
 
 /// A webhook's total deadline, from connecting to the last byte of its answer.
 const WEBHOOK_DEADLINE: Duration = Duration::from_secs(15);
@@ -67,6 +75,9 @@ pub enum AppError {
     /// A stage could not go on.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// There is no control socket, or it failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The face failed.
     #[error("the HTTP face failed")]
     Face(#[source] std::io::Error),
@@ -79,11 +90,19 @@ pub enum AppError {
 pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = open_store(config, OpenMode::Service).map_err(AppError::Store)?;
-    let worker = Arc::new(compose(config, Arc::new(store), clock)?);
+    let mut worker = compose(config, Arc::new(store), clock)?;
+    worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
+    let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
+    worker.watch = watch;
+    let worker = Arc::new(worker);
+    let control = ControlSocket::bind(&config.state.database)?;
+    let in_force = Arc::clone(&worker);
+    let operating = admin::router(Arc::new(move || Arc::clone(&in_force)));
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| AppError::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
     let metrics = telemetry::init_metrics()?;
     tracing::info!(
         connections = worker.connections.len(),
@@ -97,6 +116,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
+    let control_failed = stop.clone();
     let pipeline = async {
         let outcome = pipeline::run(worker, stop).await;
         face_stop.cancel();
@@ -108,12 +128,19 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         face_failed.cancel();
         served
     };
-    let (outcome, served) = tokio::join!(pipeline, serving);
+    let controlling = async {
+        let served = control.serve(operating, face_stop.clone()).await;
+        control_failed.cancel();
+        served
+    };
+    let exporting = watching::export(exporter, face_stop.clone());
+    let (outcome, served, controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
     outcome?;
+    controlled?;
     served.map_err(AppError::Face)
 }
 
-/// Makes a worker of a configuration.
+/// Makes a worker of a configuration, with a deduplication of this process: see [`dedup()`] for another.
 ///
 /// # Errors
 /// [`AppError::Compose`] when a connection or destination cannot be set up.
@@ -142,6 +169,7 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
             ..Limits::default()
         },
         bells: pipeline::bells::Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
     })
 }
@@ -191,19 +219,40 @@ pub fn connection(
 }
 
 fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
-    let compose = |reason: String| AppError::Compose {
-        what: format!("destination {}", entry.name),
-        reason,
+    let destination: Arc<dyn Destination> = match &entry.target {
+        config::Target::Webhook { url, secret } => {
+            let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
+                what: format!("destination {}", entry.name),
+                reason: error.to_string(),
+            })?;
+            Arc::new(Webhook::new(webhook::Settings {
+                url: url.clone(),
+                keys: vec![key],
+                http: clients.of(&entry.egress),
+                deadline: WEBHOOK_DEADLINE,
+            }))
+        }
+        config::Target::Amqp {
+            broker,
+            exchange,
+            routing_key,
+        } => Arc::new(Amqp::new(amqp::Settings {
+            name: entry.name.clone(),
+            broker: broker.clone(),
+            exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
+            policy: policy(&entry.egress),
+            deadline: amqp::DEADLINE,
+        })),
     };
-    let key =
-        SigningKey::from_bytes(entry.secret.expose_secret()).map_err(|error| compose(error.to_string()))?;
-    let settings = webhook::Settings {
-        url: entry.url.clone(),
-        keys: vec![key],
-        http: clients.of(&entry.egress),
-        deadline: WEBHOOK_DEADLINE,
-    };
-    Ok(Outlet::new(Arc::new(Webhook::new(settings)), entry.retry.clone()))
+    Ok(Outlet::new(destination, entry.retry.clone()))
+}
+
+fn policy(egress: &config::Egress) -> AddressPolicy {
+    AddressPolicy {
+        allow_networks: egress.allow_networks.clone(),
+        plain_http_networks: egress.plain_http_networks.clone(),
+    }
 }
 
 /// The clients in use: one for each address policy, because a client holds pools and certificates.
@@ -214,10 +263,7 @@ pub struct Clients {
 
 impl Clients {
     fn of(&mut self, egress: &config::Egress) -> Arc<GuardedClient> {
-        let policy = AddressPolicy {
-            allow_networks: egress.allow_networks.clone(),
-            plain_http_networks: egress.plain_http_networks.clone(),
-        };
+        let policy = policy(egress);
         let make = || Arc::new(GuardedClient::new(policy.clone(), &ClientOptions::default()));
         Arc::clone(self.made.entry(policy.clone()).or_insert_with(make))
     }
@@ -236,7 +282,7 @@ pub fn open_store(config: &Config, mode: OpenMode) -> Result<SqliteStore, StoreE
 /// # Errors
 /// [`StoreError`] when there is no store, or one that this version or this key cannot read.
 pub fn open_for_reading(config: &Config) -> Result<SqliteStore, StoreError> {
-    SqliteStore::read_only(&config.state.database, &seals(&config.state.key)?)
+    SqliteStore::read_only_sealed(&config.state.database, &seals(&config.state.key)?)
 }
 
 /// What seals the store of a configuration.

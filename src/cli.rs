@@ -2,17 +2,27 @@
 //!
 //! 0 done · 1 failed · 64 usage · 75 the store is locked by another process · 78 configuration.
 
+mod audit;
+mod backup;
 mod check;
+mod cursors;
+mod dead_letters;
 mod demo;
-mod operate;
+mod desk;
+mod destinations;
+mod events;
 mod output;
 mod poll;
 mod quarantine;
+mod remote;
+mod schema;
 mod serve;
 mod signals;
+mod subscriptions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
@@ -20,6 +30,7 @@ use thiserror::Error;
 use crate::app::AppError;
 use crate::config::{ConfigErrors, Environment};
 use crate::store::StoreError;
+use crate::telemetry::Lines;
 use output::Output;
 
 const USAGE: u8 = 64;
@@ -61,22 +72,34 @@ enum Command {
     Poll(poll::PollCommand),
     /// Events: list, show, replay.
     #[command(subcommand)]
-    Events(operate::EventsCommand),
+    Events(events::EventsCommand),
     /// Dead letters: list, redrive.
     #[command(subcommand)]
-    DeadLetters(operate::DeadLettersCommand),
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// Changes given up because their record could not be fetched: list, redrive.
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineCommand),
-    /// Cursors: show.
+    /// Cursors: show, set.
     #[command(subcommand)]
-    Cursors(operate::CursorsCommand),
+    Cursors(cursors::CursorsCommand),
+    /// Subscriptions: list, pause, resume.
+    #[command(subcommand)]
+    Subscriptions(subscriptions::SubscriptionsCommand),
+    /// Destinations: test.
+    #[command(subcommand)]
+    Destinations(destinations::DestinationsCommand),
+    /// What operators changed, newest first.
+    Audit(audit::AuditCommand),
+    /// Copies the store to a new file, beside a running service.
+    Backup(backup::BackupCommand),
+    /// Makes a restored backup fit to go on with: new epoch, cursors rewound, numbers jump.
+    Recover(backup::RecoverCommand),
     /// The sandbox EHR alone: a FHIR R4 server of synthetic patients, with fault switches.
     Sandbox(serve::SandboxCommand),
     /// A receiver that verifies signatures and prints what it accepts.
     Listen(serve::ListenCommand),
     /// JSON Schemas.
-    Schema(operate::SchemaCommand),
+    Schema(schema::SchemaCommand),
 }
 
 /// A command that did not succeed; each variant has its exit code.
@@ -151,6 +174,11 @@ fn start(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         | Command::DeadLetters(_)
         | Command::Quarantine(_)
         | Command::Cursors(_)
+        | Command::Subscriptions(_)
+        | Command::Destinations(_)
+        | Command::Audit(_)
+        | Command::Backup(_)
+        | Command::Recover(_)
         | Command::Sandbox(_)
         | Command::Listen(_)
         | Command::Schema(_) => "warn",
@@ -160,7 +188,12 @@ fn start(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         .as_deref()
         .or_else(|| environment.get("COURIER_LOG"))
         .unwrap_or(default_filter);
-    crate::telemetry::init_logs(filter).map_err(|error| CliError::Usage(error.to_string()))?;
+    let lines = if let Command::Run(file) = &cli.command {
+        check::log_lines(&file.config, &environment)
+    } else {
+        Lines::of_standard_error()
+    };
+    crate::telemetry::init_logs(filter, lines).map_err(|error| CliError::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli.command, &environment, output))
 }
@@ -174,17 +207,27 @@ async fn dispatch(command: Command, environment: &Environment, output: &mut Outp
         }
         Command::Check(file) => check::run(&file.config, environment, output),
         Command::Poll(command) => poll::run(&command, environment, output).await,
-        Command::Events(command) => operate::events(command, environment, output).await,
-        Command::DeadLetters(command) => operate::dead_letters(command, environment, output).await,
+        Command::Events(command) => events::run(command, environment, output).await,
+        Command::DeadLetters(command) => dead_letters::run(command, environment, output).await,
         Command::Quarantine(command) => quarantine::run(command, environment, output).await,
-        Command::Cursors(command) => operate::cursors(command, environment, output).await,
+        Command::Cursors(command) => cursors::run(command, environment, output).await,
+        Command::Subscriptions(command) => subscriptions::run(command, environment, output).await,
+        Command::Destinations(command) => destinations::run(command, environment, output).await,
+        Command::Audit(command) => audit::run(&command, environment, output).await,
+        Command::Backup(command) => backup::back_up(&command, environment, output),
+        Command::Recover(command) => backup::recover(&command, environment, output).await,
         Command::Sandbox(command) => serve::sandbox(command, output).await,
         Command::Listen(command) => serve::listen(command, environment, output).await,
         Command::Schema(command) => {
-            operate::schema(&command, output);
+            schema::run(&command, output);
             Ok(())
         }
     }
+}
+
+/// Parses a duration of an option, as the configuration writes it.
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::config::duration(text).map_err(|help| format!("not a duration: {help}"))
 }
 
 fn with_causes(error: &CliError) -> String {

@@ -6,7 +6,9 @@
 //! refused, never ignored. This module knows nothing of stores, connectors or sockets.
 
 mod auth;
+mod broker;
 mod connection;
+mod dedup;
 mod delivery;
 mod environment;
 mod keys;
@@ -16,6 +18,7 @@ mod resolve;
 mod source;
 mod state;
 mod suggest;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -25,7 +28,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, RecordType, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -33,6 +36,8 @@ use url::Url;
 
 use crate::domain::fan_out::Subscription;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::egress::dial::Broker;
+use crate::wire::routing_key::Template;
 pub use environment::Environment;
 pub use problem::ConfigErrors;
 pub use raw::schema;
@@ -69,8 +74,12 @@ pub enum Secrets<'a> {
 pub struct Config {
     /// Where the courier keeps its state.
     pub state: State,
+    /// What stands in front of the store.
+    pub dedup: Dedup,
     /// The HTTP listener.
     pub http: Http,
+    /// How the courier is watched.
+    pub telemetry: Telemetry,
     /// The source systems; at least one.
     pub connections: BTreeMap<ConnectionName, Connection>,
     /// Where notifications go.
@@ -108,11 +117,53 @@ pub enum Key {
     Unread,
 }
 
+/// What stands in front of the store. `Debug` shows no address: it may hold a password.
+#[derive(Debug)]
+pub enum Dedup {
+    /// A bounded cache of this process.
+    InProcess,
+    /// A Redis.
+    Redis {
+        /// Its address: scheme redis or rediss, a host, no query, no fragment.
+        address: SecretString,
+    },
+}
+
 /// The HTTP listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
     /// The loopback address to listen on.
     pub listen: SocketAddr,
+}
+
+/// How the courier is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub log: LogFormat,
+    /// Where traces go; absent where nothing is traced.
+    pub traces: Option<Traces>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// As text on a terminal, as JSON lines elsewhere.
+    #[default]
+    Auto,
+    /// As text.
+    Text,
+    /// As JSON lines.
+    Json,
+}
+
+/// Where traces go, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// The base address of an OTLP/HTTP collector, without query.
+    pub collector: Url,
+    /// How many of a hundred polls that show something new are traced; 1 to 100.
+    pub percent: u8,
 }
 
 /// One source system.
@@ -223,6 +274,8 @@ pub struct Feed {
     pub overlap: Duration,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
+    /// How changes are to be found.
+    pub detect: Detect,
 }
 
 impl Feed {
@@ -236,6 +289,7 @@ impl Feed {
             start: self.start,
             overlap: self.overlap,
             fetch: self.fetch,
+            detect: self.detect,
         }
     }
 }
@@ -252,28 +306,47 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// A webhook. `Debug` shows the host only: the path can be a secret.
+/// Where notifications go.
+#[derive(Debug)]
 pub struct Destination {
     /// Its name.
     pub name: DestinationName,
-    /// The address to post to.
-    pub url: Url,
-    /// The signing key's bytes, 24 to 64.
-    pub secret: SecretSlice<u8>,
+    /// What it is, with what that kind needs.
+    pub target: Target,
     /// The waits between attempts, 1 to 20 of them.
     pub retry: Vec<Duration>,
     /// Which networks may be reached.
     pub egress: Egress,
 }
 
-impl fmt::Debug for Destination {
+/// The kinds of destination. `Debug` shows the host only: a path can be a secret, a broker's address holds one.
+pub enum Target {
+    /// A webhook.
+    Webhook {
+        /// The address to post to.
+        url: Url,
+        /// The signing key's bytes, 24 to 64.
+        secret: SecretSlice<u8>,
+    },
+    /// An exchange of an AMQP 0-9-1 broker.
+    Amqp {
+        /// The broker and who we are to it.
+        broker: Broker,
+        /// The exchange, 1 to 255 bytes.
+        exchange: String,
+        /// What the routing key is made of.
+        routing_key: Template,
+    },
+}
+
+impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Destination({} at {})",
-            self.name,
-            self.url.host_str().unwrap_or("-")
-        )
+        match self {
+            Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
+            Self::Amqp { broker, exchange, .. } => {
+                write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
+            }
+        }
     }
 }
 
@@ -345,6 +418,15 @@ impl fmt::Display for Audit {
 /// [`ConfigErrors`] with every problem that was found; the caller prints it and exits with 78.
 pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
     resolve::load(path, surroundings)
+}
+
+/// Reads a duration as the configuration writes it, between a second and 366 days.
+///
+/// # Errors
+/// What to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
+    value::duration(text, &range, "1s and 366d").map_err(|refusal| refusal.help)
 }
 
 /// Reads a configuration from a text that stands for the file at `path`.

@@ -4,11 +4,18 @@
 //! eviction, an empty memory) costs one look-up in the store, whose unique index decides.
 
 pub mod memory;
+pub mod redis;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::ConnectionName;
 
 use crate::domain::identity::EventId;
+
+/// An id is remembered for at most this long after it was marked: what a source goes on showing must come through to
+/// the store once a day, which else would take it for something that is shown no more, and forget it.
+pub const REMEMBERED_MAX: Duration = Duration::from_hours(24);
 
 /// Remembers accepted event ids for a while.
 #[async_trait]
@@ -19,4 +26,12 @@ pub trait Dedup: Send + Sync {
 
     /// Remembers ids whose events are committed. A failure only costs later look-ups.
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]);
+
+    /// What it is called in metrics.
+    fn name(&self) -> &'static str;
+
+    /// Why it spares the store nothing at present, if so; no secret. The courier is ready all the same.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! A destination never retries, never sleeps and remembers nothing: the retry is a row in the store.
 
+pub mod amqp;
 pub mod signature;
 pub mod webhook;
 
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use crate::domain::delivery::Replay;
 use crate::domain::event::EventKind;
 use crate::domain::identity::EventId;
+use crate::domain::trace::TraceContext;
 use crate::wire::Rendered;
 
 /// An event rendered for one subscription, ready to be sent.
@@ -31,6 +33,8 @@ pub struct Notification {
     pub rendered: Rendered,
     /// Whether it is sent again at an operator's wish.
     pub replay: Replay,
+    /// The attempt's span, where it is traced: a header tells the receiver.
+    pub trace: Option<TraceContext>,
 }
 
 /// What one attempt came to.
@@ -58,4 +62,11 @@ pub trait Destination: Send + Sync {
     /// # Cancel safety
     /// Dropping the future abandons the attempt; the other side may have accepted the notification.
     async fn deliver(&self, notification: &Notification, now: Timestamp) -> Attempt;
+
+    /// Ends what the destination keeps open, within its own deadline. Called once, after the last attempt; those that
+    /// are still under way fail.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts what is still open.
+    async fn close(&self) {}
 }

@@ -13,3 +13,4 @@ pub mod ledger;
 pub mod name;
 pub mod plan;
 pub mod retry;
+pub mod trace;

@@ -1,7 +1,10 @@
-//! Outbound HTTP: which addresses may be reached, and the one client that reaches them.
+//! The ways out: which addresses may be reached, the one client that reaches them over HTTP, and the one way to dial a
+//! message broker.
 //!
 //! [`guard`] decides, without I/O; [`client`] asks it before each request and again for each resolved address,
-//! so that neither a literal nor a name can lead where the policy does not.
+//! so that neither a literal nor a name can lead where the policy does not; [`dial`] asks it for each address it dials.
 
 pub mod client;
+pub mod dial;
 pub mod guard;
+pub mod socket;

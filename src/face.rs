@@ -1,5 +1,7 @@
 //! The HTTP face: one listener, loopback by default. So far it answers for the process only: metrics and health.
 
+pub mod admin;
+pub mod control;
 pub mod health;
 
 use std::sync::Arc;
@@ -63,7 +65,8 @@ pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -
 }
 
 async fn ready(State(face): State<Face>) -> Response {
-    let report = health::report(&face.worker, face.draining.is_cancelled());
+    let mut report = health::report(&face.worker, face.draining.is_cancelled());
+    health::add_paused(&mut report, &face.worker).await;
     let status = if report.ready {
         StatusCode::OK
     } else {

@@ -10,6 +10,7 @@ pub mod destination;
 pub mod domain;
 pub mod egress;
 pub mod face;
+pub mod operate;
 pub mod pipeline;
 pub mod receiver;
 pub mod sandbox;

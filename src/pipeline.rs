@@ -13,12 +13,16 @@ pub mod connection;
 pub mod deliver;
 pub mod fan_out;
 pub mod fetch;
+pub mod heartbeat;
 pub mod lease;
 pub mod limits;
+pub mod measure;
 pub mod poll;
 pub mod schedule;
 pub mod sweep;
+pub mod traces;
 pub mod turn;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +43,7 @@ use crate::store::{Definitions, Holder, Store, StoreError};
 use bells::Bells;
 use connection::Connection;
 use limits::Limits;
+use watch::Watch;
 
 /// One worker: what the stages share.
 pub struct Worker {
@@ -60,6 +65,8 @@ pub struct Worker {
     pub limits: Limits,
     /// What wakes the stages.
     pub bells: Bells,
+    /// What it shows of itself; shared with the worker that a reload puts in its place.
+    pub watch: Arc<Watch>,
     /// Where jitter comes from.
     pub draws: Mutex<StdRng>,
 }
@@ -167,6 +174,7 @@ pub async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), Pip
         stage: "define",
         source,
     })?;
+    worker.watch.heartbeats.start();
     let ended = CancellationToken::new();
     let mut stages: JoinSet<Result<(), PipelineError>> = JoinSet::new();
     macro_rules! stage {
@@ -188,6 +196,7 @@ pub async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), Pip
     stage!("fan-out", fan_out::run, stop);
     stage!("deliver", deliver::run, stop);
     stage!("sweep", sweep::run, stop);
+    stage!("measure", measure::run, stop);
     let mut outcome = Ok(());
     loop {
         tokio::select! {

@@ -11,6 +11,8 @@ pub mod memory;
 mod model;
 pub mod sqlite;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
@@ -152,7 +154,7 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Fenced`]; [`StoreError::Conflict`] when the poll is over already.
     async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError>;
 
-    /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage.
+    /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage. Audited.
     ///
     /// # Errors
     /// [`StoreError::Refused`] while a stage is being released.
@@ -268,6 +270,38 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<u64, StoreError>;
 
+    /// Pauses or resumes a subscription. A paused one is numbered on; nothing of it is claimed until it is resumed, and
+    /// what is in flight ends as it would. Doing it again changes nothing. Audited.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when a subscription to pause is not in force.
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError>;
+
+    /// Lists the subscriptions that are paused, in the order of their names.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError>;
+
+    /// Reads the state's epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn epoch(&self) -> Result<Epoch, StoreError>;
+
+    /// Makes a restored backup fit to go on with: new epoch, running polls ended, cursors moved back, numbers raised. A
+    /// stage that is being released goes on, and ends with the cursor given here. Audited.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError>;
+
+    /// Lists what operators changed, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+
     /// Lists the cursors of all feeds.
     ///
     /// # Errors
@@ -279,6 +313,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Engine`] only.
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError>;
+
+    /// Counts what waits where, for every connection ever seen.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError>;
 
     /// Deletes, in one slice of at most `limit` rows of each kind, what is settled and past its retention, and
     /// accepted ids that the source can no longer show.

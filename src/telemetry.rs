@@ -1,7 +1,10 @@
-//! Logs and metrics: how they leave the process. What is logged where stays with the code that handles it.
+//! Logs, metrics and traces: how they leave the process. What is logged where stays with the code that handles it.
 //!
-//! Field names are fixed: `connection`, `feed`, `event_id`, `subscription`, `destination`, `attempt`, `reason`. No body,
-//! token, query string or (above debug level) record id is ever a field.
+//! The names of fields and metrics are fixed: [`fields`] and [`catalogue`] list them all.
+
+pub mod catalogue;
+pub mod fields;
+pub mod otlp;
 
 use std::io::IsTerminal as _;
 
@@ -24,31 +27,57 @@ pub enum TelemetryError {
     /// A subscriber or recorder is installed already.
     #[error("telemetry was set up twice")]
     Twice,
+    /// The client for the collector of traces cannot be made.
+    #[error("the export of traces cannot be set up")]
+    Traces,
     /// The metrics recorder refused its settings.
     #[error("the metrics recorder cannot be set up")]
     Metrics(#[source] BuildError),
 }
 
-/// Sends logs to standard error: as JSON lines, or as plain lines when that is a terminal.
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    /// For people.
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+impl Lines {
+    /// What suits standard error: text where it is a terminal.
+    #[must_use]
+    pub fn of_standard_error() -> Self {
+        if std::io::stderr().is_terminal() {
+            Self::Text
+        } else {
+            Self::Json
+        }
+    }
+}
+
+/// Sends logs to standard error.
 ///
 /// # Errors
 /// [`TelemetryError::Filter`] for a filter that cannot be read.
-pub fn init_logs(filter: &str) -> Result<(), TelemetryError> {
+pub fn init_logs(filter: &str, lines: Lines) -> Result<(), TelemetryError> {
     let parsed = EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter {
         filter: filter.to_owned(),
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr);
-    let installed = if std::io::stderr().is_terminal() {
-        builder.with_target(false).try_init()
-    } else {
-        builder
+    let installed = match lines {
+        Lines::Text => builder
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
+        Lines::Json => builder
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
-            .try_init()
+            .try_init(),
     };
     installed.map_err(|_| TelemetryError::Twice)
 }
@@ -58,9 +87,11 @@ pub fn init_logs(filter: &str) -> Result<(), TelemetryError> {
 /// # Errors
 /// [`TelemetryError::Metrics`] when a recorder is installed already.
 pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets(&SECONDS)
         .map_err(TelemetryError::Metrics)?
         .install_recorder()
-        .map_err(TelemetryError::Metrics)
+        .map_err(TelemetryError::Metrics)?;
+    catalogue::describe();
+    Ok(handle)
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Fetched, PollRequest, RecordType,
-    VersionRule,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched,
+    PollRequest, RecordType, VersionRule,
 };
 use ehr_courier::clock::SystemClock;
 use ehr_courier::dedup::memory::MemoryDedup;
@@ -84,6 +84,7 @@ fn worker(store: &Arc<SqliteStore>, names: &Names, url: &Url) -> Result<Worker, 
         holder: Holder("bench".to_owned()),
         limits: Limits::default(),
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(1)),
     })
 }
@@ -107,6 +108,10 @@ impl Connector for Silent {
     }
 
     async fn fetch(&self, _change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+        Err(Self::refuse())
+    }
+
+    async fn probe(&self, _feed: &FeedSpec) -> Result<Detection, ConnectorError> {
         Err(Self::refuse())
     }
 

@@ -56,7 +56,8 @@ pub(super) fn of(
             token_url,
             scope,
         } => {
-            let key = ClientKey::parse(key, key_id.as_deref()).map_err(|error| format!("auth.key: {error}"))?;
+            let key =
+                ClientKey::parse(key, key_id.as_deref()).map_err(|error| format!("auth.key: {error}"))?;
             let client = Client::Key {
                 id: client_id.clone(),
                 key,

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::CliError;
 use super::output::{Colour, Output};
 use crate::clock::SystemClock;
-use crate::config::{self, Config, Environment, Secrets, Surroundings};
+use crate::config::{self, Config, Environment, LogFormat, Secrets, Surroundings};
+use crate::telemetry::Lines;
 
 /// Loads a configuration whole, or says everything that is wrong with it.
 pub(super) fn load(path: &Path, environment: &Environment) -> Result<Config, CliError> {
@@ -30,6 +31,16 @@ pub(super) fn load_with(
         secrets,
     };
     config::load(path, &surroundings).map_err(CliError::Config)
+}
+
+/// How a configuration wants its log lines; one that cannot be read says so when it is loaded.
+pub(super) fn log_lines(path: &Path, environment: &Environment) -> Lines {
+    let format = load_with(path, environment, Secrets::Unneeded).map(|config| config.telemetry.log);
+    match format.unwrap_or_default() {
+        LogFormat::Auto => Lines::of_standard_error(),
+        LogFormat::Text => Lines::Text,
+        LogFormat::Json => Lines::Json,
+    }
 }
 
 /// Runs the command.

@@ -84,6 +84,32 @@ impl Output {
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
 
+    /// Prints rows as a table with a header, or each as the JSON object that it is.
+    pub(super) fn rows<T: Serialize>(
+        &mut self,
+        header: &[&str],
+        rows: &[T],
+        cells: impl Fn(&T) -> Vec<String>,
+    ) {
+        if self.json {
+            for row in rows {
+                self.value(row);
+            }
+            return;
+        }
+        let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+        self.table(header, &rows);
+    }
+
+    /// Says how many of what were moved.
+    pub(super) fn count(&mut self, things: &str, what: &str, count: u64) {
+        if self.json {
+            self.value(&serde_json::json!({ what: count }));
+        } else {
+            self.line(&format!("{count} {things} {what}"));
+        }
+    }
+
     /// Prints rows as a table with a header, or each as a JSON object with the header's names.
     pub(super) fn table(&mut self, header: &[&str], rows: &[Vec<String>]) {
         if self.json {

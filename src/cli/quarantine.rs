@@ -2,14 +2,12 @@
 //! put back by an operator's word once the cause is mended.
 
 use clap::Subcommand;
-use courier_sdk::{Clock as _, ConnectionName};
 
-use super::operate::{reading, say, writing};
+use super::desk::{ask, unexpected};
 use super::output::Output;
 use super::{CliError, ConfigFile};
-use crate::clock::SystemClock;
 use crate::config::Environment;
-use crate::store::{QuarantineRow, Store as _};
+use crate::operate::{Answer, Ask};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QuarantineCommand {
@@ -39,29 +37,31 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     match command {
         QuarantineCommand::List { file, limit } => {
-            let store = reading(&file, environment)?;
-            let cells = |row: &QuarantineRow| {
+            let Answer::Quarantine(rows) = ask(&file, environment, &Ask::Quarantine { limit }).await? else {
+                return Err(unexpected());
+            };
+            output.rows(&["at", "connection", "feed", "record", "reason"], &rows, |row| {
                 vec![
-                    row.at.to_string(),
-                    row.connection.to_string(),
-                    row.feed.to_string(),
-                    row.key.to_string(),
+                    row.at.clone(),
+                    row.connection.clone(),
+                    row.feed.clone(),
+                    row.record.clone(),
                     row.reason.clone(),
                 ]
-            };
-            let rows: Vec<Vec<String>> = store.quarantine(limit).await?.iter().map(cells).collect();
-            output.table(&["at", "connection", "feed", "record", "reason"], &rows);
+            });
             Ok(())
         }
         QuarantineCommand::Redrive { file, connection } => {
-            let name =
-                ConnectionName::parse(&connection).map_err(|error| CliError::Usage(error.to_string()))?;
-            let store = writing(&file, environment)?;
-            let count = store.redrive_quarantine(&name, SystemClock.now()).await?;
-            say(output, "changes", "redriven", count);
+            let redrive = Ask::RedriveQuarantine {
+                connection: connection.clone(),
+            };
+            let Answer::Redriven(count) = ask(&file, environment, &redrive).await? else {
+                return Err(unexpected());
+            };
+            output.count("changes", "redriven", count);
             if count == 0 {
                 return Err(CliError::Failed(format!(
-                    "nothing of connection {name} is in quarantine"
+                    "nothing of connection {connection} is in quarantine"
                 )));
             }
             Ok(())

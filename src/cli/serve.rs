@@ -53,7 +53,12 @@ pub(super) struct SandboxCommand {
     #[arg(long, value_name = "FILE")]
     smart_client_key: Option<std::path::PathBuf>,
     /// That service's client id.
-    #[arg(long, value_name = "ID", default_value = "courier", requires = "smart_client_key")]
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "courier",
+        requires = "smart_client_key"
+    )]
     smart_client_id: String,
 }
 
@@ -101,7 +106,8 @@ fn access(command: &SandboxCommand) -> Result<Access, CliError> {
     let Some(path) = &command.smart_client_key else {
         return Ok(Access::Open);
     };
-    let refused = |reason: String| CliError::Usage(format!("--smart-client-key {}: {reason}", path.display()));
+    let refused =
+        |reason: String| CliError::Usage(format!("--smart-client-key {}: {reason}", path.display()));
     let pem = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
     let client = SmartClient::new(&command.smart_client_id, &pem, TOKEN_LIFETIME);
     Ok(Access::Smart(client.map_err(|error| refused(error.to_string()))?))

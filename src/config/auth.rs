@@ -123,7 +123,10 @@ impl Section<'_, '_> {
                 let client_id = self.required("client_id", raw.client_id.as_ref(), plain);
                 let key = match &raw.key {
                     Some(text) => self.private_key(text),
-                    None => self.missing("key", "write key = \"file:PATH\" or \"env:NAME\" in it: a private key in PEM"),
+                    None => self.missing(
+                        "key",
+                        "write key = \"file:PATH\" or \"env:NAME\" in it: a private key in PEM",
+                    ),
                 };
                 let key_id = self.optional("key_id", raw.key_id.as_ref(), plain);
                 let token_url = match &raw.token_url {
@@ -157,7 +160,11 @@ impl Section<'_, '_> {
             ("token_url", raw.token_url.as_ref(), &[Kind::OAuth2, Kind::Smart]),
             ("scope", raw.scope.as_ref(), &[Kind::OAuth2, Kind::Smart]),
         ];
-        let client_id = ("client_id", raw.client_id.as_ref(), &[Kind::OAuth2, Kind::Smart][..]);
+        let client_id = (
+            "client_id",
+            raw.client_id.as_ref(),
+            &[Kind::OAuth2, Kind::Smart][..],
+        );
         for (key, text, of) in keys.into_iter().chain([client_id]) {
             if let Some(text) = text.filter(|_| !of.contains(&kind)) {
                 let named = KINDS.iter().filter(|(_, kind)| of.contains(kind));

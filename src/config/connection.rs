@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, RecordType, Start};
 use jiff::Timestamp;
 use toml::Spanned;
 use url::Url;
@@ -219,15 +219,14 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    if let Some(text) = &written.detect {
-        let known = [("auto", ()), ("last-updated", ())];
-        context.word(
-            text,
-            &format!("{path}.detect"),
-            &known,
-            &["history", "window", "roster", "read"],
-        );
-    }
+    let detect = match &written.detect {
+        Some(text) => {
+            let known = [("auto", Detect::Auto), ("last-updated", Detect::LastUpdated)];
+            let later = ["history", "window", "roster", "read"];
+            context.word(text, &format!("{path}.detect"), &known, &later)
+        }
+        None => Some(Detect::Auto),
+    };
     let overlap = match &written.overlap {
         Some(text) if text.get_ref() != "auto" => {
             let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
@@ -262,6 +261,7 @@ fn feed(
         start: start?,
         overlap: overlap?,
         fetch: fetch?,
+        detect: detect?,
     })
 }
 

@@ -15,7 +15,7 @@ use super::raw::{RawConnection, RawDestination, RawSubscription, Text, Texts};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Connection, Destination};
+use super::{Audit, Connection, Destination, Egress, Target, broker};
 use crate::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Subscription, Topic};
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::domain::retry::DEFAULT_SCHEDULE;
@@ -62,21 +62,71 @@ fn destination(key: &Text, raw: &RawDestination, context: &mut Context<'_>) -> O
     let name = DestinationName::parse(key.get_ref())
         .map_err(|error| refusal(error.to_string(), "rename it: [destinations.scheduling]"));
     let name = context.accept(name, key, &path);
-    match &raw.kind {
-        Some(kind) => context.word(kind, &format!("{path}.type"), &[("webhook", ())], &["amqp"])?,
-        None => context.missing(key, &format!("{path}.type"), "write type = \"webhook\"")?,
-    }
+    let kind = match &raw.kind {
+        Some(kind) => context.word(kind, &format!("{path}.type"), &KINDS, &[])?,
+        None => {
+            let help = "write type = \"webhook\" or \"amqp\"";
+            context.missing(key, &format!("{path}.type"), help)?
+        }
+    };
+    foreign_keys(kind, raw, &path, context);
     let egress = context.egress(
         raw.allow_networks.as_ref(),
         raw.plain_http_networks.as_ref(),
         &path,
     );
+    let target = match kind {
+        Kind::Webhook => webhook(key, raw, &path, egress.as_ref(), context),
+        Kind::Amqp => broker::target(key, raw, &path, egress.as_ref(), context),
+    };
+    let retry = retry(raw.retry.as_ref(), &format!("{path}.retry"), context);
+    Some(Destination {
+        name: name?,
+        target: target?,
+        retry: retry?,
+        egress: egress?,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Webhook,
+    Amqp,
+}
+
+const KINDS: [(&str, Kind); 2] = [("webhook", Kind::Webhook), ("amqp", Kind::Amqp)];
+
+/// Refuses keys of the other kind: they would do nothing.
+fn foreign_keys(kind: Kind, raw: &RawDestination, path: &str, context: &mut Context<'_>) {
+    for (key, text, of) in [
+        ("secret", &raw.secret, Kind::Webhook),
+        ("exchange", &raw.exchange, Kind::Amqp),
+        ("routing_key", &raw.routing_key, Kind::Amqp),
+    ] {
+        if let Some(text) = text.as_ref().filter(|_| kind != of) {
+            let right = if of == Kind::Amqp { "amqp" } else { "webhook" };
+            let refused = refusal(
+                "this key does not belong to this type",
+                format!("remove `{key}`, or write type = \"{right}\""),
+            );
+            context.accept::<()>(Err(refused), text, &format!("{path}.{key}"));
+        }
+    }
+}
+
+fn webhook(
+    key: &Text,
+    raw: &RawDestination,
+    path: &str,
+    egress: Option<&Egress>,
+    context: &mut Context<'_>,
+) -> Option<Target> {
     let url_path = format!("{path}.url");
     let url = match &raw.url {
         Some(text) => context.accept(value::web_address(text.get_ref()), text, &url_path),
         None => context.missing(key, &url_path, "write url = \"https://hooks.example.com/ehr\""),
     };
-    if let (Some(url), Some(egress), Some(text)) = (&url, &egress, &raw.url) {
+    if let (Some(url), Some(egress), Some(text)) = (&url, egress, &raw.url) {
         context.accept(value::reachable(url, egress), text, &url_path);
     }
     let secret_path = format!("{path}.secret");
@@ -84,13 +134,9 @@ fn destination(key: &Text, raw: &RawDestination, context: &mut Context<'_>) -> O
         Some(text) => context.secret(text, &secret_path, |secret| signing_key(&secret)),
         None => context.missing(key, &secret_path, "write secret = \"env:NAME\" or \"file:PATH\""),
     };
-    let retry = retry(raw.retry.as_ref(), &format!("{path}.retry"), context);
-    Some(Destination {
-        name: name?,
+    Some(Target::Webhook {
         url: url?,
         secret: secret?,
-        retry: retry?,
-        egress: egress?,
     })
 }
 
@@ -252,7 +298,14 @@ fn subscription(
         }
         None => Some(ContentLevel::IdOnly),
     };
-    rendering(given, path, context);
+    order(given, path, context);
+    let format = match &given.format {
+        Some(text) => {
+            let later = ["fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
+            context.word(text, &format!("{path}.format"), &FORMATS, &later)
+        }
+        None => Some(Format::CloudEvents),
+    };
     let destination = match &given.destination {
         Some(text) => reference(
             text,
@@ -274,17 +327,18 @@ fn subscription(
         topic: topic?,
         from: from?,
         content: detail?,
-        format: Format::CloudEvents,
+        format: format?,
         destination: destination?,
     })
 }
 
-/// Refuses formats and orders that are not built: there is one of each for now.
-fn rendering(given: &RawSubscription, path: &str, context: &mut Context<'_>) {
-    if let Some(text) = &given.format {
-        let later = ["cloudevents-binary", "fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
-        context.word(text, &format!("{path}.format"), &[("cloudevents", ())], &later);
-    }
+const FORMATS: [(&str, Format); 2] = [
+    ("cloudevents", Format::CloudEvents),
+    ("cloudevents-binary", Format::CloudEventsBinary),
+];
+
+/// Refuses orders that are not built: there is one for now.
+fn order(given: &RawSubscription, path: &str, context: &mut Context<'_>) {
     if let Some(text) = &given.order {
         let later = ["latest-only", "strict", "none"];
         context.word(text, &format!("{path}.order"), &[("per-record", ())], &later);

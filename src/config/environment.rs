@@ -12,7 +12,13 @@ use super::suggest::nearest;
 const PREFIX: &str = "COURIER__";
 
 /// The keys that a variable may override: the scalar options of the fixed sections.
-const OVERRIDABLE: [&str; 4] = ["state.url", "state.retention", "state.key", "http.listen"];
+const OVERRIDABLE: [&str; 5] = [
+    "state.url",
+    "state.retention",
+    "state.key",
+    "dedup.url",
+    "http.listen",
+];
 
 /// The variables of a process, by name. `Debug` shows their number only: values can be secrets.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -99,11 +105,6 @@ fn refuse(name: &str, problems: &mut Problems) {
         .replace("__", ".")
         .to_lowercase();
     let known: Vec<String> = OVERRIDABLE.iter().map(|key| variable(key)).collect();
-    if key == "dedup" || key.starts_with("dedup.") {
-        let help = format!("unset {name}: without it a bounded in-process cache deduplicates");
-        problems.add(origin, &key, "not built yet", help);
-        return;
-    }
     if key == "http.tokens" {
         problems.add(
             origin,

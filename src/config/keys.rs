@@ -11,11 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 10] = [
-    (
-        "dedup",
-        "leave [dedup] out: a bounded in-process cache deduplicates for one worker",
-    ),
+const NOT_BUILT: [(&str, &str); 7] = [
     (
         "http.tokens",
         "leave it out and keep `listen` on a loopback address",
@@ -35,14 +31,6 @@ const NOT_BUILT: [(&str, &str); 10] = [
     (
         "connections.*.feeds.*.include",
         "leave it out: each record travels alone; follow the other type in a feed of its own",
-    ),
-    (
-        "destinations.*.exchange",
-        "leave it out and write `type = \"webhook\"`",
-    ),
-    (
-        "destinations.*.routing_key",
-        "leave it out and write `type = \"webhook\"`",
     ),
     (
         "subscriptions.*.filter",

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use super::telemetry::RawTelemetry;
+
 /// A text with its place in the file.
 pub(super) type Text = Spanned<String>;
 /// A list with its place in the file, each element with its own.
@@ -25,8 +27,12 @@ pub(super) type Number = Spanned<i64>;
 pub(super) struct RawConfig {
     /// Where the courier keeps its state.
     pub(super) state: Option<RawState>,
+    /// What stands in front of the store. Without it an in-process cache does.
+    pub(super) dedup: Option<RawDedup>,
     /// The HTTP listener.
     pub(super) http: Option<RawHttp>,
+    /// How the courier is watched.
+    pub(super) telemetry: Option<RawTelemetry>,
     /// The source systems, by name.
     #[serde(default)]
     #[schemars(with = "Option<BTreeMap<String, RawConnection>>")]
@@ -58,6 +64,16 @@ pub(super) struct RawState {
     /// Earlier keys, which still open what they sealed: `env:NAME` or `file:PATH` each. Default: none.
     #[schemars(with = "Option<Vec<String>>", inner(regex(pattern = "^(env|file):")))]
     pub(super) previous_keys: Option<Texts>,
+}
+
+/// What stands in front of the store and spares it look-ups.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDedup {
+    /// A Redis: `redis://` or `rediss://`, a host, a port and a database number; with a password `env:NAME` or
+    /// `file:PATH`. Required in this section (here or as `COURIER__DEDUP__URL`).
+    #[schemars(with = "Option<String>")]
+    pub(super) url: Option<Text>,
 }
 
 /// The HTTP listener.
@@ -194,21 +210,27 @@ pub(super) struct RawFeed {
 pub(super) struct RawDestination {
     /// The kind of destination. Required.
     #[serde(rename = "type")]
-    #[schemars(with = "String", extend("enum" = ["webhook"]))]
+    #[schemars(with = "String", extend("enum" = ["webhook", "amqp"]))]
     pub(super) kind: Option<Text>,
-    /// The address to post to. Required.
+    /// The address to post to (webhook), or where the broker's address stands (amqp): `env:NAME` or `file:PATH`. Required.
     #[schemars(with = "String")]
     pub(super) url: Option<Text>,
-    /// The signing key (`whsec_` and base64 of 24 to 64 bytes): `env:NAME` or `file:PATH`. Required.
-    #[schemars(with = "String", regex(pattern = "^(env|file):"))]
+    /// The signing key (`whsec_` and base64 of 24 to 64 bytes): `env:NAME` or `file:PATH`. Required (webhook).
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) secret: Option<Text>,
+    /// The exchange to publish to, which exists. Required (amqp).
+    #[schemars(with = "Option<String>")]
+    pub(super) exchange: Option<Text>,
+    /// The routing key: text with {connection}, {record_type}, {record_id}, {change}. Default: {connection}.{record_type}.{change} (amqp).
+    #[schemars(with = "Option<String>")]
+    pub(super) routing_key: Option<Text>,
     /// The waits between attempts: 1 to 20 steps of 1s to 7d. Default: 5s 30s 5m 30m 2h 5h 10h 14h 20h 24h.
     #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 20))]
     pub(super) retry: Option<Texts>,
     /// Private and loopback networks that may be reached.
     #[schemars(with = "Option<Vec<String>>")]
     pub(super) allow_networks: Option<Texts>,
-    /// Networks that may be reached over plain http.
+    /// Networks that may be reached over plain http or amqp.
     #[schemars(with = "Option<Vec<String>>")]
     pub(super) plain_http_networks: Option<Texts>,
 }
@@ -233,7 +255,7 @@ pub(super) struct RawSubscription {
     #[schemars(with = "Option<String>", extend("enum" = ["empty", "id-only", "full-resource"]))]
     pub(super) content: Option<Text>,
     /// How a notification is written. Default: cloudevents.
-    #[schemars(with = "Option<String>", extend("enum" = ["cloudevents"]))]
+    #[schemars(with = "Option<String>", extend("enum" = ["cloudevents", "cloudevents-binary"]))]
     pub(super) format: Option<Text>,
     /// Which order is kept. Default: per-record.
     #[schemars(with = "Option<String>", extend("enum" = ["per-record"]))]

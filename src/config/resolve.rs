@@ -14,7 +14,7 @@ use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
 use super::{Audit, Config, ConfigErrors, Egress, Http, Secrets, Surroundings};
-use super::{connection, delivery, keys, raw, state};
+use super::{connection, dedup, delivery, keys, raw, state, telemetry};
 
 /// The largest configuration file, in bytes: ten thousand connections of a hundred bytes fit.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -127,7 +127,9 @@ fn resolve(
         audits: Vec::new(),
     };
     let state = state::resolve(&raw.state.unwrap_or_default(), overrides, &mut context);
+    let dedup = dedup::resolve(raw.dedup.as_ref(), overrides, &mut context);
     let http = http(&raw.http.unwrap_or_default(), overrides, &mut context);
+    let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
     let written = delivery::Written::of(&raw.connections, &raw.destinations);
     let connections = connection::resolve(raw.connections, &mut context);
     let destinations = delivery::destinations(raw.destinations, &mut context);
@@ -138,7 +140,9 @@ fn resolve(
     let audits = context.audits;
     Some(Config {
         state: state?,
+        dedup: dedup?,
         http: http?,
+        telemetry: telemetry?,
         connections,
         destinations,
         subscriptions,
@@ -147,7 +151,11 @@ fn resolve(
 }
 
 /// A scalar of a fixed section: the variable that overrides it, else what the file says.
-pub(super) fn scalar<'a>(key: &str, text: Option<&'a Text>, overrides: &'a Overrides) -> Option<(&'a str, Origin)> {
+pub(super) fn scalar<'a>(
+    key: &str,
+    text: Option<&'a Text>,
+    overrides: &'a Overrides,
+) -> Option<(&'a str, Origin)> {
     overrides
         .get(key)
         .or_else(|| text.map(|text| (text.get_ref().as_str(), Origin::from(text))))

@@ -67,13 +67,14 @@ const GUARDED: [&str; 18] = [
 ];
 
 /// The sections of the file.
-const SECTIONS: [&str; 6] = [
+const SECTIONS: [&str; 7] = [
     "connections",
     "dedup",
     "destinations",
     "http",
     "state",
     "subscriptions",
+    "telemetry",
 ];
 
 /// A file's name and text, with what of it must not be shown.

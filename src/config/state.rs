@@ -79,13 +79,21 @@ fn key(raw: &RawState, overrides: &Overrides, context: &mut Context<'_>) -> Opti
     if text == "none" {
         if raw.previous_keys.is_some() {
             let help = "write the key that seals from now on, or remove `previous_keys`";
-            return context.accept(Err(refusal("previous keys without a key", help)), origin, "state.key");
+            return context.accept(
+                Err(refusal("previous keys without a key", help)),
+                origin,
+                "state.key",
+            );
         }
         context.audits.push(Audit::PlainTextState);
         return Some(Key::PlainText);
     }
     if !(text.starts_with("file:") || text.starts_with("env:")) {
-        return context.accept(Err(refusal("a key must not stand here", help)), origin, "state.key");
+        return context.accept(
+            Err(refusal("a key must not stand here", help)),
+            origin,
+            "state.key",
+        );
     }
     if !context.reads("state.key") {
         return Some(Key::Unread);

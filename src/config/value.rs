@@ -13,6 +13,7 @@ use url::{Host, Url};
 
 use super::Egress;
 use super::environment::Environment;
+use crate::egress::dial::Endpoint;
 use crate::egress::guard::{self, AddressPolicy, Scheme};
 
 /// What is wrong with a value, and what to write instead.
@@ -143,6 +144,29 @@ pub(super) fn reachable(url: &Url, egress: &Egress) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks that a broker may be dialled under the named networks, as far as its address shows it, by the guard's own rule.
+pub(super) fn dialable(endpoint: &Endpoint, egress: &Egress) -> Result<(), Refusal> {
+    let policy = AddressPolicy {
+        allow_networks: egress.allow_networks.clone(),
+        plain_http_networks: egress.plain_http_networks.clone(),
+    };
+    let literals = match endpoint.host.parse::<IpAddr>() {
+        Ok(literal) => vec![literal],
+        Err(_) if is_local_name(&endpoint.host) => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
+        Err(_) => return Ok(()),
+    };
+    let mut judged = literals
+        .into_iter()
+        .map(|address| policy.check_broker(address, endpoint.port, endpoint.transport));
+    let first = judged.next().unwrap_or(Ok(()));
+    // Of a name one address that may be dialled is enough.
+    first
+        .or_else(|refused| judged.find(Result::is_ok).unwrap_or(Err(refused)))
+        .map_err(|refused| explained(&refused))
+}
+
 /// The guard's words, with what to write instead. What is never reached is not opened by any key.
 fn explained(refused: &guard::Refusal) -> Refusal {
     let help = match refused {
@@ -154,6 +178,9 @@ fn explained(refused: &guard::Refusal) -> Refusal {
             IpNet::from(*address)
         ),
         guard::Refusal::PlainHttp { .. } => PLAIN_HELP.to_owned(),
+        guard::Refusal::PlainAmqp { .. } => {
+            "write amqps, or name the network in `plain_http_networks`".to_owned()
+        }
         guard::Refusal::Never { .. } => "write another address: no setting opens this one".to_owned(),
         guard::Refusal::PortZero => "write another port".to_owned(),
         guard::Refusal::Scheme | guard::Refusal::NoHost | guard::Refusal::UserInfo => {

@@ -1,12 +1,13 @@
-//! The in-process form: two generations of a bounded set, for one worker.
+//! The in-process form: two generations of a set bounded in number and age, for one worker.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use courier_sdk::ConnectionName;
+use tokio::time::Instant;
 
-use super::Dedup;
+use super::{Dedup, REMEMBERED_MAX};
 use crate::domain::identity::EventId;
 
 /// How many ids one generation holds: with two generations some 60 MB at the most.
@@ -22,12 +23,37 @@ pub struct MemoryDedup {
 struct Generations {
     young: BTreeSet<(ConnectionName, EventId)>,
     old: BTreeSet<(ConnectionName, EventId)>,
+    /// When the young generation began; absent while nothing was ever marked.
+    since: Option<Instant>,
+}
+
+impl Generations {
+    /// Begins a new generation when the young one is full or half as old as an id may become.
+    fn turn(&mut self, now: Instant) {
+        let half = REMEMBERED_MAX / 2;
+        let since = self.since.unwrap_or(now);
+        let age = now.duration_since(since);
+        self.since = Some(if age >= REMEMBERED_MAX {
+            self.young.clear();
+            self.old.clear();
+            now
+        } else if age >= half {
+            self.old = std::mem::take(&mut self.young);
+            since + half
+        } else if self.young.len() >= GENERATION_IDS_MAX {
+            self.old = std::mem::take(&mut self.young);
+            now
+        } else {
+            since
+        });
+    }
 }
 
 #[async_trait]
 impl Dedup for MemoryDedup {
     async fn seen(&self, connection: &ConnectionName, ids: &[EventId]) -> Vec<bool> {
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.turn(Instant::now());
         let known = |id: &EventId| {
             let entry = (connection.clone(), id.clone());
             generations.young.contains(&entry) || generations.old.contains(&entry)
@@ -37,12 +63,15 @@ impl Dedup for MemoryDedup {
 
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         for id in ids {
-            if generations.young.len() >= GENERATION_IDS_MAX {
-                generations.old = std::mem::take(&mut generations.young);
-            }
+            generations.turn(now);
             generations.young.insert((connection.clone(), id.clone()));
         }
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
     }
 }
 
@@ -79,5 +108,24 @@ mod tests {
             [false],
             "the oldest was forgotten"
         );
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_is_shown_on_and_on_comes_through_to_the_store_once_a_day() {
+        let dedup = MemoryDedup::default();
+        let connection = ConnectionName::parse("a").unwrap();
+        let id = ids(&connection, 0..1);
+        dedup.mark(&connection, &id).await;
+        let hour = std::time::Duration::from_hours(1);
+        let mut hours = 0;
+        while dedup.seen(&connection, &id).await == [true] {
+            tokio::time::advance(hour).await;
+            hours += 1;
+        }
+        assert!((12..=24).contains(&hours), "forgotten after {hours} hours");
+        dedup.mark(&connection, &id).await;
+        tokio::time::advance(hour * 11).await;
+        assert_eq!(dedup.seen(&connection, &id).await, [true]);
+        tokio::time::advance(hour * 48).await;
+        assert_eq!(dedup.seen(&connection, &id).await, [false]);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
+use data_encoding::HEXUPPER;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, InvalidHeaderValue, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
@@ -16,9 +17,13 @@ use url::Url;
 use super::signature::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, SigningKey, sign};
 use super::{Attempt, Destination, Notification};
 use crate::domain::delivery::Replay;
+use crate::wire::{Mode, Rendered};
 
 /// Marks a notification that is sent again at an operator's wish.
 pub const HEADER_REPLAY: &str = "courier-replay";
+
+/// Ties the receiver's trace to ours (W3C Trace Context): ids drawn by chance, nothing of the record.
+pub const HEADER_TRACE: &str = "traceparent";
 
 /// The total deadline of one attempt: a receiver that works longer should answer first and work later.
 pub const DEADLINE: Duration = Duration::from_secs(15);
@@ -58,11 +63,10 @@ impl Webhook {
     fn headers(&self, notification: &Notification, now: Timestamp) -> Result<HeaderMap, InvalidHeaderValue> {
         let id = notification.event_id.as_str();
         let signature = sign(&self.settings.keys, id, now, &notification.rendered.body);
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static(notification.rendered.content_type),
-        );
+        let mut headers = attribute_headers(&notification.rendered)?;
+        if let Some(content_type) = notification.rendered.content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(HeaderName::from_static(HEADER_ID), HeaderValue::from_str(id)?);
         headers.insert(
@@ -81,6 +85,10 @@ impl Webhook {
                     HeaderValue::from_static("true"),
                 );
             }
+        }
+        if let Some(trace) = notification.trace {
+            let value = HeaderValue::from_str(&trace.to_string())?;
+            headers.insert(HeaderName::from_static(HEADER_TRACE), value);
         }
         Ok(headers)
     }
@@ -116,6 +124,39 @@ impl Destination for Webhook {
             Err(error) => failed(&describe(&error)),
         }
     }
+}
+
+/// The headers of an event whose attributes are not in its body.
+///
+/// Source: CloudEvents HTTP protocol binding 1.0.2, section 3.1.3: `ce-` and the name; of the value what is not visible
+/// ASCII, the quotation mark and the percent sign are percent-encoded.
+fn attribute_headers(rendered: &Rendered) -> Result<HeaderMap, InvalidHeaderValue> {
+    let mut headers = HeaderMap::new();
+    match rendered.mode {
+        Mode::Structured => {}
+        Mode::Binary => {
+            for (name, value) in &rendered.attributes {
+                // The names are constants of lower-case letters: each is a header's name.
+                if let Ok(name) = HeaderName::try_from(format!("ce-{name}")) {
+                    headers.insert(name, HeaderValue::try_from(percent_encoded(value))?);
+                }
+            }
+        }
+    }
+    Ok(headers)
+}
+
+fn percent_encoded(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%') {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&HEXUPPER.encode(&[byte]));
+        }
+    }
+    out
 }
 
 fn failed(detail: &str) -> Attempt {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::canonical::ContentHash;
 use super::identity::{EventId, VersionKey};
+use super::trace::TraceContext;
 
 /// What an event says happened to its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +77,8 @@ pub struct Change {
     pub first_version: bool,
     /// The record with its content hash, if it came along.
     pub content: Option<Content>,
+    /// The poll that showed it first, where that is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// A record with the hash of what counts in it.
@@ -129,6 +132,8 @@ pub struct Event {
     pub feed: FeedName,
     /// The body; absent for deletes.
     pub record: Option<Record>,
+    /// The poll that found it, where that is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// Whether an event keeps its record's order of versions.

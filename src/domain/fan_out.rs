@@ -90,6 +90,8 @@ impl ContentLevel {
 pub enum Format {
     /// CloudEvents 1.0, structured JSON.
     CloudEvents,
+    /// CloudEvents 1.0, binary mode: attributes in headers, the body is the data.
+    CloudEventsBinary,
 }
 
 impl Format {
@@ -98,13 +100,16 @@ impl Format {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CloudEvents => "cloudevents",
+            Self::CloudEventsBinary => "cloudevents-binary",
         }
     }
 
     /// Reads that word back.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        (text == Self::CloudEvents.as_str()).then_some(Self::CloudEvents)
+        [Self::CloudEvents, Self::CloudEventsBinary]
+            .into_iter()
+            .find(|format| format.as_str() == text)
     }
 }
 
@@ -300,6 +305,7 @@ mod tests {
             timeliness: Timeliness::InOrder,
             feed: FeedName::parse("f").unwrap(),
             record: Some(Record::new(Bytes::from_static(b"{}"))),
+            trace: None,
         }
     }
 

@@ -46,6 +46,7 @@ pub fn identify(connection: &ConnectionName, change: ChangeRef, rule: &VersionRu
         novelty: change.novelty,
         version_id: change.version_id,
         content,
+        trace: None,
     }
 }
 

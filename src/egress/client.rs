@@ -27,7 +27,7 @@ use super::guard::{AddressPolicy, PortClass, Reach, Refusal, Scheme};
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// A longer deadline is cut to this, so that instants stay in range; no request of ours takes as long.
-const DEADLINE_MAX: Duration = Duration::from_hours(24);
+pub(super) const DEADLINE_MAX: Duration = Duration::from_hours(24);
 
 /// What a client needs beside its policy.
 #[derive(Debug, Clone)]
@@ -57,6 +57,12 @@ impl Default for ClientOptions {
 #[error("cannot set up outbound http: {reason}")]
 pub struct ClientUnavailable {
     reason: String,
+}
+
+impl ClientUnavailable {
+    pub(super) fn because(reason: String) -> Self {
+        Self { reason }
+    }
 }
 
 /// Sends requests under one address policy.
@@ -169,23 +175,23 @@ fn lane(
         // Plain http needs no roots: not loading them keeps it independent of the machine's certificates.
         Scheme::Http => builder.http1_only().tls_certs_only([]),
     };
-    builder.build().map_err(|error| ClientUnavailable {
-        reason: root_cause(&error),
-    })
+    builder
+        .build()
+        .map_err(|error| ClientUnavailable::because(root_cause(&error)))
 }
 
 /// How much of an answer is read, and until when.
 #[derive(Debug, Clone, Copy)]
-struct Limit {
-    bytes_max: usize,
-    past_bytes: AtLimit,
-    deadline: Duration,
-    ends: Instant,
+pub(super) struct Limit {
+    pub(super) bytes_max: usize,
+    pub(super) past_bytes: AtLimit,
+    pub(super) deadline: Duration,
+    pub(super) ends: Instant,
 }
 
 impl Limit {
     /// Reads the body, decompressed, up to the limit; a compressed bomb is inflated no further than that.
-    async fn read(self, answer: Response) -> Result<Bytes, HttpError> {
+    pub(super) async fn read(self, answer: Response) -> Result<Bytes, HttpError> {
         let announced = answer
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
@@ -280,7 +286,7 @@ fn blocked(refusal: &Refusal) -> HttpError {
 }
 
 /// Says what became of a request that has no answer.
-fn classify(error: &reqwest::Error) -> HttpError {
+pub(super) fn classify(error: &reqwest::Error) -> HttpError {
     if let Some(refusal) = causes(error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
         return blocked(refusal);
     }
@@ -297,7 +303,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 }
 
 /// The innermost cause in words: the outer ones repeat it, and reqwest's own names the address with its query.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let Some(cause) = causes(error).skip(1).last() else {
         return "the request could not be made".to_owned();
     };

@@ -26,6 +26,16 @@ pub enum Scheme {
     Https,
 }
 
+/// How a message broker is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// In plain text: amqp.
+    Plain,
+    /// Over TLS: amqps.
+    #[default]
+    Tls,
+}
+
 /// Whether a port is one that HTTP is expected on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortClass {
@@ -78,6 +88,12 @@ pub enum Refusal {
     /// The address may be reached, but not in plain text.
     #[error("plain http to {address} is not allowed; use https, or name its network in plain_http_networks")]
     PlainHttp {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The broker may be reached, but not in plain text.
+    #[error("plain amqp to {address} is not allowed; use amqps, or name its network in plain_http_networks")]
+    PlainAmqp {
         /// The address.
         address: IpAddr,
     },
@@ -297,6 +313,29 @@ impl AddressPolicy {
             Scheme::Http if !plain => Err(Refusal::PlainHttp { address }),
             Scheme::Http | Scheme::Https => Ok(()),
         }
+    }
+
+    /// Judges a message broker's address by the rules for http: amqp is plain text, amqps is TLS.
+    ///
+    /// # Errors
+    /// Any of [`Refusal`]'s address rules; [`Refusal::PlainAmqp`] in the place of [`Refusal::PlainHttp`].
+    pub fn check_broker(&self, address: IpAddr, port: u16, transport: Transport) -> Result<(), Refusal> {
+        if port == 0 {
+            return Err(Refusal::PortZero);
+        }
+        let scheme = match transport {
+            Transport::Plain => Scheme::Http,
+            Transport::Tls => Scheme::Https,
+        };
+        let port = PortClass::of(port);
+        self.check_reach(address, Reach { scheme, port })
+            .map_err(|refused| {
+                if let Refusal::PlainHttp { address } = refused {
+                    Refusal::PlainAmqp { address }
+                } else {
+                    refused
+                }
+            })
     }
 
     /// Judges what an address text alone shows: scheme, user info, port and, where the host is a literal, the

@@ -1,11 +1,16 @@
 //! Readiness: whether the worker does its main job, and which feed keeps it from it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use metrics::SharedString;
 use serde::Serialize;
 
 use crate::domain::name::DestinationName;
+use crate::pipeline::heartbeat::Part;
+use crate::pipeline::watch::OTHER;
 use crate::pipeline::{Outlet, Worker};
+use crate::store::PauseRow;
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -15,10 +20,17 @@ pub struct Report {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The parts of the worker that are watched, each with `ok` or for how long it has been silent.
+    pub watchdogs: BTreeMap<&'static str, String>,
     /// Feeds in trouble, by connection and feed. One bad connection does not make the worker unready.
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
     pub failing_destinations: BTreeMap<String, FailingDestination>,
+    /// Why the deduplication spares the store nothing at present. It is ready all the same: the store decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_dedup: Option<String>,
+    /// Subscriptions that an operator paused, each since when.
+    pub paused_subscriptions: BTreeMap<String, String>,
 }
 
 /// One destination that fails.
@@ -68,8 +80,12 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
         .values()
         .filter(|connection| connection.fence().is_none())
         .count();
+    let silent = worker.watch.heartbeats.silent();
     let reason = if draining {
         Some("the service is draining".to_owned())
+    } else if !silent.is_empty() {
+        let names: Vec<&str> = silent.keys().map(|part| part.as_str()).collect();
+        Some(format!("silent for too long: {}", names.join(", ")))
     } else if unheld > 0 && unheld == worker.connections.len() {
         Some("no connection is leased by this worker".to_owned())
     } else {
@@ -78,8 +94,11 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
     Report {
         ready: reason.is_none(),
         reason,
+        watchdogs: watchdogs(&silent),
         troubles,
         failing_destinations: failing_destinations(worker),
+        failing_dedup: worker.dedup.trouble(),
+        paused_subscriptions: BTreeMap::new(),
     }
 }
 
@@ -95,23 +114,60 @@ fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination>
     worker.destinations.iter().filter_map(failing).collect()
 }
 
+fn watchdogs(silent: &BTreeMap<Part, Duration>) -> BTreeMap<&'static str, String> {
+    let shown = |part: Part| match silent.get(&part) {
+        None => "ok".to_owned(),
+        Some(silence) => format!("silent for {} s", silence.as_secs()),
+    };
+    Part::ALL
+        .into_iter()
+        .map(|part| (part.as_str(), shown(part)))
+        .collect()
+}
+
+/// Adds to a report what stands in the store; a store that cannot be read makes the worker unready.
+pub async fn add_paused(report: &mut Report, worker: &Worker) {
+    match worker.store.paused().await {
+        Ok(rows) => {
+            let row = |row: PauseRow| (row.subscription.to_string(), row.since.to_string());
+            report.paused_subscriptions = rows.into_iter().map(row).collect();
+        }
+        Err(error) => {
+            report.ready = false;
+            report.reason = Some(error.to_string());
+        }
+    }
+}
+
 /// Brings the gauges up to date that grow by themselves while nothing happens: a feed that stands still must not go on
 /// showing its last good value.
 pub fn measure(worker: &Worker) {
     let now = worker.clock.now();
+    let mut lags: BTreeMap<(SharedString, SharedString), f64> = BTreeMap::new();
     for (name, connection) in &worker.connections {
+        let label = worker.watch.connections.of(name.as_str());
         for feed in &connection.feeds {
-            let fresh_as_of = connection
-                .condition(&feed.spec.name)
-                .and_then(|condition| condition.fresh_as_of);
-            if let Some(fresh_as_of) = fresh_as_of {
-                let labels = [
-                    ("connection", name.to_string()),
-                    ("feed", feed.spec.name.to_string()),
-                ];
-                metrics::gauge!("courier_cursor_lag_seconds", &labels)
-                    .set(now.duration_since(fresh_as_of).as_secs_f64().max(0.0));
-            }
+            let condition = connection.condition(&feed.spec.name);
+            let Some(fresh_as_of) = condition.and_then(|condition| condition.fresh_as_of) else {
+                continue;
+            };
+            // Connections that share a label share its feeds' too: the one that is furthest behind is shown.
+            let feed = if &*label == OTHER {
+                OTHER.into()
+            } else {
+                SharedString::from(feed.spec.name.to_string())
+            };
+            let lag = now.duration_since(fresh_as_of).as_secs_f64().max(0.0);
+            let shown = lags.entry((label.clone(), feed)).or_default();
+            *shown = shown.max(lag);
         }
+    }
+    for ((connection, feed), lag) in lags {
+        metrics::gauge!("courier_cursor_lag_seconds", "connection" => connection, "feed" => feed).set(lag);
+    }
+    let silent = worker.watch.heartbeats.silent();
+    for part in Part::ALL {
+        let failing = if silent.contains_key(&part) { 1.0 } else { 0.0 };
+        metrics::gauge!("courier_watchdog_failing", "part" => part.as_str()).set(failing);
     }
 }

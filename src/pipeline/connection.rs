@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use super::watch::Labels;
 use crate::domain::delivery::Fence;
 
 /// One connection at work.
@@ -101,6 +102,13 @@ impl Connection {
     /// Notes that the lease is gone.
     pub fn let_go(&self) {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Counts a request to the source by what came of it.
+    pub fn count_request(&self, labels: &Labels, outcome: &'static str) {
+        let label = labels.of(self.name.as_str());
+        metrics::counter!("courier_ehr_requests_total", "connection" => label, "outcome" => outcome)
+            .increment(1);
     }
 
     /// Notes that a record was read.

@@ -4,17 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::heartbeat::Part;
 use super::limits::Limits;
+use super::traces::Begun;
 use super::{Outlet, Worker};
 use crate::destination::{Attempt, Notification};
 use crate::domain::delivery::{AttemptOutcome, AttemptRecord, ClaimedDelivery};
 use crate::domain::name::DestinationName;
 use crate::domain::retry::{Failure, NextAttempt, next_attempt};
+use crate::domain::trace::{SpanOutcome, Stage};
 use crate::store::{ClaimDeliveries, StoreError};
 use crate::wire;
 
@@ -37,6 +42,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     let mut look = Look::Now;
     let mut next_due_at = None;
     loop {
+        worker.watch.heartbeats.beat(Part::Deliver);
         if look == Look::Now {
             next_due_at = claim(&worker, &mut attempts, &mut in_flight).await?;
         }
@@ -63,9 +69,17 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         Ok(())
     };
     // What is still in flight after the grace stays owed: at worst it is sent twice, with the same id and bytes.
-    tokio::time::timeout(worker.limits.shutdown_grace, drain)
+    let drained = tokio::time::timeout(worker.limits.shutdown_grace, drain)
         .await
-        .unwrap_or(Ok(()))
+        .unwrap_or(Ok(()));
+    join_all(
+        worker
+            .destinations
+            .values()
+            .map(|outlet| outlet.destination.close()),
+    )
+    .await;
+    drained
 }
 
 /// Claims due deliveries while there is room, for the destinations with the fewest in flight first; answers when the
@@ -126,6 +140,7 @@ fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attemp
     let destination = Arc::clone(&outlet.destination);
     let worker = Arc::clone(worker);
     attempts.spawn(async move {
+        let span = worker.begin_span(Stage::Deliver, claimed.event.trace);
         let notification = Notification {
             event_id: claimed.event.id.clone(),
             connection: claimed.event.connection.clone(),
@@ -133,11 +148,36 @@ fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attemp
             kind: claimed.event.kind,
             rendered: wire::render(&claimed.event, &claimed.delivery),
             replay: claimed.delivery.replay,
+            trace: span.as_ref().map(|span| span.context),
         };
+        let began = Instant::now();
         let attempt = destination.deliver(&notification, worker.clock.now()).await;
+        let label = worker
+            .watch
+            .destinations
+            .of(claimed.delivery.destination.as_str());
+        metrics::histogram!("courier_attempt_seconds", "destination" => label).record(began.elapsed());
+        if let Some(span) = span {
+            end_span(&worker, &claimed, &attempt, span);
+        }
         let name = claimed.delivery.destination.clone();
         (name, conclude(&worker, &claimed, attempt))
     });
+}
+
+fn end_span(worker: &Worker, claimed: &ClaimedDelivery, attempt: &Attempt, span: Begun) {
+    let outcome = match attempt {
+        Attempt::Accepted { .. } => SpanOutcome::Done,
+        Attempt::Failed { .. } => SpanOutcome::Failed,
+    };
+    let delivery = &claimed.delivery;
+    let fields = vec![
+        ("subscription", delivery.subscription.to_string()),
+        ("destination", delivery.destination.to_string()),
+        ("event_id", claimed.event.id.to_string()),
+        ("attempt", delivery.attempts.saturating_add(1).to_string()),
+    ];
+    worker.end_span(span, outcome, &claimed.event.connection, fields);
 }
 
 fn conclude(worker: &Worker, claimed: &ClaimedDelivery, attempt: Attempt) -> AttemptRecord {
@@ -169,7 +209,7 @@ fn conclude(worker: &Worker, claimed: &ClaimedDelivery, attempt: Attempt) -> Att
             }
         }
     };
-    log(claimed, &outcome);
+    log(worker, claimed, &outcome);
     AttemptRecord {
         id: delivery.id,
         connection: claimed.event.connection.clone(),
@@ -179,13 +219,13 @@ fn conclude(worker: &Worker, claimed: &ClaimedDelivery, attempt: Attempt) -> Att
     }
 }
 
-fn log(claimed: &ClaimedDelivery, outcome: &AttemptOutcome) {
+fn log(worker: &Worker, claimed: &ClaimedDelivery, outcome: &AttemptOutcome) {
     let (event_id, subscription) = (&claimed.event.id, &claimed.delivery.subscription);
     let destination = &claimed.delivery.destination;
     let attempt = claimed.delivery.attempts.saturating_add(1);
     let count = |word: &'static str| {
-        metrics::counter!("courier_attempts_total", "destination" => destination.to_string(), "outcome" => word)
-            .increment(1);
+        let label = worker.watch.destinations.of(destination.as_str());
+        metrics::counter!("courier_attempts_total", "destination" => label, "outcome" => word).increment(1);
     };
     match outcome {
         AttemptOutcome::Delivered { detail } => {

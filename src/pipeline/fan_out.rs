@@ -9,8 +9,11 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::Connection;
+use super::heartbeat::Part;
+use crate::domain::event::Event;
 use crate::domain::fan_out::{SliceLimits, Standing, Subscription, slice};
 use crate::domain::name::SubscriptionName;
+use crate::domain::trace::SpanOutcome;
 use crate::store::{FanOut, Lane, StoreError};
 
 /// Whether a lane has more to do.
@@ -39,6 +42,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         worker.bells.fan_out.ring(name);
     }
     loop {
+        worker.watch.heartbeats.beat(Part::FanOut);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -54,6 +58,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             let Some(connection) = worker.connections.get(&name) else {
                 continue;
             };
+            worker.watch.heartbeats.beat(Part::FanOut);
             match one_turn(&worker, connection).await {
                 Ok(Stepped {
                     step: Step::Moved, ..
@@ -136,6 +141,15 @@ async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<St
     }
     let owed = cut.owed.len();
     let moved = cut.to != view.position;
+    let passed = |event: &&Event| event.position > view.position.event && event.position <= cut.to.event;
+    let traced: Vec<Event> = view
+        .events
+        .iter()
+        .filter(passed)
+        .filter(|event| event.trace.is_some())
+        .cloned()
+        .collect();
+    let spans = worker.begin_fan_out(&traced);
     let fan_out = FanOut {
         connection: connection.name.clone(),
         fence,
@@ -148,6 +162,9 @@ async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<St
         at: now,
     };
     worker.store.fan_out(&fan_out).await?;
+    for span in spans {
+        worker.end_span(span, SpanOutcome::Done, &connection.name, Vec::new());
+    }
     if owed > 0 {
         metrics::counter!("courier_deliveries_owed_total").increment(owed as u64);
         worker.bells.deliver.notify_one();

@@ -14,10 +14,12 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::Connection;
+use super::heartbeat::Part;
 use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, VersionClue};
 use crate::domain::identify::identify;
 use crate::domain::plan;
+use crate::domain::trace::{SpanOutcome, Stage};
 use crate::store::{
     ClaimChanges, ClaimedChange, SLICE_BYTES_MAX, SettleChanges, SettleResult, Settlement, StoreError,
 };
@@ -50,6 +52,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         worker.bells.fetch.ring(name);
     }
     loop {
+        worker.watch.heartbeats.beat(Part::Fetch);
         let now = worker.clock.now();
         for name in worker.bells.fetch.take() {
             waiting.insert(name, now);
@@ -191,6 +194,7 @@ async fn settle(
         Ok(settled) => {
             worker.dedup.mark(name, &settled.ids).await;
             metrics::counter!("courier_events_total").increment(settled.appended);
+            metrics::counter!("courier_late_events_total").increment(settled.late);
             metrics::counter!("courier_superseded_total").increment(settled.superseded);
             if settled.appended > 0 {
                 worker.bells.fan_out.ring(name);
@@ -226,7 +230,7 @@ async fn settle_one(
         tokio::select! {
             biased;
             () = stop.cancelled() => SettleResult::Release { due_at: worker.clock.now() },
-            result = fetch(worker, connection, claimed) => result,
+            result = traced(worker, connection, claimed) => result,
         }
     };
     Settlement {
@@ -236,19 +240,41 @@ async fn settle_one(
     }
 }
 
+/// Fetches within the trace of the poll that showed the change.
+async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
+    let feed = claimed.feed.clone();
+    let span = worker.begin_span(Stage::Fetch, claimed.change.trace);
+    let result = fetch(worker, connection, claimed).await;
+    if let Some(span) = span {
+        let outcome = match &result {
+            SettleResult::Fetched(_) | SettleResult::Deleted(_) => SpanOutcome::Done,
+            SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => {
+                SpanOutcome::Failed
+            }
+        };
+        worker.end_span(span, outcome, &connection.name, vec![("feed", feed.to_string())]);
+    }
+    result
+}
+
 async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
     let wanted = as_reference(&claimed.change);
     let leave = connection.budget.leave().await;
     let answer = connection.connector.fetch(&wanted).await;
     drop(leave);
-    metrics::counter!("courier_ehr_requests_total", "connection" => connection.name.to_string()).increment(1);
+    let outcome = match &answer {
+        Ok(_) => "ok",
+        Err(error) => error.class(),
+    };
+    connection.count_request(&worker.watch.connections, outcome);
     let failed = |reason: String| retry_or_quarantine(worker, &claimed, reason);
     match answer {
         Ok(Fetched::Found(mut found, record)) => {
             connection.note_fetched();
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
-            let fetched = identify(&connection.name, found, &rule);
+            let mut fetched = identify(&connection.name, found, &rule);
+            fetched.trace = claimed.change.trace;
             if fetched.order.is_before(&claimed.change.order) {
                 // A cache's answer from before the change: taken for an answer, it would pass for a newer version.
                 return failed("the source answered an older version than it had shown".to_owned());

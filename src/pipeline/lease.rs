@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Worker;
+use super::heartbeat::Part;
 use crate::store::{LeaseRequest, StoreError};
 
 /// Renewals under way at once: enough for the store to commit them in groups.
@@ -23,12 +24,14 @@ const AT_ONCE: usize = 256;
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     loop {
+        worker.watch.heartbeats.beat(Part::Lease);
         let names: Vec<ConnectionName> = worker.connections.keys().cloned().collect();
         let mut rounds = stream::iter(names)
             .map(|name| keep(Arc::clone(&worker), name))
             .buffer_unordered(AT_ONCE);
         while let Some(kept) = rounds.next().await {
             kept?;
+            worker.watch.heartbeats.beat(Part::Store);
         }
         tokio::select! {
             biased;

@@ -6,10 +6,12 @@ mod sabotaged;
 use std::ops::ControlFlow;
 
 use courier_sdk::{ChangePage, ChangeRef, ConnectionName, Cursor, Next, PageOrder, Resume, VersionRule};
+use metrics::Label;
 use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
+use super::traces::Begun;
 use super::turn::{TurnEnd, proves_baseline};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
@@ -32,8 +34,11 @@ pub(super) struct Poll<'a> {
     pub(super) cursor: Option<Cursor>,
     /// Where it goes on.
     pub(super) resume: Option<Resume>,
+    /// The span of the answer at hand, where it is traced.
+    pub(super) span: Option<Begun>,
     id: PollId,
     baseline: BaselineProof,
+    brought: u64,
 }
 
 impl<'a> Poll<'a> {
@@ -50,8 +55,10 @@ impl<'a> Poll<'a> {
             fence,
             cursor: state.cursor,
             resume: state.resume,
+            span: None,
             id: state.poll,
             baseline,
+            brought: 0,
         }
     }
 
@@ -65,6 +72,11 @@ impl<'a> Poll<'a> {
         }
     }
 
+    /// How many changes of the answer at hand were taken in, for its span; forgets them.
+    pub(super) fn take_brought(&mut self) -> u64 {
+        std::mem::take(&mut self.brought)
+    }
+
     /// Hands a page over and says whether the poll goes on, or how the turn ends.
     ///
     /// # Errors
@@ -73,6 +85,7 @@ impl<'a> Poll<'a> {
         &mut self,
         worker: &Worker,
         page: ChangePage,
+        asked_at: jiff::Timestamp,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
         let rule = self
             .connection
@@ -80,11 +93,18 @@ impl<'a> Poll<'a> {
             .version_rule(&self.feed.spec.record_type);
         let shown = page.changes.len();
         let unknown = leave_out_known(worker, &self.connection.name, page.changes, &rule).await;
-        metrics::counter!("courier_duplicates_suppressed_total", "by" => "dedup")
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => worker.dedup.name())
             .increment((shown - unknown.len()) as u64);
+        if !unknown.is_empty() {
+            self.span = worker.begin_trace(asked_at);
+        }
+        let trace = self.span.as_ref().map(|span| span.context);
         let changes: Vec<Change> = unknown
             .into_iter()
-            .map(|change| identify(&self.connection.name, change, &rule))
+            .map(|change| Change {
+                trace,
+                ..identify(&self.connection.name, change, &rule)
+            })
             .collect();
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
             && self.resume.is_none();
@@ -147,9 +167,13 @@ impl<'a> Poll<'a> {
 
     async fn give(&mut self, worker: &Worker, order: PageOrder, slice: AcceptPage) -> Result<(), StoreError> {
         match order {
-            PageOrder::NewestFirst => worker.store.stage_page(&slice).await,
+            PageOrder::NewestFirst => {
+                self.brought += slice.changes.len() as u64;
+                worker.store.stage_page(&slice).await
+            }
             PageOrder::OldestFirst => {
                 let accepted = worker.store.accept_page(&slice).await?;
+                self.brought += accepted.appended + accepted.enqueued;
                 worker.announce(&self.connection.name, &accepted).await;
                 Ok(())
             }
@@ -178,10 +202,10 @@ impl<'a> Poll<'a> {
                 let (connection, feed) = (&self.connection.name, &self.feed.spec.name);
                 warn!(%connection, %feed, reason, "the poll proved incomplete; the cursor stays");
                 let labels = [
-                    ("connection", connection.to_string()),
-                    ("class", "inconclusive".to_owned()),
+                    Label::new("connection", worker.watch.connections.of(connection.as_str())),
+                    Label::new("class", "inconclusive"),
                 ];
-                metrics::counter!("courier_polls_failed_total", &labels).increment(1);
+                metrics::counter!("courier_polls_failed_total", labels.iter()).increment(1);
                 // Repeated at the feed's pace it would read the whole source every minute for nothing.
                 let failures = self.connection.note_failure(feed, reason);
                 ControlFlow::Break(TurnEnd::Failed { failures, wait: None })
@@ -200,6 +224,7 @@ impl Worker {
     pub(super) async fn announce(&self, connection: &ConnectionName, accepted: &Accepted) {
         self.dedup.mark(connection, &accepted.ids).await;
         metrics::counter!("courier_events_total").increment(accepted.appended);
+        metrics::counter!("courier_late_events_total").increment(accepted.late);
         metrics::counter!("courier_duplicates_suppressed_total", "by" => "store").increment(accepted.known);
         if accepted.appended > 0 {
             self.bells.fan_out.ring(connection);

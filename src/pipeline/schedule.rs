@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::Worker;
 use super::connection::{Connection, Feed};
+use super::heartbeat::Part;
 use super::turn::{self, TurnEnd};
 use crate::domain::plan;
 use crate::store::StoreError;
@@ -34,6 +35,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     let mut looked_at = worker.clock.now();
     let mut turns: JoinSet<(ConnectionName, usize, Result<TurnEnd, StoreError>)> = JoinSet::new();
     loop {
+        worker.watch.heartbeats.beat(Part::Poll);
         let now = worker.clock.now();
         schedule = set_back(schedule, looked_at, now);
         looked_at = now;

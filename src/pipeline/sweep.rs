@@ -7,6 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Worker;
+use super::heartbeat::Part;
+use crate::dedup::REMEMBERED_MAX;
 use crate::store::{StoreError, Sweep, Swept};
 
 /// Rows of each kind in one transaction, so that nobody waits long behind the sweep.
@@ -15,13 +17,17 @@ const SLICE: usize = 1_000;
 /// An accepted id is kept at least this long after the source last showed it.
 const UNSEEN_MIN: Duration = Duration::from_hours(168);
 
+/// The store may know of a showing that much later: the deduplication in front of it answers for a while, and then the
+/// store writes a showing at most once a day.
+const SHOWING_UNNOTED_MAX: Duration = REMEMBERED_MAX.saturating_add(Duration::from_hours(24));
+
 /// Sweeps at every interval until `stop`.
 ///
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     loop {
-        measure(&worker).await?;
+        worker.watch.heartbeats.beat(Part::Sweep);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -30,6 +36,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
         let mut total = Swept::default();
         loop {
             let swept = worker.store.sweep(&bounds(&worker)).await?;
+            worker.watch.heartbeats.beat(Part::Sweep);
             total.deliveries += swept.deliveries;
             total.events += swept.events;
             total.accepted += swept.accepted;
@@ -48,31 +55,12 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     }
 }
 
-/// Shows what waits on each connection.
-async fn measure(worker: &Worker) -> Result<(), StoreError> {
-    for name in worker.connections.keys() {
-        let backlog = worker.store.backlog(name).await?;
-        let waiting = [
-            ("inbox", backlog.inbox),
-            ("log", backlog.log),
-            ("outbox", backlog.outbox),
-            ("quarantine", backlog.quarantine),
-        ];
-        for (place, rows) in waiting {
-            let labels = [("connection", name.to_string()), ("place", place.to_owned())];
-            #[expect(clippy::cast_precision_loss, reason = "a gauge of rows: exact up to 2^53")]
-            metrics::gauge!("courier_waiting_rows", &labels).set(rows as f64);
-        }
-    }
-    Ok(())
-}
-
 fn bounds(worker: &Worker) -> Sweep {
     let rewind = worker.limits.rewind_max.saturating_mul(3);
     Sweep {
         at: worker.clock.now(),
         retention: worker.limits.retention,
-        unseen_for: rewind.max(UNSEEN_MIN),
+        unseen_for: rewind.max(UNSEEN_MIN) + SHOWING_UNNOTED_MAX,
         stamped_before: rewind,
         limit: SLICE,
     }

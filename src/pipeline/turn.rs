@@ -11,6 +11,7 @@ use super::Worker;
 use super::connection::{Connection, Feed};
 use super::poll::Poll;
 use crate::domain::delivery::Fence;
+use crate::domain::trace::SpanOutcome;
 use crate::store::{FeedState, PollId, PollRef, ReleaseStage, SLICE_ROWS_MAX, StageState, StoreError};
 
 /// Failed turns in a row after which a poll that was left in the middle is begun anew.
@@ -111,6 +112,7 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             Ok(leave) => leave,
             Err(wait) => return Ok(TurnEnd::Wait(wait)),
         };
+        let asked_at = worker.clock.now();
         // Cancel safe: until a page is handed over nothing of it is remembered anywhere.
         let answer = tokio::select! {
             biased;
@@ -121,11 +123,16 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
         if poll.connection.fence() != Some(poll.fence) {
             return Ok(TurnEnd::NotNow);
         }
-        metrics::counter!("courier_ehr_requests_total", "connection" => poll.connection.name.to_string())
-            .increment(1);
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(error) => error.class(),
+        };
+        poll.connection.count_request(&worker.watch.connections, outcome);
         match answer {
             Ok(page) => {
-                if let ControlFlow::Break(end) = poll.hand_over(worker, page).await? {
+                let handed_over = poll.hand_over(worker, page, asked_at).await;
+                end_span(worker, &mut poll);
+                if let ControlFlow::Break(end) = handed_over? {
                     return Ok(end);
                 }
                 poll.connection.note_progress(&poll.feed.spec.name);
@@ -136,12 +143,23 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
     Ok(TurnEnd::MoreToCome)
 }
 
+/// Ends the answer's span. One that brought nothing new is not exported: most polls are so.
+fn end_span(worker: &Worker, poll: &mut Poll<'_>) {
+    let changes = poll.take_brought();
+    if let Some(span) = poll.span.take().filter(|_| changes > 0) {
+        let feed = poll.feed.spec.name.to_string();
+        let fields = vec![("feed", feed), ("changes", changes.to_string())];
+        worker.end_span(span, SpanOutcome::Done, &poll.connection.name, fields);
+    }
+}
+
 async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Result<TurnEnd, StoreError> {
     let (connection, feed) = (poll.connection, &poll.feed.spec.name);
     let failures = connection.note_failure(feed, error.to_string());
     warn!(connection = %connection.name, feed = %feed, class = error.class(), failures, %error, "poll failed");
     metrics::counter!(
-        "courier_polls_failed_total", "connection" => connection.name.to_string(), "class" => error.class()
+        "courier_polls_failed_total",
+        "connection" => worker.watch.connections.of(connection.name.as_str()), "class" => error.class()
     )
     .increment(1);
     let restart = match error {

@@ -83,7 +83,9 @@ struct Claims {
 impl Grants {
     /// Whether a request shows a token that is in force.
     pub(super) fn admit(&self, headers: &HeaderMap, now: Timestamp) -> bool {
-        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let ends = shown
             .and_then(|shown| shown.strip_prefix("Bearer "))
             .and_then(|token| self.tokens.get(token));

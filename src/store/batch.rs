@@ -103,6 +103,7 @@ pub(super) fn change_by_reference(key: &RecordKey) -> Change {
         order: VersionOrder::default(),
         first_version: false,
         content: None,
+        trace: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! durable: what stands for a crash is [`MemoryStore::reopened`]. Operations check before they write, because
 //! nothing is rolled back. It must not know what the other stores look like.
 
+mod control;
 mod definitions;
 mod fan_out;
 mod inbox;
@@ -15,6 +16,7 @@ mod polling;
 mod stage;
 mod state;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -23,10 +25,11 @@ use jiff::Timestamp;
 
 use self::state::State;
 use super::{
-    AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
+    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
+    QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
+    SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -175,12 +178,36 @@ impl Store for MemoryStore {
         Ok(self.state().redrive_quarantine(connection, now))
     }
 
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError> {
+        self.state().set_flow(set)
+    }
+
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError> {
+        Ok(self.state().paused())
+    }
+
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        Ok(self.state().epoch())
+    }
+
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {
+        Ok(self.state().recover(recovery))
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        Ok(self.state().audit(limit))
+    }
+
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
         Ok(self.state().cursors())
     }
 
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError> {
         Ok(self.state().backlog(connection))
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        Ok(self.state().depths())
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

@@ -1,5 +1,6 @@
 //! What goes into the store and comes out of it.
 
+mod control;
 mod operating;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
 use crate::domain::identity::EventId;
 use crate::domain::name::{DestinationName, SubscriptionName};
 
+pub use control::*;
 pub use operating::*;
 
 /// The most rows of one transaction; larger pages are cut into slices.
@@ -208,6 +210,8 @@ pub struct SetCursor {
     pub feed: FeedName,
     /// The new cursor; `None` forgets it, so that the feed starts anew.
     pub cursor: Option<Cursor>,
+    /// For the audit: from where to where, in words.
+    pub note: String,
     /// Now.
     pub at: Timestamp,
 }

@@ -5,8 +5,11 @@
 //! one does. One courier at a time works on a file, by a lock beside it that ends with the process. It must not
 //! know what the other stores look like.
 
+pub mod backup;
 mod connection;
+mod control;
 mod define;
+mod depths;
 mod fan_out;
 mod feed;
 mod inbox;
@@ -24,6 +27,7 @@ mod stage;
 mod sweep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -36,10 +40,11 @@ use self::rows::Failure;
 pub use self::schema::OpenMode;
 use self::writer::{Kind, Writer};
 use super::{
-    AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, QuarantineRow, Recorded, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
+    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
+    QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
+    SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -75,6 +80,7 @@ impl SqliteStore {
         schema::ensure_file(path, mode)?;
         let lock = schema::lock(path)?;
         let db = schema::open_for_writing(path)?;
+        schema::check_origin(&db, path, mode)?;
         seal_keys::admit(&db, seals).map_err(|failure| failure.named("looking at the store's keys"))?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
@@ -87,15 +93,22 @@ impl SqliteStore {
         })
     }
 
+    /// Opens a store in plain text for listings, as [`SqliteStore::read_only_sealed`] does.
+    ///
+    /// # Errors
+    /// Those of [`SqliteStore::read_only_sealed`].
+    pub fn read_only(path: &Path) -> Result<Self, StoreError> {
+        Self::read_only_sealed(path, &Seals::plain())
+    }
+
     /// Opens a store for listings, beside a running service. What writes or claims is refused.
     ///
     /// # Errors
     /// [`StoreError::WrongKey`] when it is encrypted with a key that `seals` does not have; [`StoreError::Unusable`]
     /// when the file is missing or of another version; [`StoreError::Engine`].
-    pub fn read_only(path: &Path, seals: &Seals) -> Result<Self, StoreError> {
+    pub fn read_only_sealed(path: &Path, seals: &Seals) -> Result<Self, StoreError> {
         let reading = schema::open_for_reading(path)?;
-        seal_keys::check(&reading, seals)
-            .map_err(|failure| failure.named("looking at the store's keys"))?;
+        seal_keys::check(&reading, seals).map_err(|failure| failure.named("looking at the store's keys"))?;
         let reading = Connection::new(reading, seals.clone());
         Ok(Self {
             writer: None,
@@ -339,6 +352,33 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError> {
+        let set = set.clone();
+        self.write("pausing or resuming a subscription", move |db| {
+            control::set_flow(db, &set)
+        })
+        .await
+    }
+
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError> {
+        self.list("listing pauses", control::paused).await
+    }
+
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        self.list("reading the epoch", |db| control::epoch(db)).await
+    }
+
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {
+        let recovery = recovery.clone();
+        self.write("recovering", move |db| control::recover(db, &recovery))
+            .await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.list("listing the audit", move |db| control::audit(db, limit))
+            .await
+    }
+
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
         self.list("listing cursors", feed::cursors).await
     }
@@ -347,6 +387,10 @@ impl Store for SqliteStore {
         let connection = connection.clone();
         self.list("counting a backlog", move |db| operate::backlog(db, &connection))
             .await
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        self.list("counting what waits", depths::depths).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

@@ -1,4 +1,4 @@
-//! CloudEvents 1.0, structured JSON mode: the default notification.
+//! CloudEvents 1.0, in structured JSON mode (the default notification) and in binary mode.
 //!
 //! Source: CloudEvents specification 1.0.2 with its JSON format and its `sequence` and `partitioning` extensions.
 //! Members are written in one fixed order by hand, because a full record is spliced in byte for byte.
@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::Rendered;
+use super::{Mode, Rendered};
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, Timeliness};
 use crate::domain::fan_out::ContentLevel;
@@ -19,38 +19,72 @@ const CONTENT_TYPE: &str = "application/cloudevents+json";
 /// Digits of `sequence`: u64's greatest value has 20, so text order is number order.
 const SEQUENCE_DIGITS: usize = 20;
 
-/// Renders one event for one delivery.
+/// Renders one event for one delivery: everything in one JSON object.
 #[must_use]
-pub fn render(event: &Event, delivery: &Delivery) -> Rendered {
+pub fn structured(event: &Event, delivery: &Delivery) -> Rendered {
+    let attributes = attributes(event, delivery);
     let mut out = String::with_capacity(512);
-    out.push_str("{\"specversion\":\"1.0\"");
-    member(&mut out, "id", event.id.as_str());
-    member(&mut out, "source", &format!("/connections/{}", event.connection));
-    member(&mut out, "type", &format!("ehr.record.{}", event.kind.as_str()));
-    member(&mut out, "subject", &event.key.to_string());
-    if let Some(changed_at) = event.changed_at {
-        member(&mut out, "time", &instant(changed_at));
+    for (name, value) in &attributes {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        string(&mut out, name);
+        out.push(':');
+        match *name {
+            // The one attribute that is not a text.
+            "late" => out.push_str(value),
+            _ => string(&mut out, value),
+        }
     }
-    member(
-        &mut out,
-        "recordversion",
-        version_label(event.version_id.as_deref(), &event.version),
-    );
-    member(
-        &mut out,
-        "sequence",
-        &format!("{:0SEQUENCE_DIGITS$}", delivery.number),
-    );
-    member(&mut out, "partitionkey", &event.key.to_string());
-    member(&mut out, "freshasof", &instant(event.fresh_as_of));
-    if event.timeliness == Timeliness::Late {
-        out.push_str(",\"late\":true");
+    let mut body = out.into_bytes();
+    if let Some(data) = data(event, delivery.content) {
+        body.extend_from_slice(b",\"datacontenttype\":\"");
+        body.extend_from_slice(data.media_type.as_bytes());
+        body.extend_from_slice(b"\",\"data\":");
+        body.extend_from_slice(&data.bytes);
     }
-    let body = with_data(out, event, delivery.content);
+    body.push(b'}');
     Rendered {
-        content_type: CONTENT_TYPE,
-        body,
+        content_type: Some(CONTENT_TYPE),
+        body: Bytes::from(body),
+        mode: Mode::Structured,
+        attributes,
     }
+}
+
+/// Renders one event for one delivery: its attributes are for headers, the body is its data alone.
+#[must_use]
+pub fn binary(event: &Event, delivery: &Delivery) -> Rendered {
+    let data = data(event, delivery.content);
+    Rendered {
+        content_type: data.as_ref().map(|data| data.media_type),
+        body: data.map(|data| data.bytes).unwrap_or_default(),
+        mode: Mode::Binary,
+        attributes: attributes(event, delivery),
+    }
+}
+
+/// An event's attributes as texts, in the order in which they are written.
+fn attributes(event: &Event, delivery: &Delivery) -> Vec<(&'static str, String)> {
+    let mut all = vec![
+        ("specversion", "1.0".to_owned()),
+        ("id", event.id.to_string()),
+        ("source", format!("/connections/{}", event.connection)),
+        ("type", format!("ehr.record.{}", event.kind.as_str())),
+        ("subject", event.key.to_string()),
+    ];
+    if let Some(changed_at) = event.changed_at {
+        all.push(("time", instant(changed_at)));
+    }
+    let version = version_label(event.version_id.as_deref(), &event.version);
+    all.extend([
+        ("recordversion", version.to_owned()),
+        ("sequence", format!("{:0SEQUENCE_DIGITS$}", delivery.number)),
+        ("partitionkey", event.key.to_string()),
+        ("freshasof", instant(event.fresh_as_of)),
+    ]);
+    if event.timeliness == Timeliness::Late {
+        all.push(("late", "true".to_owned()));
+    }
+    all
 }
 
 /// The version as people know it: the source's version id where there is one, else the version key.
@@ -59,45 +93,40 @@ pub fn version_label<'a>(version_id: Option<&'a str>, version: &'a VersionKey) -
     version_id.unwrap_or(version.as_str())
 }
 
-fn with_data(mut out: String, event: &Event, level: ContentLevel) -> Bytes {
+/// What an event carries beside its attributes.
+struct Data {
+    media_type: &'static str,
+    bytes: Bytes,
+}
+
+fn data(event: &Event, level: ContentLevel) -> Option<Data> {
     match (level, &event.record) {
-        (ContentLevel::Empty, _) | (ContentLevel::FullResource, None) => {
-            out.push('}');
-            Bytes::from(out)
-        }
+        (ContentLevel::Empty, _) | (ContentLevel::FullResource, None) => None,
         (ContentLevel::IdOnly, _) => {
-            member(&mut out, "datacontenttype", "application/json");
-            out.push_str(",\"data\":{\"reference\":");
+            let mut out = String::from("{\"reference\":");
             string(&mut out, &event.key.to_string());
-            member(
+            out.push_str(",\"version\":");
+            string(
                 &mut out,
-                "version",
                 version_label(event.version_id.as_deref(), &event.version),
             );
-            member(&mut out, "change", event.kind.as_str());
-            out.push_str("}}");
-            Bytes::from(out)
+            out.push_str(",\"change\":");
+            string(&mut out, event.kind.as_str());
+            out.push('}');
+            Some(Data {
+                media_type: "application/json",
+                bytes: Bytes::from(out),
+            })
         }
-        (ContentLevel::FullResource, Some(record)) => {
-            member(&mut out, "datacontenttype", "application/fhir+json");
-            out.push_str(",\"data\":");
-            let mut bytes = out.into_bytes();
-            bytes.extend_from_slice(record.bytes());
-            bytes.push(b'}');
-            Bytes::from(bytes)
-        }
+        (ContentLevel::FullResource, Some(record)) => Some(Data {
+            media_type: "application/fhir+json",
+            bytes: record.bytes().clone(),
+        }),
     }
 }
 
 fn instant(at: Timestamp) -> String {
     format!("{at:.3}")
-}
-
-fn member(out: &mut String, name: &str, value: &str) {
-    out.push_str(",\"");
-    out.push_str(name);
-    out.push_str("\":");
-    string(out, value);
 }
 
 /// Writes a JSON string; control characters, quotes and backslashes are escaped.

@@ -13,8 +13,8 @@ use thiserror::Error;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
-pub use keys::{InvalidKey, KeyId};
 use keys::Keys;
+pub use keys::{InvalidKey, KeyId};
 
 /// Plain text under zstd.
 const ZSTD_PLAIN: u8 = 1;
@@ -195,11 +195,18 @@ mod tests {
             let plain = Seals::plain();
             let sealed = plain.seal(body, HERE).unwrap();
             assert_eq!(plain.open(&sealed, HERE).unwrap(), body);
-            assert_eq!(keyed(1, &[]).open(&sealed, HERE).unwrap(), body, "plain stays readable");
+            assert_eq!(
+                keyed(1, &[]).open(&sealed, HERE).unwrap(),
+                body,
+                "plain stays readable"
+            );
             let secret = keyed(1, &[]).seal(body, HERE).unwrap();
             assert_eq!(keyed(1, &[]).open(&secret, HERE).unwrap(), body);
             assert_eq!(keyed(2, &[1]).open(&secret, HERE).unwrap(), body);
-            assert!(matches!(keyed(1, &[]).open(&secret, elsewhere), Err(SealError::Forged)));
+            assert!(matches!(
+                keyed(1, &[]).open(&secret, elsewhere),
+                Err(SealError::Forged)
+            ));
             for without in [plain, keyed(2, &[])] {
                 let refused = without.open(&secret, HERE);
                 assert!(matches!(refused, Err(SealError::UnknownKey { .. })));

@@ -128,10 +128,16 @@ async fn with_a_key_no_name_number_token_or_secret_is_in_the_database_its_log_or
     }
     // Nor is anything of the body to be had by undoing the compression alone.
     let frame = [0x28, 0xb5, 0x2f, 0xfd];
-    assert!(!bytes.windows(4).any(|window| window == frame), "a zstd frame is on disk");
+    assert!(
+        !bytes.windows(4).any(|window| window == frame),
+        "a zstd frame is on disk"
+    );
     let folder = tempfile::tempdir().unwrap();
     let plain = carry_a_planted_record(folder.path(), "key = \"none\"").await;
-    assert!(plain.windows(4).any(|window| window == frame), "the check can fail");
+    assert!(
+        plain.windows(4).any(|window| window == frame),
+        "the check can fail"
+    );
 }
 
 #[tokio::test]
@@ -169,7 +175,10 @@ async fn a_store_opens_with_its_own_key_only_and_can_move_on_to_another() {
     drop(app::open_store(&config(both), OpenMode::Service).unwrap());
     assert!(readable(both).await, "what the first key sealed stays readable");
     let first = app::open_for_reading(&config("key = \"env:FIRST\""));
-    assert!(matches!(first, Err(StoreError::WrongKey { .. })), "it has moved on");
+    assert!(
+        matches!(first, Err(StoreError::WrongKey { .. })),
+        "it has moved on"
+    );
 }
 
 #[tokio::test]
@@ -188,5 +197,8 @@ async fn a_store_that_was_plain_stays_readable_when_it_gets_a_key() {
     assert!(String::from_utf8_lossy(detail.event.record.unwrap().bytes()).contains(NAME));
     drop(store);
     let plain = load(folder.path(), &nowhere, &nowhere, "key = \"none\"");
-    assert!(matches!(app::open_store(&plain, OpenMode::Service).map(drop), Err(StoreError::WrongKey { .. })));
+    assert!(matches!(
+        app::open_store(&plain, OpenMode::Service).map(drop),
+        Err(StoreError::WrongKey { .. })
+    ));
 }

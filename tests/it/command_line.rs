@@ -18,7 +18,7 @@ use ehr_courier::domain::event::EventKind;
 use ehr_courier::domain::identity::EventId;
 use ehr_courier::egress::client::{ClientOptions, GuardedClient};
 use ehr_courier::egress::guard::AddressPolicy;
-use ehr_courier::wire::Rendered;
+use ehr_courier::wire::{Mode, Rendered};
 use serde_json::Value;
 use source::{Pages, Scene, TOKEN};
 use tempfile::TempDir;
@@ -267,10 +267,13 @@ async fn post(address: &str) -> Attempt {
         },
         kind: EventKind::Updated,
         rendered: Rendered {
-            content_type: "application/cloudevents+json",
+            content_type: Some("application/cloudevents+json"),
             body: Bytes::from_static(b"{\"synthetic\": 1.10}"),
+            mode: Mode::Structured,
+            attributes: Vec::new(),
         },
         replay: Replay::Original,
+        trace: None,
     };
     webhook.deliver(&notification, SystemClock.now()).await
 }

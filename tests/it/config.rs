@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FetchMode, Start};
-use ehr_courier::config::{self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings};
+use ehr_courier::config::{
+    self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings, Target,
+};
 use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, From, Topic};
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -132,7 +134,10 @@ fn what_is_left_out_takes_the_documented_default() {
     let destination = config.destinations.values().next().unwrap();
     assert_eq!(destination.retry.len(), 10);
     assert_eq!(destination.retry[9], Duration::from_hours(24));
-    assert_eq!(destination.secret.expose_secret().len(), 32);
+    let Target::Webhook { secret, .. } = &destination.target else {
+        panic!("{destination:?}")
+    };
+    assert_eq!(secret.expose_secret().len(), 32);
     let subscription = config.subscriptions.values().next().unwrap();
     assert_eq!(subscription.connections, ConnectionSet::All);
     assert_eq!(subscription.topic, Topic::Any);

@@ -23,7 +23,7 @@ use ehr_courier::domain::identity::EventId;
 use ehr_courier::egress::client::{ClientOptions, GuardedClient};
 use ehr_courier::egress::guard::AddressPolicy;
 use ehr_courier::receiver::{Received, serve};
-use ehr_courier::wire::Rendered;
+use ehr_courier::wire::{Mode, Rendered};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -172,10 +172,13 @@ fn notification() -> Notification {
         },
         kind: EventKind::Updated,
         rendered: Rendered {
-            content_type: "application/cloudevents+json",
+            content_type: Some("application/cloudevents+json"),
             body: Bytes::from_static(b"{\"synthetic\": 1.10}"),
+            mode: Mode::Structured,
+            attributes: Vec::new(),
         },
         replay: Replay::Replayed,
+        trace: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 #[cfg(test)]
+mod amqp;
+#[cfg(test)]
 mod at_rest;
 #[cfg(test)]
 mod command_line;
@@ -15,10 +17,18 @@ mod hostile_answers;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
+mod operating;
+#[cfg(test)]
+mod redis;
+#[cfg(test)]
+mod schema_migration;
+#[cfg(test)]
 mod smart;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod watching;
 #[cfg(test)]
 mod wrong_dates;

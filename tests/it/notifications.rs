@@ -3,6 +3,8 @@
 //!
 //! `UPDATE_SCHEMAS=1` rewrites the examples. A change there is a change of what every receiver gets.
 
+pub(crate) mod binary;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -90,6 +92,7 @@ fn event(kind: EventKind, id: &str) -> Event {
         timeliness: Timeliness::InOrder,
         feed: FeedName::parse("appointments").unwrap(),
         record,
+        trace: None,
     }
 }
 
@@ -208,7 +211,7 @@ fn a_full_resource_stands_in_its_notification_byte_for_byte() {
         &event(EventKind::Updated, "17"),
         &delivery(ContentLevel::FullResource),
     );
-    assert_eq!(rendered.content_type, "application/cloudevents+json");
+    assert_eq!(rendered.content_type, Some("application/cloudevents+json"));
     let text = String::from_utf8(rendered.body.to_vec()).unwrap();
     assert!(text.ends_with(&format!(",\"data\":{}}}", body("3"))));
 }

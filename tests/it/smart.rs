@@ -155,7 +155,12 @@ async fn our_assertions_are_accepted_by_a_library_that_did_not_write_them() {
         key.verify_token::<NoCustomClaims>(token, Some(rules("2026-11")))
     };
     let signed = assertions(&first, Some("2026-11")).await;
-    check(&signed.iter().map(|token| verify(&first, token).unwrap()).collect::<Vec<_>>());
+    check(
+        &signed
+            .iter()
+            .map(|token| verify(&first, token).unwrap())
+            .collect::<Vec<_>>(),
+    );
     assert!(verify(&second, &signed[0]).is_err(), "the check can fail");
 
     let (first, second) = (elliptic(), elliptic());
@@ -168,7 +173,12 @@ async fn our_assertions_are_accepted_by_a_library_that_did_not_write_them() {
         let key = ES384PublicKey::from_pem(&public.public).unwrap();
         key.verify_token::<NoCustomClaims>(token, Some(rules(&thumbprint)))
     };
-    check(&signed.iter().map(|token| verify(&first, token).unwrap()).collect::<Vec<_>>());
+    check(
+        &signed
+            .iter()
+            .map(|token| verify(&first, token).unwrap())
+            .collect::<Vec<_>>(),
+    );
     assert!(verify(&second, &signed[0]).is_err(), "the check can fail");
 }
 
@@ -247,11 +257,19 @@ impl Scene {
 async fn a_poll_finds_the_token_endpoint_gets_one_token_and_replaces_it_when_the_source_refuses_it() {
     for pair in [rsa(), elliptic()] {
         let scene = Scene::raise(&pair, &pair).await;
-        assert_eq!(scene.ehr.tokens_granted(), 0, "nothing is asked before it is needed");
+        assert_eq!(
+            scene.ehr.tokens_granted(),
+            0,
+            "nothing is asked before it is needed"
+        );
         for polled in join_all((0..20).map(|_| scene.poll())).await {
             assert!(polled.unwrap() > 0);
         }
-        assert_eq!(scene.ehr.tokens_granted(), 1, "twenty polls at once share one token");
+        assert_eq!(
+            scene.ehr.tokens_granted(),
+            1,
+            "twenty polls at once share one token"
+        );
         scene.ehr.revoke_tokens();
         assert!(scene.poll().await.unwrap() > 0);
         assert_eq!(scene.ehr.tokens_granted(), 2);

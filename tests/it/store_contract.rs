@@ -3,6 +3,7 @@
 //! A store joins with one line, `contract_suite!(name, home)`, where `home` is a [`Home`]: something that opens the
 //! store, and opens it again as the next process would. The rules speak through [`world::World`] and know no store.
 
+mod control;
 mod definitions;
 mod fan_out;
 mod inbox;
@@ -11,6 +12,7 @@ mod operate;
 mod outbox;
 mod polling;
 mod stage;
+mod traces;
 mod twin;
 mod words;
 mod world;
@@ -146,14 +148,25 @@ macro_rules! contract_suite {
                     a_replayed_event_is_owed_again_under_its_number,
                     claims_are_lost_with_the_process,
                 ];
+                traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,],
                 operate: [
                     events_are_listed_newest_first_with_their_deliveries,
                     dead_letters_are_chosen_by_destination_subscription_and_id,
                     the_backlog_counts_what_waits,
+                    depths_count_what_waits_in_every_place,
                     cursors_and_quarantine_are_listed,
                     the_sweep_takes_what_is_settled_and_old,
                     the_sweep_keeps_events_that_a_lane_has_not_passed,
                     accepted_ids_expire_when_the_source_cannot_show_them,
+                ];
+                control: [
+                    a_paused_subscription_is_numbered_on_and_claims_nothing,
+                    a_pause_outlives_the_process_and_names_what_is_in_force,
+                    a_resumed_line_goes_on_with_its_lowest_number,
+                    the_epoch_stays_until_a_recovery,
+                    a_recovery_rewinds_ends_polls_and_raises_numbers,
+                    a_releasing_stage_ends_where_the_recovery_says,
+                    what_operators_change_is_audited,
                 ];
                 twin: [
                     random_work_shows_what_the_specification_shows,

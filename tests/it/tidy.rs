@@ -7,7 +7,8 @@ mod layers;
 mod paths;
 mod source;
 
-use source::{Source, root, sources, texts};
+use source::texts;
+pub(crate) use source::{Source, root, sources};
 
 /// A file longer than this is about more than one subject: it is no longer read, only searched.
 const LINES_MAX: usize = 500;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Limits, Profile, Settings};
 use courier_sdk::{
-    ChangePage, Clock, Connector as _, Cursor, FeedName, FeedSpec, FetchMode, Http, HttpError, HttpRequest,
-    HttpResponse, Next, Novelty, PollRequest, RecordType, Start,
+    ChangePage, Clock, Connector as _, Cursor, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
+    HttpRequest, HttpResponse, Next, Novelty, PollRequest, RecordType, Start,
 };
 use ehr_courier::sandbox::{Ehr, Faults, Options, Request};
 use jiff::{SignedDuration, Timestamp};
@@ -53,6 +53,7 @@ fn feed() -> FeedSpec {
         start: Start::Now,
         overlap: Duration::from_mins(5),
         fetch: FetchMode::FromPage,
+        detect: Detect::LastUpdated,
     }
 }
 

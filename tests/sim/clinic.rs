@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Fetched, Http, HttpError, HttpRequest,
-    HttpResponse, PollRequest, RecordType, VersionRule,
+    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http, HttpError,
+    HttpRequest, HttpResponse, PollRequest, RecordType, VersionRule,
 };
 use ehr_courier::sandbox::{Answer as Reply, Ehr, Request};
 use jiff::Timestamp;
@@ -229,6 +229,10 @@ impl<C: Connector> Connector for Watched<C> {
 
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         Self::on_behalf("", self.0.fetch(change)).await
+    }
+
+    async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
+        Self::on_behalf(feed.name.as_str(), self.0.probe(feed)).await
     }
 
     fn version_rule(&self, record_type: &RecordType) -> VersionRule {

@@ -2,6 +2,7 @@
 //!
 //! It also notes what was committed, which is all that the checker knows of the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,11 +12,12 @@ use ehr_courier::domain::event::Change;
 use ehr_courier::domain::identity::EventId;
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::store::{
-    AcceptPage, Accepted, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow, DeadLetterQuery,
-    DeadLetterRow, Definitions, DeliveryCounts, DueDestinations, EventDetail, EventQuery, EventRow, FanOut,
-    FanOutView, FeedState, Holder, Lane, LeaseRequest, PollRef, Progress, QuarantineRow,
-    Recorded as RecordedCounts, ReleaseStage, Released, ReplayRequest, SetCursor, SettleChanges,
-    SettleResult, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
+    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
+    Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage, Released,
+    ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use jiff::Timestamp;
 
@@ -284,12 +286,36 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, Other, self.inner.redrive_quarantine(connection, now))
     }
 
+    async fn set_flow(&self, set: &SetFlow) -> Result<(), StoreError> {
+        pass!(self, Other, self.inner.set_flow(set))
+    }
+
+    async fn paused(&self) -> Result<Vec<PauseRow>, StoreError> {
+        pass!(self, Other, self.inner.paused())
+    }
+
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        pass!(self, Other, self.inner.epoch())
+    }
+
+    async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {
+        pass!(self, Other, self.inner.recover(recovery))
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        pass!(self, Other, self.inner.audit(limit))
+    }
+
     async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
         pass!(self, Other, self.inner.cursors())
     }
 
     async fn backlog(&self, connection: &ConnectionName) -> Result<Backlog, StoreError> {
         pass!(self, Other, self.inner.backlog(connection))
+    }
+
+    async fn depths(&self) -> Result<BTreeMap<ConnectionName, Depths>, StoreError> {
+        pass!(self, Other, self.inner.depths())
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Swept, StoreError> {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, FetchMode, Fetched, Next, Novelty,
-    PageOrder, PollRequest, Record, RecordId, RecordKey, RecordType, Resume, Shown, Start, VersionRule,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
+    FetchMode, Fetched, Next, Novelty, PageOrder, PollRequest, Record, RecordId, RecordKey, RecordType,
+    Resume, Shown, Start, Strategy, VersionRule,
 };
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
@@ -323,6 +324,16 @@ impl Connector for JournalConnector {
             order: PageOrder::NewestFirst,
             next,
             fresh_as_of: instant(as_of),
+        })
+    }
+
+    async fn probe(&self, _feed: &FeedSpec) -> Result<Detection, ConnectorError> {
+        Ok(Detection {
+            strategy: Strategy::History,
+            why: "a journal lists every version".to_owned(),
+            order: PageOrder::NewestFirst,
+            deletes: DeleteSight::Listed,
+            blind_spots: Vec::new(),
         })
     }
 

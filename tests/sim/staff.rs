@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
-use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, RecordType, Start};
+use courier_sdk::{ConnectionName, Connector, Detect, FeedName, FeedSpec, RecordType, Start};
 use ehr_courier::dedup::Dedup;
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
@@ -75,6 +75,7 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
         holder: Holder(label("worker")),
         limits: plan.limits,
         bells: Bells::default(),
+        watch: Arc::default(),
         draws: Mutex::new(fork(plan.seed, &label("draws"))),
     }
 }
@@ -152,6 +153,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             start,
             overlap: OVERLAP,
             fetch: plan.fetch,
+            detect: Detect::LastUpdated,
         },
         every: plan.every,
     }
@@ -222,5 +224,9 @@ impl Dedup for Gated {
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
         self.life.gate().await;
         self.inner.mark(connection, ids).await;
+    }
+
+    fn name(&self) -> &'static str {
+        "simulated"
     }
 }

@@ -128,9 +128,7 @@ pub(crate) fn broken(error: &HttpError, who: &str) -> Failure {
         HttpError::Connect { .. } | HttpError::Timeout { .. } | HttpError::Broken { .. } => {
             Failure::Away(format!("{who}: {error}"))
         }
-        HttpError::Blocked { .. } | HttpError::TooLarge { .. } => {
-            Failure::Refused(format!("{who}: {error}"))
-        }
+        HttpError::Blocked { .. } | HttpError::TooLarge { .. } => Failure::Refused(format!("{who}: {error}")),
     }
 }
 
@@ -212,8 +210,14 @@ mod tests {
     #[test]
     fn a_token_is_taken_with_its_lifetime_in_every_spelling_that_servers_use() {
         for (body, seconds) in [
-            (r#"{"access_token":"t","token_type":"bearer","expires_in":300}"#, 300),
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":"3600"}"#, 3600),
+            (
+                r#"{"access_token":"t","token_type":"bearer","expires_in":300}"#,
+                300,
+            ),
+            (
+                r#"{"access_token":"t","token_type":"Bearer","expires_in":"3600"}"#,
+                3600,
+            ),
             (r#"{"access_token":"t"}"#, 300),
             (r#"{"access_token":"t","expires_in":999999999}"#, 86_400),
             (r#"{"access_token":"t","expires_in":-1}"#, 300),

@@ -67,9 +67,8 @@ impl Cache {
     }
 
     pub(crate) fn failed(&mut self, failure: Failure, now: Instant) {
-        let doubled = |first: Duration, most: Duration| {
-            first.saturating_mul(1 << self.failures.min(16)).min(most)
-        };
+        let doubled =
+            |first: Duration, most: Duration| first.saturating_mul(1 << self.failures.min(16)).min(most);
         let wait = match &failure {
             Failure::Away(_) | Failure::Busy(None) => doubled(AWAY_WAIT, AWAY_WAIT_MAX),
             Failure::Busy(Some(asked)) => *asked,
@@ -127,7 +126,10 @@ mod tests {
         assert_eq!(shown(&cache, after(244)), Some(Ok("a".to_owned())));
         assert_eq!(shown(&cache, after(245)), None, "and asked for again");
         cache.failed(Failure::Refused("y".to_owned()), after(299));
-        assert_eq!(shown(&cache, after(300)), Some(Err(Failure::Refused("y".to_owned()))));
+        assert_eq!(
+            shown(&cache, after(300)),
+            Some(Err(Failure::Refused("y".to_owned())))
+        );
         cache.granted(granted("b", 3600), after(300));
         assert_eq!(shown(&cache, after(300 + 3539)), Some(Ok("b".to_owned())));
         assert_eq!(shown(&cache, after(300 + 3540)), None, "a minute before its end");
@@ -156,7 +158,10 @@ mod tests {
         cache.granted(granted("a", 300), start);
         let (a, b) = (HeaderValue::from_static("a"), HeaderValue::from_static("b"));
         assert!(cache.refused(Some(&a), start));
-        assert!(cache.refused(Some(&a), start), "told twice, by two requests at once");
+        assert!(
+            cache.refused(Some(&a), start),
+            "told twice, by two requests at once"
+        );
         cache.granted(granted("b", 300), start);
         assert!(cache.refused(Some(&a), start), "an old one, by a slow request");
         assert_eq!(shown(&cache, start), Some(Ok("b".to_owned())));

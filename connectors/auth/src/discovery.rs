@@ -28,9 +28,7 @@ struct Configuration {
 pub(crate) fn token_url(base: &Url, body: &[u8], algorithm: Option<&str>) -> Result<Url, String> {
     let help = "write `token_url` in the connection's auth";
     let Ok(found) = serde_json::from_slice::<Configuration>(body) else {
-        return Err(format!(
-            "the source's smart-configuration cannot be read: {help}"
-        ));
+        return Err(format!("the source's smart-configuration cannot be read: {help}"));
     };
     let accepted = &found.token_endpoint_auth_signing_alg_values_supported;
     if let Some(algorithm) = algorithm
@@ -63,14 +61,26 @@ mod tests {
         let base = Url::parse("https://ehr.example/fhir/R4").unwrap();
         let algorithms = r#""token_endpoint_auth_signing_alg_values_supported":"#;
         for (body, expected) in [
-            (r#"{"token_endpoint":"https://auth.example/token"}"#.to_owned(), Some("https://auth.example/token")),
-            (r#"{"token_endpoint":"auth/token"}"#.to_owned(), Some("https://ehr.example/fhir/R4/auth/token")),
-            (r#"{"token_endpoint":"/token"}"#.to_owned(), Some("https://ehr.example/token")),
+            (
+                r#"{"token_endpoint":"https://auth.example/token"}"#.to_owned(),
+                Some("https://auth.example/token"),
+            ),
+            (
+                r#"{"token_endpoint":"auth/token"}"#.to_owned(),
+                Some("https://ehr.example/fhir/R4/auth/token"),
+            ),
+            (
+                r#"{"token_endpoint":"/token"}"#.to_owned(),
+                Some("https://ehr.example/token"),
+            ),
             (
                 format!(r#"{{"token_endpoint":"https://a.example/t",{algorithms}["ES384","RS384"]}}"#),
                 Some("https://a.example/t"),
             ),
-            (format!(r#"{{"token_endpoint":"https://a.example/t",{algorithms}["ES384"]}}"#), None),
+            (
+                format!(r#"{{"token_endpoint":"https://a.example/t",{algorithms}["ES384"]}}"#),
+                None,
+            ),
             (r#"{"token_endpoint":"ftp://a.example/t"}"#.to_owned(), None),
             ("{}".to_owned(), None),
             ("<html>".to_owned(), None),

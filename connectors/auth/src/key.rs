@@ -36,19 +36,29 @@ pub enum InvalidKey {
     #[error("this is a public key: name the file of the private one")]
     Public,
     /// A key under a passphrase.
-    #[error("the key is under a passphrase: write it without, with `openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW`")]
+    #[error(
+        "the key is under a passphrase: write it without, with `openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW`"
+    )]
     Encrypted,
     /// An elliptic key in the older form.
-    #[error("the key is in the older form SEC1: write it as PKCS#8, with `openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW`")]
+    #[error(
+        "the key is in the older form SEC1: write it as PKCS#8, with `openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW`"
+    )]
     Sec1,
     /// An elliptic key on another curve.
-    #[error("the key is not on the curve P-384: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384`")]
+    #[error(
+        "the key is not on the curve P-384: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384`"
+    )]
     Curve,
     /// A short RSA key.
-    #[error("the RSA key is shorter than 2048 bits: make one with `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072`")]
+    #[error(
+        "the RSA key is shorter than 2048 bits: make one with `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072`"
+    )]
     Short,
     /// Anything else.
-    #[error("not a private key in PEM: a text that begins with -----BEGIN PRIVATE KEY-----, of an RSA or P-384 key")]
+    #[error(
+        "not a private key in PEM: a text that begins with -----BEGIN PRIVATE KEY-----, of an RSA or P-384 key"
+    )]
     NoKey,
 }
 

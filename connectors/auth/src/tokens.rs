@@ -13,9 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use courier_sdk::credentials::sensitive;
-use courier_sdk::{
-    AtLimit, Clock, ConnectorError, Credentials, Http, HttpRequest, HttpResponse, Renewal,
-};
+use courier_sdk::{AtLimit, Clock, ConnectorError, Credentials, Http, HttpRequest, HttpResponse, Renewal};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use secrecy::{ExposeSecret, SecretString};
@@ -115,7 +113,11 @@ impl Tokens {
         let (mut cache, now) = (self.cache(), Instant::now());
         match asked {
             Ok(granted) => {
-                info!(client = self.id(), seconds = granted.lifetime.as_secs(), "token granted");
+                info!(
+                    client = self.id(),
+                    seconds = granted.lifetime.as_secs(),
+                    "token granted"
+                );
                 let header = granted.header.clone();
                 cache.granted(granted, now);
                 Ok(header)
@@ -147,9 +149,7 @@ impl Tokens {
         }
         let url = discovery::address(base);
         let who = host(&url);
-        let response = self
-            .send(request(Method::GET, url, Bytes::new()), &who)
-            .await?;
+        let response = self.send(request(Method::GET, url, Bytes::new()), &who).await?;
         if !response.status.is_success() {
             return Err(undescribed(&response, &who, self.settings.clock.now()));
         }

@@ -69,6 +69,14 @@ impl CursorState {
         }
     }
 
+    /// The same cursor at another instant; the feed's start stays.
+    pub(crate) fn moved_to(self, instant: Timestamp) -> Self {
+        Self {
+            watermark: Stored(instant),
+            ..self
+        }
+    }
+
     /// Reads the stored form.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text)

@@ -7,6 +7,7 @@
 mod answer;
 mod bundle;
 mod depth;
+mod detection;
 mod digest;
 mod exchange;
 mod instant;
@@ -23,8 +24,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Credentials, Cursor, Fetched, Http, PollRequest, RecordType,
-    VersionRule,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec,
+    Fetched, Http, PollRequest, RecordType, VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
@@ -137,6 +138,10 @@ impl Connector for FhirConnector {
         self.read(change).await
     }
 
+    async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
+        self.detect(feed).await
+    }
+
     fn version_rule(&self, _record_type: &RecordType) -> VersionRule {
         self.profile.version_rule()
     }
@@ -150,5 +155,13 @@ impl Connector for FhirConnector {
     fn describe(&self, cursor: &Cursor) -> Option<Timestamp> {
         let state = CursorState::parse(cursor.as_str())?;
         Some(state.watermark.0).filter(|instant| *instant > Timestamp::UNIX_EPOCH)
+    }
+
+    fn rewound(&self, cursor: &Cursor, by: Duration) -> Option<Cursor> {
+        let state = CursorState::parse(cursor.as_str())?;
+        let instant = self.describe(cursor)?;
+        let by = jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX);
+        let back = instant.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH);
+        Some(poll::cursor(state.moved_to(back.max(Timestamp::UNIX_EPOCH))))
     }
 }

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::change::{ChangePage, ChangeRef};
+use crate::detection::{Detect, Detection};
 use crate::error::ConnectorError;
 use crate::id::{FeedName, RecordType};
 use crate::record::{Cursor, Record, Resume};
@@ -47,6 +48,8 @@ pub struct FeedSpec {
     pub overlap: Duration,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
+    /// How changes are to be found.
+    pub detect: Detect,
 }
 
 /// Whether a changed record is taken from the page that shows it, or read by itself.
@@ -122,6 +125,16 @@ pub trait Connector: Send + Sync {
     /// Safe.
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError>;
 
+    /// Asks the source how a feed's changes can be found, and makes sure that they can: it asks for the feed's
+    /// first page, of which nothing is kept.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]: what the feed's first poll would meet.
+    ///
+    /// # Cancel safety
+    /// Safe: no cursor moves.
+    async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError>;
+
     /// How versions of a record type are told apart.
     fn version_rule(&self, record_type: &RecordType) -> VersionRule;
 
@@ -130,4 +143,15 @@ pub trait Connector: Send + Sync {
 
     /// The instant that a cursor stands for, for people and for the lag metric.
     fn describe(&self, cursor: &Cursor) -> Option<Timestamp>;
+
+    /// The cursor moved back by so long. `None` where it stands for no instant: there is nothing to move back from. A
+    /// connector whose cursors hold more than an instant keeps the rest.
+    fn rewound(&self, cursor: &Cursor, by: Duration) -> Option<Cursor> {
+        let by = jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX);
+        let back = self
+            .describe(cursor)?
+            .checked_sub(by)
+            .unwrap_or(Timestamp::UNIX_EPOCH);
+        Some(self.cursor_at(back.max(Timestamp::UNIX_EPOCH)))
+    }
 }

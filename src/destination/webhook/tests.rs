@@ -9,7 +9,7 @@ use super::*;
 use crate::destination::signature::verify;
 use crate::domain::event::EventKind;
 use crate::domain::identity::EventId;
-use crate::wire::Rendered;
+use crate::wire::{Mode, Rendered};
 
 /// Answers each request with what it was given, and keeps the request.
 struct Answer {
@@ -52,10 +52,13 @@ fn notification(replay: Replay) -> Notification {
         },
         kind: EventKind::Updated,
         rendered: Rendered {
-            content_type: "application/cloudevents+json",
+            content_type: Some("application/cloudevents+json"),
             body: Bytes::from_static(b"{\"synthetic\":true}"),
+            mode: Mode::Structured,
+            attributes: Vec::new(),
         },
         replay,
+        trace: None,
     }
 }
 

@@ -30,6 +30,7 @@ fn change(version: VersionClue) -> Change {
         order: VersionOrder::default(),
         first_version: false,
         content: None,
+        trace: None,
     }
 }
 

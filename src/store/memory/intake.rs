@@ -107,6 +107,7 @@ impl ConnectionState {
                     timeliness,
                     feed: batch.feed.clone(),
                     record: change.content.as_ref().map(|content| content.record.clone()),
+                    trace: change.trace,
                 };
                 Written {
                     effect: self.append(event),
@@ -252,6 +253,7 @@ impl InboxRow {
     fn show_again(&mut self, change: &Change, fresh_as_of: Timestamp, at: Timestamp) {
         let mut shown = change.clone();
         shown.content = shown.content.or_else(|| self.change.content.take());
+        shown.trace = self.change.trace.or(shown.trace);
         if self.change.novelty == Novelty::Announce {
             shown.novelty = Novelty::Announce;
         }

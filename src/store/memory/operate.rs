@@ -1,6 +1,6 @@
 //! What people ask for: lists, redrives, replays, and the sweep of what is past its time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
@@ -12,8 +12,8 @@ use crate::domain::identity::EventId;
 use crate::domain::name::DestinationName;
 use crate::store::batch::{earlier, known_id};
 use crate::store::{
-    Backlog, CursorRow, DeadLetterQuery, DeadLetterRow, DeliveryCounts, EventDetail, EventQuery, EventRow,
-    QuarantineRow, ReplayRequest, Sweep, Swept,
+    Backlog, CursorRow, DeadLetterQuery, DeadLetterRow, DeliveryCounts, Depths, EventDetail, EventQuery,
+    EventRow, QuarantineRow, ReplayRequest, Sweep, Swept,
 };
 
 impl State {
@@ -158,6 +158,26 @@ impl State {
                 .chain(owed().map(|row| row.delivery.scheduled_from))
                 .min(),
         }
+    }
+
+    pub(super) fn depths(&self) -> BTreeMap<ConnectionName, Depths> {
+        let of = |(name, state): (&ConnectionName, &ConnectionState)| {
+            let backlog = self.backlog(name);
+            let dead = self.deliveries.values().filter(|row| row.connection == *name);
+            let depths = Depths {
+                stage: state.feeds.values().map(|feed| feed.stage.len() as u64).sum(),
+                inbox: backlog.inbox,
+                quarantine: backlog.quarantine,
+                log: backlog.log,
+                outbox: backlog.outbox,
+                dead: dead
+                    .filter(|row| row.delivery.state == DeliveryState::Dead)
+                    .count() as u64,
+                oldest: backlog.oldest,
+            };
+            (name.clone(), depths)
+        };
+        self.connections.iter().map(of).collect()
     }
 
     pub(super) fn deliveries_by_state(&self, destination: &DestinationName) -> DeliveryCounts {

@@ -107,7 +107,8 @@ impl State {
                 .connections
                 .get(&row.connection)
                 .is_some_and(|state| state.lease.is_held_by(holder, now));
-            if !held || row.delivery.state != DeliveryState::Pending {
+            let paused = self.paused.contains_key(&row.delivery.subscription);
+            if !held || paused || row.delivery.state != DeliveryState::Pending {
                 continue;
             }
             let mine = (row.delivery.number, id);

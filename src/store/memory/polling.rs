@@ -79,6 +79,11 @@ impl State {
         feed.state.advanced_at = Some(set.at);
         // What the jump leaves out was never seen: a first sight no longer proves a creation.
         feed.baseline = Baseline::Unproven;
+        self.note(
+            "cursors set",
+            (format!("{}/{}", set.connection, set.feed), set.note.clone()),
+            set.at,
+        );
         Ok(())
     }
 }

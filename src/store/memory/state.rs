@@ -1,6 +1,6 @@
 //! The tables: what the store remembers, and nothing of what it does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use courier_sdk::{ConnectionName, Cursor, FeedName, RecordKey};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use crate::domain::fan_out::Position;
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Head};
 use crate::domain::name::SubscriptionName;
-use crate::store::{BaselineProof, Definitions, FeedState};
+use crate::store::{AuditRow, BaselineProof, Definitions, Epoch, FeedState};
 
 /// Everything.
 #[derive(Default)]
@@ -36,6 +36,12 @@ pub(super) struct State {
     pub(super) claims: BTreeMap<DeliveryId, Fence>,
     /// The last delivery id given out.
     pub(super) last_delivery: u64,
+    /// The epoch, once it was recovered.
+    pub(super) epoch: Option<Epoch>,
+    /// Subscriptions that are paused, each since when.
+    pub(super) paused: BTreeMap<SubscriptionName, Timestamp>,
+    /// What operators changed, oldest first.
+    pub(super) audit: VecDeque<AuditRow>,
 }
 
 /// What is kept of one connection.

@@ -164,6 +164,51 @@ pub struct Backlog {
     pub oldest: Option<Timestamp>,
 }
 
+/// What waits where on a connection, for gauges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depths {
+    /// Changes in stages.
+    pub stage: u64,
+    /// Changes in the inbox.
+    pub inbox: u64,
+    /// Changes in quarantine.
+    pub quarantine: u64,
+    /// Events not yet fanned out by the common lane.
+    pub log: u64,
+    /// Deliveries owed.
+    pub outbox: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// When the oldest of inbox, unfanned log and outbox was written.
+    pub oldest: Option<Timestamp>,
+}
+
+impl Depths {
+    /// Adds another connection's.
+    pub fn add(&mut self, other: Self) {
+        self.stage += other.stage;
+        self.inbox += other.inbox;
+        self.quarantine += other.quarantine;
+        self.log += other.log;
+        self.outbox += other.outbox;
+        self.dead += other.dead;
+        self.oldest = self.oldest.into_iter().chain(other.oldest).min();
+    }
+
+    /// The counts by the name of their place.
+    #[must_use]
+    pub fn places(&self) -> [(&'static str, u64); 6] {
+        [
+            ("stage", self.stage),
+            ("inbox", self.inbox),
+            ("quarantine", self.quarantine),
+            ("log", self.log),
+            ("outbox", self.outbox),
+            ("dead_letters", self.dead),
+        ]
+    }
+}
+
 /// What the sweep may delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweep {

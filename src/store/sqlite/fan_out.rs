@@ -214,7 +214,8 @@ fn owe(db: &Connection, connection: &ConnectionName, owed: &Owed, key: &RecordKe
          SELECT s.subscription, s.connection, ?3, s.last_number + 1, ?4, ?5, ?6, ?7, ?8, ?9, 'pending',
              NOT EXISTS (SELECT 1 FROM delivery AS other
                          WHERE other.subscription = ?2 AND other.connection = ?1 AND other.record_type = ?4
-                             AND other.record_id = ?5 AND other.state = 'pending'),
+                             AND other.record_id = ?5 AND other.state = 'pending')
+                 AND NOT EXISTS (SELECT 1 FROM pause WHERE pause.subscription = ?2),
              0, ?10, ?10, 0
          FROM standing AS s WHERE s.connection = ?1 AND s.subscription = ?2
          ON CONFLICT (connection, event, subscription) DO NOTHING",

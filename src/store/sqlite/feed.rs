@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::connection::Connection;
 use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baseline, stored};
-use super::{lease, stage};
+use super::{control, lease, stage};
 use crate::domain::ledger::Baseline;
 use crate::store::{
     AcceptPage, BaselineProof, CursorRow, FeedState, PollId, PollRef, Progress, SetCursor, Sights, StageState,
@@ -25,7 +25,7 @@ pub(super) struct Feed {
 /// How a poll ends.
 #[derive(Clone)]
 pub(super) struct PollEnd {
-    cursor: Cursor,
+    pub(super) cursor: Cursor,
     baseline: BaselineProof,
     fresh_as_of: Timestamp,
 }
@@ -53,6 +53,12 @@ pub(super) fn load(db: &Connection, connection: &ConnectionName, feed: &FeedName
         Some(row) => decode(db, (connection, feed), &mut Columns::of(row)),
         None => Ok(Feed::default()),
     }
+}
+
+/// Whether a feed was ever polled.
+pub(super) fn exists(db: &Connection, connection: &ConnectionName, feed: &FeedName) -> Result<bool, Failure> {
+    let mut select = db.prepare_cached("SELECT 1 FROM feed WHERE connection = ?1 AND name = ?2")?;
+    Ok(select.exists([connection.as_str(), feed.as_str()])?)
 }
 
 /// Writes a feed whole.
@@ -127,7 +133,9 @@ pub(super) fn set_cursor(db: &Connection, set: &SetCursor) -> Result<(), Failure
     feed.state.advanced_at = Some(set.at);
     // What the jump leaves out was never seen: a first sight no longer proves a creation.
     feed.baseline = Baseline::Unproven;
-    save(db, &set.connection, &set.feed, &feed)
+    save(db, &set.connection, &set.feed, &feed)?;
+    let subject = format!("{}/{}", set.connection, set.feed);
+    control::note(db, "cursors set", (&subject, &set.note), set.at)
 }
 
 pub(super) fn cursors(db: &Connection) -> Result<Vec<CursorRow>, Failure> {

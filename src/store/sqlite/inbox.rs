@@ -26,7 +26,7 @@ pub(super) fn put(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Resu
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO inbox (connection, feed, fresh_as_of, baseline, due_at, written_at, generation, attempts, claims,
              {CHANGE_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
     ))?;
     let own = [
         text(batch.connection.as_str()),
@@ -35,7 +35,11 @@ pub(super) fn put(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Resu
         text(baseline_word(batch.baseline)),
         Value::Integer(nanos(batch.at)),
     ];
-    insert.execute(params_from_iter(own.into_iter().chain(change_values(db, batch.connection, change)?)))?;
+    insert.execute(params_from_iter(own.into_iter().chain(change_values(
+        db,
+        batch.connection,
+        change,
+    )?)))?;
     Ok(())
 }
 
@@ -86,7 +90,7 @@ fn show_again(
              record_type = ?4, record_id = ?5, shown = ?6,
              novelty = CASE WHEN novelty = 'announce' THEN novelty ELSE ?7 END,
              version_id = ?8, clue = ?9, version = ?10, event_id = ?11, order_number = ?12, order_stamp = ?13,
-             first_version = ?14, hash = coalesce(?15, hash), body = coalesce(?16, body)
+             first_version = ?14, hash = coalesce(?15, hash), body = coalesce(?16, body), trace = coalesce(trace, ?17)
          WHERE id = ?1",
     )?;
     let own = [
@@ -94,7 +98,11 @@ fn show_again(
         Value::Integer(nanos(*fresh_as_of)),
         Value::Integer(nanos(batch.at)),
     ];
-    update.execute(params_from_iter(own.into_iter().chain(change_values(db, batch.connection, change)?)))?;
+    update.execute(params_from_iter(own.into_iter().chain(change_values(
+        db,
+        batch.connection,
+        change,
+    )?)))?;
     Ok(())
 }
 

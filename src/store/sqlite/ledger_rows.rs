@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::connection::Connection;
-use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number};
+use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number, trace};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
@@ -154,8 +154,8 @@ pub(super) fn append(
 ) -> Result<bool, Failure> {
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
-             fresh_as_of, recorded_at, late, feed, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             fresh_as_of, recorded_at, late, feed, body, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (id, connection) DO NOTHING",
     )?;
     let written = insert.execute(params![
@@ -177,6 +177,7 @@ pub(super) fn append(
             change.content.as_ref().map(|content| &content.record),
             Place::new("event", &[batch.connection.as_str(), event.id.as_str()]),
         )?,
+        trace(change.trace),
     ])?;
     Ok(written == 1)
 }

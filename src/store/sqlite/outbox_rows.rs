@@ -1,7 +1,8 @@
 //! Events and deliveries as rows, and which delivery of a line is at its front.
 //!
 //! A line is what keeps its order: one record's deliveries to one subscription. Its front, the lowest pending
-//! number, is marked `ready` in the row, so that a claim reads only rows that it may take.
+//! number, is marked `ready` in the row, so that a claim reads only rows that it may take. While its subscription is
+//! paused no line has a front that is ready: a paused backlog costs the claims of others nothing.
 
 use rusqlite::params;
 
@@ -15,7 +16,7 @@ use crate::wire::sealed::Place;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
-     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body";
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.trace";
 
 /// The columns that [`delivery`] reads, of a table named `d`.
 pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
@@ -44,9 +45,11 @@ pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Ev
         },
         feed: columns.feed()?,
         record: None,
+        trace: None,
     };
     let names = [event.connection.as_str(), event.id.as_str()];
     event.record = columns.record(db, Place::new("event", &names))?;
+    event.trace = columns.trace()?;
     Ok(event)
 }
 
@@ -124,7 +127,8 @@ pub(super) fn advance(db: &Connection, line: &Line) -> Result<(), Failure> {
         "UPDATE delivery SET ready = 1 WHERE id = (
              SELECT id FROM delivery
              WHERE subscription = ?1 AND connection = ?2 AND record_type = ?3 AND record_id = ?4 AND state = 'pending'
-             ORDER BY number LIMIT 1) AND ready = 0",
+             ORDER BY number LIMIT 1) AND ready = 0
+             AND NOT EXISTS (SELECT 1 FROM pause WHERE pause.subscription = ?1)",
     )?
     .execute(params![line.0, line.1, line.2, line.3])?;
     Ok(())

@@ -28,7 +28,7 @@ pub(super) struct Entry<'a> {
 pub(super) fn put(db: &Connection, entry: &Entry<'_>) -> Result<bool, Failure> {
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO quarantine (connection, feed, fresh_as_of, baseline, reason, at, {CHANGE_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
          ON CONFLICT DO NOTHING"
     ))?;
     let own = [
@@ -39,9 +39,11 @@ pub(super) fn put(db: &Connection, entry: &Entry<'_>) -> Result<bool, Failure> {
         text(entry.reason),
         Value::Integer(nanos(entry.at)),
     ];
-    let written = insert.execute(params_from_iter(
-        own.into_iter().chain(change_values(db, entry.connection, entry.change)?),
-    ))?;
+    let written = insert.execute(params_from_iter(own.into_iter().chain(change_values(
+        db,
+        entry.connection,
+        entry.change,
+    )?)))?;
     Ok(written == 1)
 }
 

@@ -17,6 +17,7 @@ use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::Baseline;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::domain::trace::TraceContext;
 use crate::store::StoreError;
 use crate::wire::sealed::{Place, SealError};
 
@@ -53,6 +54,12 @@ impl Failure {
 
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
+        Self::engine(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
         Self::engine(error)
     }
 }
@@ -176,17 +183,17 @@ impl<'a, 'b> Columns<'a, 'b> {
     }
 
     pub(super) fn record(&mut self, db: &Connection, place: Place<'_>) -> Result<Option<Record>, Failure> {
-        Ok(self
-            .sealed(db, place)?
-            .map(|body| Record::new(Bytes::from(body))))
+        Ok(self.sealed(db, place)?.map(|body| Record::new(Bytes::from(body))))
+    }
+
+    /// A trace's context; one that cannot be read ends the trace and nothing else.
+    pub(super) fn trace(&mut self) -> Result<Option<TraceContext>, Failure> {
+        let stored: Option<String> = self.get()?;
+        Ok(stored.as_deref().and_then(TraceContext::parse))
     }
 
     /// The columns of [`CHANGE_COLUMNS`], of a change on this connection.
-    pub(super) fn change(
-        &mut self,
-        db: &Connection,
-        connection: &ConnectionName,
-    ) -> Result<Change, Failure> {
+    pub(super) fn change(&mut self, db: &Connection, connection: &ConnectionName) -> Result<Change, Failure> {
         let key = self.key()?;
         let shown = parse_shown(&self.text()?)?;
         let novelty = parse_novelty(&self.text()?)?;
@@ -213,6 +220,7 @@ impl<'a, 'b> Columns<'a, 'b> {
             order,
             first_version,
             content,
+            trace: self.trace()?,
         })
     }
 
@@ -235,14 +243,14 @@ impl<'a, 'b> Columns<'a, 'b> {
 
 /// The columns of a change, in the order in which [`change_values`] writes and [`Columns::change`] reads them.
 pub(super) const CHANGE_COLUMNS: &str = "record_type, record_id, shown, novelty, version_id, clue, version, event_id, \
-     order_number, order_stamp, first_version, hash, body";
+     order_number, order_stamp, first_version, hash, body, trace";
 
 /// The values of [`CHANGE_COLUMNS`].
 pub(super) fn change_values(
     db: &Connection,
     connection: &ConnectionName,
     change: &Change,
-) -> Result<[Value; 13], Failure> {
+) -> Result<[Value; 14], Failure> {
     let (clue, version, event_id) = match &change.version {
         VersionClue::Known(version, id) => ("known", Some(version.as_str()), Some(id.as_str())),
         VersionClue::ByContent => ("by-content", None, None),
@@ -266,11 +274,16 @@ pub(super) fn change_values(
         Value::Integer(i64::from(change.first_version)),
         text_if_any(hash),
         body(db, record, Place::new("change", &names))?,
+        trace(change.trace),
     ])
 }
 
 /// What a change's body is bound to: it stays with its record and its hash, in whichever table it waits.
-fn change_names<'a>(connection: &'a ConnectionName, key: &'a RecordKey, hash: Option<&'a str>) -> [&'a str; 4] {
+fn change_names<'a>(
+    connection: &'a ConnectionName,
+    key: &'a RecordKey,
+    hash: Option<&'a str>,
+) -> [&'a str; 4] {
     [
         connection.as_str(),
         key.record_type.as_str(),
@@ -289,6 +302,11 @@ pub(super) fn text_if_any(value: Option<&str>) -> Value {
 
 pub(super) fn int_if_any(value: Option<i64>) -> Value {
     value.map_or(Value::Null, Value::Integer)
+}
+
+/// The context of a trace, as the `traceparent` header spells it.
+pub(super) fn trace(context: Option<TraceContext>) -> Value {
+    context.map_or(Value::Null, |context| Value::Text(context.to_string()))
 }
 
 /// A body, sealed.

@@ -15,10 +15,12 @@ use super::rows::Failure;
 use crate::store::StoreError;
 
 /// What each version of the file adds to the one before; the file's `user_version` counts those that were applied.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+    include_str!("schema/0005.sql"),
 ];
 
 /// How long a statement waits for an operator's tool that holds the file.
@@ -34,13 +36,15 @@ pub enum OpenMode {
     Service,
     /// A command that needs what is there: a mistyped path must not become an empty store.
     Offline,
+    /// The command that makes a restored backup fit to go on with.
+    Recovery,
 }
 
 /// Makes sure that there is a file, as far as `mode` allows; an empty one is a store of version 0.
 pub(super) fn ensure_file(path: &Path, mode: OpenMode) -> Result<(), StoreError> {
     match mode {
         OpenMode::Service => create_private(path),
-        OpenMode::Offline => must_exist(path),
+        OpenMode::Offline | OpenMode::Recovery => must_exist(path),
     }
 }
 
@@ -69,6 +73,23 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         .and_then(|()| migrate(&mut db, &MIGRATIONS))
         .map_err(|failure| failure.named("bringing the store up to date"))?;
     Ok(db)
+}
+
+/// Refuses to go on with a backup as if nothing had happened since: what was accepted and delivered after it was made is
+/// not in it.
+pub(super) fn check_origin(db: &Connection, path: &Path, mode: OpenMode) -> Result<(), StoreError> {
+    let copied: bool = db
+        .query_row("SELECT copied_at IS NOT NULL FROM store", [], |row| row.get(0))
+        .map_err(|error| engine("reading the store's origin", error))?;
+    match mode {
+        OpenMode::Service | OpenMode::Offline if copied => Err(StoreError::Unusable {
+            reason: format!(
+                "the store {} is a backup: run `ehr-courier recover` once before going on with it",
+                path.display()
+            ),
+        }),
+        OpenMode::Service | OpenMode::Offline | OpenMode::Recovery => Ok(()),
+    }
 }
 
 /// Opens a connection that only reads; the file must be of this version.

@@ -34,11 +34,15 @@ pub(super) fn admit(db: &Connection, seals: &Seals) -> Result<(), Failure> {
         return Ok(());
     };
     let proof = seals.seal(PROOF, PROOF_PLACE)?;
-    db.prepare_cached("INSERT OR REPLACE INTO seal_key (turn, id, proof)
-         VALUES ((SELECT coalesce(max(turn), 0) + 1 FROM seal_key), ?1, ?2)")?
-        .execute(params![id.bytes(), proof])?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO seal_key (turn, id, proof)
+         VALUES ((SELECT coalesce(max(turn), 0) + 1 FROM seal_key), ?1, ?2)",
+    )?
+    .execute(params![id.bytes(), proof])?;
     match before {
-        Some(before) => info!(key = %id, %before, "the store moves on to another key; keep the one before until its rows are swept"),
+        Some(before) => {
+            info!(key = %id, %before, "the store moves on to another key; keep the one before until its rows are swept")
+        }
         None if holds_records(db)? => warn!(
             key = %id,
             "the store was plain text: what is written from now on is encrypted, what was written before stays readable until it is swept"

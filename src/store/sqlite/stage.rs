@@ -84,7 +84,7 @@ fn append(db: &Connection, page: &AcceptPage) -> Result<(), Failure> {
     let mut place: i64 = last.query_row([connection, feed], |row| row.get(0))?;
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO stage (connection, feed, place, fresh_as_of, {CHANGE_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
     ))?;
     for change in &page.changes {
         place += 1;
@@ -94,7 +94,11 @@ fn append(db: &Connection, page: &AcceptPage) -> Result<(), Failure> {
             Value::Integer(place),
             Value::Integer(nanos(page.fresh_as_of)),
         ];
-        insert.execute(params_from_iter(own.into_iter().chain(change_values(db, &page.poll.connection, change)?)))?;
+        insert.execute(params_from_iter(own.into_iter().chain(change_values(
+            db,
+            &page.poll.connection,
+            change,
+        )?)))?;
     }
     Ok(())
 }

@@ -47,6 +47,7 @@ fn change(record: usize, version: &str, body: Option<&'static [u8]>) -> Change {
             record: Record::new(Bytes::from_static(body)),
             hash: ContentHash::of_bytes(body),
         }),
+        trace: None,
     }
 }
 
@@ -165,7 +166,7 @@ fn a_command_does_not_create_a_store_at_a_mistyped_path() {
     let path = directory.path().join("mistyped.db");
     for opened in [
         SqliteStore::open(&path, OpenMode::Offline),
-        SqliteStore::read_only(&path, &Seals::plain()),
+        SqliteStore::read_only(&path),
     ] {
         assert!(matches!(opened, Err(StoreError::Unusable { .. })));
     }
@@ -202,7 +203,7 @@ fn the_file_and_its_side_files_are_the_owners_alone() {
 async fn listings_read_beside_a_running_service_and_write_nothing() {
     let world = World::new();
     let fence = world.lease().await;
-    let beside = SqliteStore::read_only(&world.path(), &Seals::plain()).unwrap();
+    let beside = SqliteStore::read_only(&world.path()).unwrap();
     let first = page(fence, 0, None, vec![change(1, "1", Some(b"{}"))]);
     world.store.accept_page(&first).await.unwrap();
     assert_eq!(all_events(&beside).await.len(), 1);
@@ -215,7 +216,7 @@ async fn listings_read_beside_a_running_service_and_write_nothing() {
     drop(store);
     // A service that ended well leaves everything in the one file.
     assert!(!directory.path().join("courier.db-wal").exists());
-    let after = SqliteStore::read_only(&path, &Seals::plain()).unwrap();
+    let after = SqliteStore::read_only(&path).unwrap();
     assert_eq!(all_events(&after).await.len(), 1);
 }
 
@@ -232,6 +233,7 @@ async fn operations_that_wait_share_commits() {
                 connection: connection(),
                 feed: FeedName::parse(&format!("f{number}")).unwrap(),
                 cursor: Some(Cursor::new(number.to_string())),
+                note: String::new(),
                 at: at(1),
             };
             store.set_cursor(&set).await.unwrap();
@@ -364,11 +366,19 @@ async fn bodies_cursors_and_links_are_in_the_file_in_plain_text_only_without_a_k
         let store = SqliteStore::open_sealed(&path, OpenMode::Service, &seals).unwrap();
         let fence = lease(&store).await;
         // Short texts, which the compression leaves as they are.
-        let changes = vec![change(1, "1", None), change(2, "1", Some(b"{\"v\":\"needle-body\"}"))];
+        let changes = vec![
+            change(1, "1", None),
+            change(2, "1", Some(b"{\"v\":\"needle-body\"}")),
+        ];
         let mut first = page(fence, 0, None, changes);
         first.progress = Progress::Page(Resume::new("needle-link"));
         store.accept_page(&first).await.unwrap();
-        let mut staged = page(fence, 0, None, vec![change(3, "1", Some(b"{\"v\":\"needle-stage\"}"))]);
+        let mut staged = page(
+            fence,
+            0,
+            None,
+            vec![change(3, "1", Some(b"{\"v\":\"needle-stage\"}"))],
+        );
         staged.poll.feed = FeedName::parse("history").unwrap();
         staged.progress = Progress::Done {
             cursor: Cursor::new("needle-cursor"),
@@ -380,7 +390,9 @@ async fn bodies_cursors_and_links_are_in_the_file_in_plain_text_only_without_a_k
             bytes.extend(std::fs::read(entry.unwrap().path()).unwrap());
         }
         for needle in ["needle-body", "needle-link", "needle-stage", "needle-cursor"] {
-            let found = bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
+            let found = bytes
+                .windows(needle.len())
+                .any(|window| window == needle.as_bytes());
             assert_eq!(found, in_plain_text, "{needle}");
         }
         let read = store.feed(&connection(), &feed()).await.unwrap();

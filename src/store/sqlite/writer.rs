@@ -226,6 +226,7 @@ impl<'a> Group<'a> {
 
     fn run_write(&mut self, run: Run) -> Reply {
         self.counters.operations.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("courier_store_operations_total").increment(1);
         if let Err(broken) = self.begin() {
             return run(Err(broken)).1;
         }
@@ -261,13 +262,18 @@ impl<'a> Group<'a> {
         let broken = match self.transaction {
             Transaction::None => None,
             Transaction::Lost(broken) => Some(broken),
-            Transaction::Open => match execute(self.db, "COMMIT") {
-                Ok(()) => {
-                    self.counters.commits.fetch_add(1, Ordering::Relaxed);
-                    None
+            Transaction::Open => {
+                let began = Instant::now();
+                match execute(self.db, "COMMIT") {
+                    Ok(()) => {
+                        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+                        metrics::counter!("courier_commits_total").increment(1);
+                        metrics::histogram!("courier_commit_seconds").record(began.elapsed());
+                        None
+                    }
+                    Err(error) => Some(Broken(error.to_string().into())),
                 }
-                Err(error) => Some(Broken(error.to_string().into())),
-            },
+            }
         };
         if let Some(broken) = &broken {
             error!(cause = %broken, "the store could not commit and refuses to go on");

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use ehr_courier::domain::delivery::AttemptOutcome;
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{SliceLimits, Subscription};
-use ehr_courier::store::{DeadLetterQuery, EventQuery, Lane, SettleResult, Sweep, Swept};
+use ehr_courier::store::{DeadLetterQuery, Depths, EventQuery, Lane, SettleResult, Sweep, Swept};
 
 use super::Home;
 use super::world::*;
@@ -136,6 +137,36 @@ pub(super) async fn the_backlog_counts_what_waits(home: &dyn Home) {
     world.fan_out_all().await;
     let backlog = world.store.backlog(&mercy()).await.unwrap();
     assert_eq!((backlog.inbox, backlog.log, backlog.outbox), (1, 0, 1));
+}
+
+pub(super) async fn depths_count_what_waits_in_every_place(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.define(&[subscription("a")]).await;
+    let changes = vec![
+        version("1", 1),
+        version("4", 1),
+        reference("2", 1),
+        reference("3", 1),
+    ];
+    world.poll(changes).await;
+    let quarantine = SettleResult::Quarantine {
+        reason: "no".to_owned(),
+    };
+    world.settle(&world.claim(0).await[0], quarantine).await;
+    let depths = async || world.store.depths().await.unwrap()[&mercy()];
+    let places = |depths: Depths| depths.places().map(|(_, rows)| rows);
+    // Stage, inbox, quarantine, log, outbox, dead letters.
+    assert_eq!(places(depths().await), [0, 1, 1, 2, 0, 0]);
+    assert_eq!(depths().await.oldest, Some(at(0)));
+    world.fan_out_all().await;
+    let dead = AttemptOutcome::Dead {
+        detail: "no".to_owned(),
+    };
+    world.record(&world.take(0).await[0], dead).await;
+    world
+        .stage(vec![version("5", 1), version("6", 1), version("7", 1)])
+        .await;
+    assert_eq!(places(depths().await), [3, 1, 1, 0, 1, 1]);
 }
 
 pub(super) async fn cursors_and_quarantine_are_listed(home: &dyn Home) {

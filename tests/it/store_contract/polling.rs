@@ -7,10 +7,6 @@ use ehr_courier::store::{BaselineProof, PollId, Progress, SetCursor, Sights, Sta
 use super::Home;
 use super::world::*;
 
-fn cursor(text: &str) -> Cursor {
-    Cursor::new(text.to_owned())
-}
-
 pub(super) async fn a_complete_poll_moves_the_cursor(home: &dyn Home) {
     let world = World::open(home).await;
     assert_eq!(world.feed().await.cursor, None);
@@ -103,6 +99,7 @@ pub(super) async fn setting_the_cursor_ends_the_running_poll(home: &dyn Home) {
         connection: mercy(),
         feed: appointments(),
         cursor: Some(cursor("back")),
+        note: "to the beginning of the test".to_owned(),
         at: at(1),
     };
     world.store.set_cursor(&set).await.unwrap();

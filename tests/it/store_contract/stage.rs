@@ -102,6 +102,7 @@ pub(super) async fn a_staged_feed_accepts_no_page(home: &dyn Home) {
         connection: mercy(),
         feed: appointments(),
         cursor: None,
+        note: String::new(),
         at: at(0),
     };
     assert_refused(&world.store.set_cursor(&set).await);
@@ -121,6 +122,7 @@ pub(super) async fn a_collecting_stage_goes_with_its_poll(home: &dyn Home) {
         connection: mercy(),
         feed: appointments(),
         cursor: None,
+        note: String::new(),
         at: at(0),
     };
     for round in 0..3 {

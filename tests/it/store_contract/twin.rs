@@ -108,8 +108,10 @@ async fn look(world: &World) -> String {
         .unwrap();
     let backlog = world.store.backlog(&mercy()).await.unwrap();
     let lane = world.view(&Lane::Common).await.position;
+    let depths = world.store.depths().await.unwrap();
+    let depths = depths.get(&mercy()).copied().unwrap_or_default();
     format!(
-        "{:?} {:?} {numbered:?} {counts:?} {} {} {} {} {lane:?}",
+        "{:?} {:?} {numbered:?} {counts:?} {} {} {} {} {lane:?} {depths:?}",
         world.feed().await,
         world.log().await,
         backlog.inbox,

@@ -58,6 +58,10 @@ pub(super) fn done(cursor: &str) -> Progress {
     }
 }
 
+pub(super) fn cursor(text: &str) -> Cursor {
+    Cursor::new(text.to_owned())
+}
+
 pub(super) fn next_page(link: &str) -> Progress {
     Progress::Page(Resume::new(link.to_owned()))
 }
@@ -107,6 +111,7 @@ pub(super) fn unversioned(id: &str) -> Change {
         order: VersionOrder::default(),
         first_version: false,
         content: None,
+        trace: None,
     }
 }
 

@@ -10,13 +10,13 @@ const SKIPPED: [&str; 4] = ["target", ".git", "node_modules", "proptest-regressi
 const TEXT_ENDS: [&str; 8] = ["rs", "toml", "md", "json", "yaml", "yml", "service", "txt"];
 
 /// One Rust file.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Its path from the project's root, with `/`.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Its text.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// Whether all of it is test code.
-    pub(super) is_test: bool,
+    pub(crate) is_test: bool,
 }
 
 impl Source {
@@ -30,12 +30,12 @@ impl Source {
     }
 
     /// The parts of its path without the end `.rs`.
-    pub(super) fn words(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
         self.path.trim_end_matches(".rs").split('/')
     }
 
     /// Its lines with their numbers, without comments and without the test module at its end.
-    pub(super) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+    pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines: Vec<&str> = self.text.lines().collect();
         let end = lines
             .windows(2)
@@ -51,12 +51,12 @@ impl Source {
 }
 
 /// The project's root.
-pub(super) fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// All Rust files of the project, in the order of their paths.
-pub(super) fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     texts()
         .into_iter()
         .filter(|(path, _)| ends_in(path, "rs"))
@@ -65,12 +65,12 @@ pub(super) fn sources() -> Vec<Source> {
 }
 
 /// Whether a path's file name ends in `.` and `end`.
-pub(super) fn ends_in(path: &str, end: &str) -> bool {
+pub(crate) fn ends_in(path: &str, end: &str) -> bool {
     Path::new(path).extension().is_some_and(|found| found == end)
 }
 
 /// All text files of the project with their paths, in the order of the paths.
-pub(super) fn texts() -> Vec<(String, String)> {
+pub(crate) fn texts() -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(&root(), &mut found);
     found.sort();

@@ -6,7 +6,7 @@
 )]
 
 use super::*;
-use courier_sdk::{FeedName, FetchMode, RecordType};
+use courier_sdk::{Detect, FeedName, FetchMode, RecordType};
 use proptest::prelude::*;
 
 const RULES: Rules = Rules {
@@ -26,6 +26,7 @@ fn feed(start: Start) -> FeedSpec {
         start,
         overlap: RULES.overlap,
         fetch: FetchMode::FromPage,
+        detect: Detect::LastUpdated,
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use courier_sdk::{
-    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, FeedName, FeedSpec, FetchMode, Fetched,
+    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detect, FeedName, FeedSpec, FetchMode, Fetched,
     HttpError, Next, Novelty, PollRequest, RecordType, Resume, Start,
 };
 use server::{Paging, Server, at, connector};
@@ -28,6 +28,7 @@ fn feed(start: Start) -> FeedSpec {
         start,
         overlap: Duration::from_mins(5),
         fetch: FetchMode::FromPage,
+        detect: Detect::LastUpdated,
     }
 }
 

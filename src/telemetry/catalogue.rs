@@ -1,0 +1,171 @@
+//! What is counted: every metric with its labels and its meaning, in one place.
+//!
+//! `docs/metrics.md` is this table for people. Labels are names of ours and fixed words; a record's id never is one.
+
+use metrics::Unit;
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// How it counts.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// How a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, from 0 at the start of the process.
+    Counter,
+    /// It is what it was set to last.
+    Gauge,
+    /// How often what was measured, in seconds, fell into which range.
+    Seconds,
+}
+
+impl Kind {
+    /// The word for it in Prometheus.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Seconds => "histogram",
+        }
+    }
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Counter,
+        labels,
+        help,
+    }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Gauge,
+        labels,
+        help,
+    }
+}
+
+const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Seconds,
+        labels,
+        help,
+    }
+}
+
+/// All metrics, in the order of their names.
+pub const METRICS: [Metric; 18] = [
+    seconds(
+        "courier_attempt_seconds",
+        &["destination"],
+        "From the start of an attempt to its end: the webhook's answer, the broker's confirm, or the deadline.",
+    ),
+    counter(
+        "courier_attempts_total",
+        &["destination", "outcome"],
+        "Attempts at deliveries: delivered, retry (failed, due again) or dead (failed, the schedule is over).",
+    ),
+    seconds(
+        "courier_commit_seconds",
+        &[],
+        "What a commit of the store took, its fsync included.",
+    ),
+    counter(
+        "courier_commits_total",
+        &[],
+        "Commits of the store; each is one fsync.",
+    ),
+    gauge(
+        "courier_cursor_lag_seconds",
+        &["connection", "feed"],
+        "How long ago the source's last complete answer was fresh: grows while a feed stands still.",
+    ),
+    counter(
+        "courier_deliveries_owed_total",
+        &[],
+        "Deliveries written by fan-out.",
+    ),
+    counter(
+        "courier_duplicates_suppressed_total",
+        &["by"],
+        "Versions that a source showed again and that went no further; by what recognised them.",
+    ),
+    counter(
+        "courier_ehr_requests_total",
+        &["connection", "outcome"],
+        "Requests to the source for pages and records: ok, or the class of the failure.",
+    ),
+    counter("courier_events_total", &[], "Events written to the log."),
+    counter(
+        "courier_late_events_total",
+        &[],
+        "Events among them that came after a newer version of their record: late changes that were recovered.",
+    ),
+    gauge(
+        "courier_oldest_waiting_seconds",
+        &["connection"],
+        "The age of the oldest change, event or delivery that is not settled.",
+    ),
+    counter(
+        "courier_polls_failed_total",
+        &["connection", "class"],
+        "Polls that failed, or proved incomplete.",
+    ),
+    counter(
+        "courier_spans_dropped_total",
+        &["reason"],
+        "Spans that did not reach the collector: queue-full or export-failed.",
+    ),
+    counter(
+        "courier_store_operations_total",
+        &[],
+        "Writing operations of the store; many share a commit.",
+    ),
+    counter(
+        "courier_superseded_total",
+        &[],
+        "Versions that were shown but overwritten at the source before they were read.",
+    ),
+    gauge(
+        "courier_up",
+        &["version"],
+        "1 while the service runs; its label is the version.",
+    ),
+    gauge(
+        "courier_waiting_rows",
+        &["connection", "place"],
+        "What waits: stage, inbox, quarantine, log (events behind fan-out), outbox, dead_letters.",
+    ),
+    gauge(
+        "courier_watchdog_failing",
+        &["part"],
+        "1 where a part of the worker has not turned for longer than it may, as /readyz names it.",
+    ),
+];
+
+/// Tells the recorder what each metric means.
+pub(super) fn describe() {
+    for metric in METRICS {
+        let help = metric.help;
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, help),
+            Kind::Seconds => metrics::describe_histogram!(metric.name, Unit::Seconds, help),
+        }
+    }
+    metrics::gauge!("courier_up", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}

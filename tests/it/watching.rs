@@ -1,0 +1,8 @@
+//! What leaves the real binary beside notifications: logs, metrics, traces, tables and errors.
+
+mod canary;
+mod leaks;
+mod readiness;
+mod scene;
+mod tables;
+mod traces;
