@@ -45,6 +45,9 @@ const KINDS: [(&str, Kind); 6] = [
     ("smart-backend-services", Kind::Smart),
 ];
 
+/// The value is there and was refused; the problem is noted.
+struct Noted;
+
 /// What resolving one connection's credentials needs.
 struct Section<'a, 'b> {
     raw: &'a Spanned<RawAuth>,
@@ -116,7 +119,7 @@ impl Section<'_, '_> {
                     client_id: client_id?,
                     client_secret: client_secret?,
                     token_url: token_url?,
-                    scope: scope?.unwrap_or_default(),
+                    scope: scope.ok()?.unwrap_or_default(),
                 })
             }
             Kind::Smart => {
@@ -137,9 +140,9 @@ impl Section<'_, '_> {
                 Some(Auth::Smart {
                     client_id: client_id?,
                     key: key?,
-                    key_id: key_id?,
+                    key_id: key_id.ok()?,
                     token_url: token_url?,
-                    scope: scope?.unwrap_or_else(|| SMART_SCOPE_DEFAULT.to_owned()),
+                    scope: scope.ok()?.unwrap_or_else(|| SMART_SCOPE_DEFAULT.to_owned()),
                 })
             }
         }
@@ -193,9 +196,10 @@ impl Section<'_, '_> {
         text: Option<&Text>,
         parse: impl FnOnce(&str) -> Result<T, Refusal>,
     ) -> Option<T> {
-        match self.optional(key, text, parse)? {
-            Some(value) => Some(value),
-            None => self.missing(key, &format!("write {key} = \"…\" in it")),
+        match self.optional(key, text, parse) {
+            Ok(Some(value)) => Some(value),
+            Ok(None) => self.missing(key, &format!("write {key} = \"…\" in it")),
+            Err(Noted) => None,
         }
     }
 
@@ -204,12 +208,13 @@ impl Section<'_, '_> {
         key: &str,
         text: Option<&Text>,
         parse: impl FnOnce(&str) -> Result<T, Refusal>,
-    ) -> Option<Option<T>> {
+    ) -> Result<Option<T>, Noted> {
         let Some(text) = text else {
-            return Some(None);
+            return Ok(None);
         };
         let path = format!("{}.{key}", self.path);
-        self.context.accept(parse(text.get_ref()), text, &path).map(Some)
+        let value = self.context.accept(parse(text.get_ref()), text, &path);
+        value.map(Some).ok_or(Noted)
     }
 
     fn secret(&mut self, key: &str, text: Option<&Text>) -> Option<SecretString> {

@@ -167,6 +167,6 @@ mod tests {
         assert_eq!(shown(&cache, start), Some(Ok("b".to_owned())));
         assert!(!cache.refused(Some(&b), start + Duration::from_secs(59)));
         assert_eq!(shown(&cache, start), Some(Ok("b".to_owned())));
-        assert!(cache.refused(Some(&b), start + Duration::from_secs(60)));
+        assert!(cache.refused(Some(&b), start + Duration::from_mins(1)));
     }
 }

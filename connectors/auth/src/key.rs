@@ -179,10 +179,8 @@ fn check_strength(public: &Jwk) -> Result<(), InvalidKey> {
             Ok(())
         };
     }
-    match &public.algorithm {
-        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P384 => Ok(()),
-        _ => Err(InvalidKey::Curve),
-    }
+    let fits = matches!(&public.algorithm, AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384);
+    if fits { Ok(()) } else { Err(InvalidKey::Curve) }
 }
 
 #[cfg(test)]
