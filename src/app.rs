@@ -1,4 +1,4 @@
-//! Composition: from a configuration to a running service, and its orderly end.
+//! Composition: from a configuration to a running service, its reloads and its orderly end.
 //!
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
@@ -6,6 +6,7 @@
 mod credentials;
 mod dedup;
 pub mod operate;
+mod reload;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use rand::rngs::StdRng;
 use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
@@ -30,8 +32,9 @@ use crate::destination::signature::SigningKey;
 use crate::destination::webhook::{self, Webhook};
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
+use crate::face::access::Access;
 use crate::face::control::{ControlError, ControlSocket};
-use crate::face::{self, Face, admin};
+use crate::face::{self, Face, Reload, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
@@ -42,6 +45,7 @@ use crate::telemetry::{self, TelemetryError};
 use crate::wire::sealed::Seals;
 
 pub use dedup::dedup;
+pub use reload::Reloading;
 
 /// A webhook's total deadline, from connecting to the last byte of its answer.
 const WEBHOOK_DEADLINE: Duration = Duration::from_secs(15);
@@ -83,21 +87,20 @@ pub enum AppError {
     Face(#[source] std::io::Error),
 }
 
-/// Runs the service until `stop`, then drains it.
+/// Runs the service until `stop`, then drains it. Asked to reload, it drains one worker and starts the next over the
+/// same store and listener; the face goes on answering.
 ///
 /// # Errors
-/// [`AppError`] when it cannot start, or a part of it cannot go on.
-pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppError> {
+/// [`AppError`] when it cannot start, or a part of it cannot go on. A reload that is refused is no error.
+pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = open_store(config, OpenMode::Service).map_err(AppError::Store)?;
-    let mut worker = compose(config, Arc::new(store), clock)?;
+    let store = open_store(&config, OpenMode::Service).map_err(AppError::Store)?;
+    let mut worker = compose(&config, Arc::new(store), clock)?;
     worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
     let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
     worker.watch = watch;
     let worker = Arc::new(worker);
     let control = ControlSocket::bind(&config.state.database)?;
-    let in_force = Arc::clone(&worker);
-    let operating = admin::router(Arc::new(move || Arc::clone(&in_force)));
     let address = config.http.listen;
     let listener = TcpListener::bind(address)
         .await
@@ -110,15 +113,27 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
         listen = %address,
         "ehr-courier is running"
     );
+    audit(&config);
+    let access = watch::Sender::new(Arc::new(Access::new(&config.http.tokens)));
+    let (workers, reload) = (watch::Sender::new(worker), watch::Sender::new(Reload::None));
+    let in_force = workers.subscribe();
+    let operating = admin::router(Arc::new(move || Arc::clone(&in_force.borrow())));
     let face = Face {
-        worker: Arc::clone(&worker),
+        worker: workers.subscribe(),
         metrics,
+        access: access.subscribe(),
+        reload: reload.subscribe(),
         draining: stop.clone(),
     };
     let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
     let control_failed = stop.clone();
     let pipeline = async {
-        let outcome = pipeline::run(worker, stop).await;
+        let shown = reload::Shown {
+            workers,
+            access,
+            reload,
+        };
+        let outcome = reload::supervise(config, &shown, &reloading, &stop).await;
         face_stop.cancel();
         outcome
     };
@@ -140,6 +155,13 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AppErro
     served.map_err(AppError::Face)
 }
 
+/// Says which choices of the configuration weaken protection.
+fn audit(config: &Config) {
+    for choice in &config.audits {
+        tracing::info!(%choice, "a choice of the configuration to know of");
+    }
+}
+
 /// Makes a worker of a configuration, with a deduplication of this process: see [`dedup()`] for another.
 ///
 /// # Errors
@@ -149,12 +171,17 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
     let connections = config
         .connections
         .values()
-        .map(|entry| Ok((entry.name.clone(), connection(entry, &clock, &mut clients)?)))
+        .map(|entry| {
+            Ok((
+                entry.name.clone(),
+                Arc::new(connection(entry, &clock, &mut clients)?),
+            ))
+        })
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     let destinations = config
         .destinations
         .values()
-        .map(|entry| Ok((entry.name.clone(), outlet(entry, &mut clients)?)))
+        .map(|entry| Ok((entry.name.clone(), Arc::new(outlet(entry, &mut clients)?))))
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     Ok(Worker {
         store,
@@ -207,7 +234,8 @@ pub fn connection(
         })
         .collect();
     let concurrent = entry.limits.concurrent.get();
-    let budget = Budget::new(entry.limits.requests_per_second, concurrent);
+    let budget =
+        Budget::new(entry.limits.requests_per_second, concurrent).daily(entry.limits.requests_per_day);
     let connector = Arc::new(FhirConnector::new(settings));
     Ok(Connection::new(
         entry.name.clone(),
@@ -218,7 +246,11 @@ pub fn connection(
     ))
 }
 
-fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+/// Makes one destination of its configuration.
+///
+/// # Errors
+/// [`AppError::Compose`] when it cannot be set up.
+pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
     let destination: Arc<dyn Destination> = match &entry.target {
         config::Target::Webhook { url, secret } => {
             let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
@@ -232,20 +264,22 @@ fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, 
                 deadline: WEBHOOK_DEADLINE,
             }))
         }
-        config::Target::Amqp {
-            broker,
-            exchange,
-            routing_key,
-        } => Arc::new(Amqp::new(amqp::Settings {
-            name: entry.name.clone(),
-            broker: broker.clone(),
-            exchange: exchange.clone(),
-            routing_key: routing_key.clone(),
-            policy: policy(&entry.egress),
-            deadline: amqp::DEADLINE,
-        })),
+        config::Target::Amqp(target) => Arc::new(Amqp::new(broker_settings(entry, target))),
     };
     Ok(Outlet::new(destination, entry.retry.clone()))
+}
+
+/// What an AMQP destination is made of.
+#[must_use]
+pub fn broker_settings(entry: &config::Destination, target: &config::AmqpTarget) -> amqp::Settings {
+    amqp::Settings {
+        name: entry.name.clone(),
+        broker: target.broker.clone(),
+        exchange: target.exchange.clone(),
+        routing_key: target.routing_key.clone(),
+        policy: policy(&entry.egress),
+        deadline: amqp::DEADLINE,
+    }
 }
 
 fn policy(egress: &config::Egress) -> AddressPolicy {

@@ -5,6 +5,7 @@
 mod audit;
 mod backup;
 mod check;
+mod connect;
 mod cursors;
 mod dead_letters;
 mod demo;
@@ -59,6 +60,15 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct CheckCommand {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Also ask each connection and destination whether it is there, and say how changes will be found.
+    #[arg(long)]
+    connect: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Everything on this machine, without service or configuration: a sandbox EHR whose synthetic patients' records
@@ -67,7 +77,7 @@ enum Command {
     /// The service. SIGTERM drains it.
     Run(ConfigFile),
     /// Validates the configuration.
-    Check(ConfigFile),
+    Check(CheckCommand),
     /// One dry poll: the changed identifiers as a table; writes nothing.
     Poll(poll::PollCommand),
     /// Events: list, show, replay.
@@ -202,10 +212,19 @@ async fn dispatch(command: Command, environment: &Environment, output: &mut Outp
     match command {
         Command::Demo(demo) => demo::run(&demo, output).await,
         Command::Run(file) => {
+            // From here on a hang-up asks for a reload; it must not end a service that is still starting.
+            let asked = signals::on_hangup()?;
             let config = check::load(&file.config, environment)?;
-            Ok(crate::app::run(&config, signals::until_terminated()?).await?)
+            let reloading = check::reloading(&file.config, environment, asked);
+            Ok(crate::app::run(config, reloading, signals::until_terminated()?).await?)
         }
-        Command::Check(file) => check::run(&file.config, environment, output),
+        Command::Check(command) => {
+            check::run(&command.file.config, environment, output)?;
+            if command.connect {
+                connect::run(&command.file, environment, output).await?;
+            }
+            Ok(())
+        }
         Command::Poll(command) => poll::run(&command, environment, output).await,
         Command::Events(command) => events::run(command, environment, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, environment, output).await,

@@ -11,9 +11,12 @@ mod connection;
 mod dedup;
 mod delivery;
 mod environment;
+mod fingerprint;
 mod keys;
+mod parts;
 mod problem;
 mod raw;
+mod record;
 mod resolve;
 mod source;
 mod state;
@@ -28,7 +31,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Include, RecordType, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -39,6 +42,7 @@ use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::egress::dial::Broker;
 use crate::wire::routing_key::Template;
 pub use environment::Environment;
+use fingerprint::Fingerprints;
 pub use problem::ConfigErrors;
 pub use raw::schema;
 
@@ -49,6 +53,8 @@ pub struct Surroundings<'a> {
     pub environment: &'a Environment,
     /// The names of the profiles that the connectors bring.
     pub known_profiles: &'a [&'a str],
+    /// The references of a record type that can be followed.
+    pub includable: fn(&RecordType) -> Vec<&'static str>,
     /// The current wall time; a feed cannot start after it.
     pub now: Timestamp,
     /// Which secrets are read.
@@ -88,6 +94,8 @@ pub struct Config {
     pub subscriptions: BTreeMap<SubscriptionName, Subscription>,
     /// Choices that weaken protection and belong in the audit log.
     pub audits: Vec<Audit>,
+    /// What a reload compares.
+    fingerprints: Fingerprints,
 }
 
 /// Where the courier keeps its state.
@@ -129,11 +137,13 @@ pub enum Dedup {
     },
 }
 
-/// The HTTP listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The HTTP listener. `Debug` shows no token.
+#[derive(Debug, Clone)]
 pub struct Http {
-    /// The loopback address to listen on.
+    /// The address to listen on; a loopback one, unless there are tokens.
     pub listen: SocketAddr,
+    /// The bearer tokens that open it; none leave it open.
+    pub tokens: Vec<SecretString>,
 }
 
 /// How the courier is watched.
@@ -244,6 +254,8 @@ pub enum Auth {
 pub struct Limits {
     /// Requests a second, if limited.
     pub requests_per_second: Option<NonZeroU32>,
+    /// Requests in any 24 hours, if limited; at least 24.
+    pub requests_per_day: Option<NonZeroU32>,
     /// Requests at the same time.
     pub concurrent: NonZeroUsize,
 }
@@ -276,6 +288,8 @@ pub struct Feed {
     pub fetch: FetchMode,
     /// How changes are to be found.
     pub detect: Detect,
+    /// Which references of a record are followed.
+    pub include: Vec<Include>,
 }
 
 impl Feed {
@@ -290,6 +304,7 @@ impl Feed {
             overlap: self.overlap,
             fetch: self.fetch,
             detect: self.detect,
+            include: self.include.clone(),
         }
     }
 }
@@ -329,28 +344,32 @@ pub enum Target {
         secret: SecretSlice<u8>,
     },
     /// An exchange of an AMQP 0-9-1 broker.
-    Amqp {
-        /// The broker and who we are to it.
-        broker: Broker,
-        /// The exchange, 1 to 255 bytes.
-        exchange: String,
-        /// What the routing key is made of.
-        routing_key: Template,
-    },
+    Amqp(AmqpTarget),
+}
+
+/// An exchange of a broker.
+#[derive(Debug)]
+pub struct AmqpTarget {
+    /// The broker and who we are to it.
+    pub broker: Broker,
+    /// The exchange, 1 to 255 bytes.
+    pub exchange: String,
+    /// What the routing key is made of.
+    pub routing_key: Template,
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
-            Self::Amqp { broker, exchange, .. } => {
+            Self::Amqp(AmqpTarget { broker, exchange, .. }) => {
                 write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
             }
         }
     }
 }
 
-/// A choice that weakens protection. `Display` is one line for the audit log, without secrets.
+/// A choice that weakens protection or may be a mistake. `Display` is one line for the audit log, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audit {
     /// Bodies are kept in plain text.
@@ -363,6 +382,13 @@ pub enum Audit {
         place: String,
         /// The networks.
         networks: Vec<IpNet>,
+    },
+    /// A feed follows a record type that FHIR does not know.
+    UnknownType {
+        /// `connections.NAME.feeds[INDEX]`.
+        place: String,
+        /// The type.
+        record_type: RecordType,
     },
     /// A connection or destination may be reached over plain http in these networks.
     PlainHttp {
@@ -398,6 +424,10 @@ impl fmt::Display for Audit {
             }
             Self::PlainTextState => write!(f, "state.key: bodies are kept in plain text"),
             Self::AllowedNetworks { place, networks } => write!(f, "{place}: may reach {}", list(networks)),
+            Self::UnknownType { place, record_type } => write!(
+                f,
+                "{place}.record: FHIR knows no {record_type}; the server must have a type of its own by this name"
+            ),
             Self::PlainHttp { place, networks } => write!(f, "{place}: plain http in {}", list(networks)),
             Self::FullResource {
                 subscription,
@@ -412,7 +442,7 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and the files of the folder `courier.d` beside it.
 ///
 /// # Errors
 /// [`ConfigErrors`] with every problem that was found; the caller prints it and exits with 78.
@@ -434,5 +464,5 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Those of [`load`], except what concerns the file itself.
 pub fn from_text(path: &Path, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
-    resolve::from_text(path, text, surroundings)
+    resolve::from_texts(&[(path.to_owned(), text.to_owned())], surroundings)
 }

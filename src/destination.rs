@@ -69,4 +69,14 @@ pub trait Destination: Send + Sync {
     /// # Cancel safety
     /// Dropping the future cuts what is still open.
     async fn close(&self) {}
+
+    /// Finds out whether the other side is there, within the same deadline, without sending a notification.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn probe(&self) -> Attempt {
+        Attempt::Accepted {
+            detail: "not asked: only a sample can tell (`destinations test`)".to_owned(),
+        }
+    }
 }

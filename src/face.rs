@@ -1,5 +1,8 @@
 //! The HTTP face: one listener, loopback by default. So far it answers for the process only: metrics and health.
+//!
+//! It outlives reloads: what it answers from is replaced beneath it.
 
+pub mod access;
 pub mod admin;
 pub mod control;
 pub mod health;
@@ -10,13 +13,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Worker;
+use access::Access;
 
 /// The recorder's histograms are drained this often.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -27,12 +34,46 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// What the face answers from.
 #[derive(Clone)]
 pub struct Face {
-    /// The worker.
-    pub worker: Arc<Worker>,
+    /// The worker in force.
+    pub worker: watch::Receiver<Arc<Worker>>,
     /// The metrics.
     pub metrics: PrometheusHandle,
+    /// Who may ask.
+    pub access: watch::Receiver<Arc<Access>>,
+    /// How the last reload fares.
+    pub reload: watch::Receiver<Reload>,
     /// Cancelled when the service drains: readiness goes first.
     pub draining: CancellationToken,
+}
+
+/// How the last reload of the configuration fares, as `/readyz` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Reload {
+    /// There was none.
+    None,
+    /// The worker in force drains, or the next has no lease yet. The service stays ready: it is back in a moment.
+    Running,
+    /// The configuration was read, and this worker runs on it.
+    Applied {
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// It was refused whole: the configuration before stays in force. The log says why.
+    Refused {
+        /// When, RFC 3339.
+        at: String,
+        /// How many problems it has.
+        problems: usize,
+    },
+}
+
+impl Face {
+    /// The worker in force now.
+    #[must_use]
+    pub fn worker(&self) -> Arc<Worker> {
+        Arc::clone(&self.worker.borrow())
+    }
 }
 
 /// Answers requests until `stop`; those in progress by then have two seconds to end.
@@ -42,9 +83,14 @@ pub struct Face {
 pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -> std::io::Result<()> {
     let metrics = face.metrics.clone();
     let router = Router::new()
+        .route("/metrics", get(render))
+        .layer(middleware::from_fn_with_state(
+            face.access.clone(),
+            access::required,
+        ))
+        // Below this line is open to whoever reaches the listener: those who supervise the process hold no token.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(render))
         .with_state(face);
     let upkeep = async {
         loop {
@@ -65,8 +111,9 @@ pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -
 }
 
 async fn ready(State(face): State<Face>) -> Response {
-    let mut report = health::report(&face.worker, face.draining.is_cancelled());
-    health::add_paused(&mut report, &face.worker).await;
+    let (worker, reload) = (face.worker(), face.reload.borrow().clone());
+    let mut report = health::report(&worker, face.draining.is_cancelled(), reload);
+    health::add_paused(&mut report, &worker).await;
     let status = if report.ready {
         StatusCode::OK
     } else {
@@ -76,6 +123,6 @@ async fn ready(State(face): State<Face>) -> Response {
 }
 
 async fn render(State(face): State<Face>) -> String {
-    health::measure(&face.worker);
+    health::measure(&face.worker());
     face.metrics.render()
 }

@@ -10,6 +10,7 @@
 pub mod bells;
 pub mod budget;
 pub mod connection;
+mod context;
 pub mod deliver;
 pub mod fan_out;
 pub mod fetch;
@@ -19,6 +20,7 @@ pub mod limits;
 pub mod measure;
 pub mod poll;
 pub mod schedule;
+mod stage;
 pub mod sweep;
 pub mod traces;
 pub mod turn;
@@ -53,10 +55,11 @@ pub struct Worker {
     pub dedup: Arc<dyn Dedup>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// The connections, with their connectors and budgets.
-    pub connections: BTreeMap<ConnectionName, Connection>,
-    /// The destinations.
-    pub destinations: BTreeMap<DestinationName, Outlet>,
+    /// The connections, with their connectors and budgets. Shared, because one that a reload leaves as it was goes on
+    /// with the next worker.
+    pub connections: BTreeMap<ConnectionName, Arc<Connection>>,
+    /// The destinations; shared likewise.
+    pub destinations: BTreeMap<DestinationName, Arc<Outlet>>,
     /// The subscriptions in force, in the order of their names.
     pub subscriptions: Vec<Subscription>,
     /// Who this worker is.

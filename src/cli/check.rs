@@ -1,13 +1,16 @@
 //! `check`: validates a configuration and says what it amounts to.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use courier_fhir::Profile;
 use courier_sdk::Clock as _;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::CliError;
 use super::output::{Colour, Output};
+use crate::app::Reloading;
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Environment, LogFormat, Secrets, Surroundings};
 use crate::telemetry::Lines;
@@ -24,13 +27,37 @@ pub(super) fn load_with(
     secrets: Secrets<'_>,
 ) -> Result<Config, CliError> {
     let known_profiles = Profile::names();
-    let surroundings = Surroundings {
+    config::load(path, &surroundings(environment, &known_profiles, secrets)).map_err(CliError::Config)
+}
+
+/// How the running service reads its configuration again: the same files, and the variables it was started with.
+pub(super) fn reloading(path: &Path, environment: &Environment, asked: Arc<Notify>) -> Reloading {
+    let (path, environment) = (path.to_owned(), environment.clone());
+    let load = move || {
+        let known_profiles = Profile::names();
+        config::load(
+            &path,
+            &surroundings(&environment, &known_profiles, Secrets::Required),
+        )
+    };
+    Reloading {
+        asked,
+        load: Arc::new(load),
+    }
+}
+
+fn surroundings<'a>(
+    environment: &'a Environment,
+    known_profiles: &'a [&'a str],
+    secrets: Secrets<'a>,
+) -> Surroundings<'a> {
+    Surroundings {
         environment,
-        known_profiles: &known_profiles,
+        known_profiles,
+        includable: courier_fhir::includable,
         now: SystemClock.now(),
         secrets,
-    };
-    config::load(path, &surroundings).map_err(CliError::Config)
+    }
 }
 
 /// How a configuration wants its log lines; one that cannot be read says so when it is loaded.

@@ -1,7 +1,9 @@
 //! `demo`: the whole way on one machine, over real TCP, with signatures verified by its receiver, and a summary that
 //! the sandbox's own ledger can contradict.
 
-use std::collections::BTreeMap;
+mod bus;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +26,9 @@ use crate::destination::signature::SigningKey;
 use crate::domain::identity::{EventId, VersionKey};
 use crate::pipeline::{self, Worker};
 use crate::receiver::{self, Received};
-use crate::sandbox::{self, Change, Ehr, Options, Pace, Written};
+use crate::sandbox::{self, Ehr, Options, Pace, Written};
 use crate::store::sqlite::OpenMode;
+use bus::Bus;
 
 /// What the sandbox's clinic does: one change after the other, this far apart.
 const STEP_EVERY: Duration = Duration::from_millis(350);
@@ -52,6 +55,9 @@ pub(super) struct Demo {
     /// The same seed makes the same clinic.
     #[arg(long, default_value_t = 7)]
     seed: u64,
+    /// Publishes to this broker too: `amqp://USER:PASSWORD@HOST/VHOST`. Declares the exchange and queue `ehr.demo` there.
+    #[arg(long, value_name = "URL")]
+    amqp: Option<String>,
 }
 
 /// The parts of a running demo.
@@ -62,14 +68,16 @@ struct Stage {
     tasks: JoinSet<Result<(), CliError>>,
     stop: CancellationToken,
     folder: PathBuf,
-    /// The versions that the clinic wrote last, by record: what the source can still show.
-    current: BTreeMap<String, String>,
+    /// The ids of the versions that the clinic wrote, deletes included: its history shows each of them.
+    written: BTreeSet<String>,
     walk_ins: u32,
+    /// What a broker confirmed, if one was given.
+    bus: Option<Bus>,
 }
 
 /// Runs the command.
 pub(super) async fn run(demo: &Demo, output: &mut Output) -> Result<(), CliError> {
-    let mut stage = raise(demo.seed).await?;
+    let mut stage = raise(demo.seed, demo.amqp.as_deref()).await?;
     let outcome = play(&mut stage, demo.events, output).await;
     stage.stop.cancel();
     while let Some(joined) = stage.tasks.join_next().await {
@@ -86,7 +94,7 @@ pub(super) async fn run(demo: &Demo, output: &mut Output) -> Result<(), CliError
     outcome
 }
 
-async fn raise(seed: u64) -> Result<Stage, CliError> {
+async fn raise(seed: u64, broker: Option<&str>) -> Result<Stage, CliError> {
     let stop = signals::until_terminated()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (source, hook) = (serve::bind(0).await?, serve::bind(0).await?);
@@ -100,19 +108,28 @@ async fn raise(seed: u64) -> Result<Stage, CliError> {
     let folder = std::env::temp_dir().join(format!("ehr-courier-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let secret = serve::random_secret();
-    let environment = Environment::from_iter([("DEMO_SECRET".to_owned(), secret.clone())]);
+    let mut variables = vec![("DEMO_SECRET".to_owned(), secret.clone())];
+    variables.extend(broker.map(|url| (bus::VARIABLE.to_owned(), url.to_owned())));
+    let environment = Environment::from_iter(variables);
     let known_profiles = Profile::names();
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };
-    let text = configuration(source_url.as_str(), hook_url.as_str());
+    let mut text = configuration(source_url.as_str(), hook_url.as_str());
+    text.push_str(&broker.map(|_url| bus::configuration()).unwrap_or_default());
     let config =
         config::from_text(&folder.join("courier.toml"), &text, &surroundings).map_err(CliError::Config)?;
     let store = app::open_store(&config, OpenMode::Service)?;
-    let worker = Arc::new(app::compose(&config, Arc::new(store), Arc::clone(&clock))?);
+    let mut worker = app::compose(&config, Arc::new(store), Arc::clone(&clock))?;
+    let bus = match broker {
+        Some(_url) => Some(Bus::board(&config, &mut worker).await?),
+        None => None,
+    };
+    let worker = Arc::new(worker);
 
     let key = SigningKey::parse(&secret).map_err(|error| CliError::Failed(error.to_string()))?;
     let (sink, received) = mpsc::channel(1_024);
@@ -139,8 +156,9 @@ async fn raise(seed: u64) -> Result<Stage, CliError> {
         tasks,
         stop,
         folder,
-        current: BTreeMap::new(),
+        written: BTreeSet::new(),
         walk_ins: 0,
+        bus,
     })
 }
 
@@ -184,6 +202,13 @@ async fn play(stage: &mut Stage, events: Option<usize>, output: &mut Output) -> 
         output,
         "a sandbox EHR, the courier on SQLite and a webhook receiver run on this machine; Ctrl-C ends",
     );
+    if stage.bus.is_some() {
+        let (exchange, queue) = (bus::EXCHANGE, bus::QUEUE);
+        say(
+            output,
+            &format!("each is published to exchange {exchange} too; queue {queue} keeps them for you"),
+        );
+    }
     ready(stage).await?;
     let begun = SystemClock.now();
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
@@ -258,14 +283,10 @@ fn step(stage: &mut Stage, begun: Timestamp, events: Option<usize>) -> Result<()
     } else {
         stage.ehr.step()
     };
-    for version in written {
-        let record = format!("{}/{}", version.record_type, version.id);
-        if version.change == Change::Deleted {
-            stage.current.remove(&record);
-        } else {
-            stage.current.insert(record, version.version_id);
-        }
-    }
+    let ids = written
+        .iter()
+        .filter_map(|one| id_of(&one.record_type, &one.id, &one.version_id));
+    stage.written.extend(ids);
     Ok(())
 }
 
@@ -280,19 +301,9 @@ fn walk_in(stage: &mut Stage) -> Result<Written, CliError> {
         .map_err(|error| CliError::Failed(error.to_string()))
 }
 
-/// How many of the clinic's changes can still be shown and were not yet.
+/// How many of the clinic's changes were not shown yet.
 fn unshown(stage: &Stage, shown: &BTreeMap<String, String>) -> usize {
-    let is_shown = |record: &String, version_id: &String| {
-        record
-            .split_once('/')
-            .and_then(|(kind, id)| id_of(kind, id, version_id))
-            .is_some_and(|id| shown.contains_key(&id))
-    };
-    stage
-        .current
-        .iter()
-        .filter(|(record, version_id)| !is_shown(record, version_id))
-        .count()
+    stage.written.iter().filter(|id| !shown.contains_key(*id)).count()
 }
 
 /// The id that the event of a version must have.
@@ -311,7 +322,6 @@ fn expected(stage: &Stage, begun: Timestamp) -> BTreeMap<String, String> {
         .ehr
         .ledger()
         .iter()
-        .filter(|shown| !shown.deleted)
         .filter(|shown| {
             shown
                 .last_updated
@@ -327,7 +337,10 @@ fn expected(stage: &Stage, begun: Timestamp) -> BTreeMap<String, String> {
 
 fn made_shown_seen(stage: &Stage, begun: Timestamp, seen: &BTreeMap<String, u64>) -> bool {
     let shown = expected(stage, begun);
-    unshown(stage, &shown) == 0 && shown.keys().all(|id| seen.contains_key(id))
+    let confirmed = |bus: &Bus| bus.confirmed_of(shown.keys()) == shown.len();
+    unshown(stage, &shown) == 0
+        && shown.keys().all(|id| seen.contains_key(id))
+        && stage.bus.as_ref().is_none_or(confirmed)
 }
 
 fn show(received: &Received, output: &mut Output) {
@@ -346,10 +359,13 @@ fn summary(stage: &Stage, begun: Timestamp, seen: &BTreeMap<String, u64>, output
     let phantom = seen.keys().filter(|id| !expected.contains_key(*id)).count();
     let delivered = seen.len() - phantom;
     let duplicates: u64 = seen.values().map(|times| times - 1).sum();
-    let good = lost == 0 && phantom == 0 && duplicates == 0;
+    let confirmed = stage.bus.as_ref().map(|bus| bus.confirmed_of(expected.keys()));
+    let unconfirmed = confirmed.map_or(0, |confirmed| expected.len() - confirmed);
+    let good = lost == 0 && phantom == 0 && duplicates == 0 && unconfirmed == 0;
     if output.is_json() {
         output.value(&serde_json::json!({
             "shown": expected.len(), "delivered": delivered, "lost": lost, "duplicates": duplicates, "phantom": phantom,
+            "confirmed": confirmed,
         }));
     } else {
         let colour = if good { Colour::Green } else { Colour::Red };
@@ -359,6 +375,13 @@ fn summary(stage: &Stage, begun: Timestamp, seen: &BTreeMap<String, u64>, output
             "\nThe sandbox's ledger says it showed {} versions: {counts}, phantom {phantom}; every signature verified.",
             expected.len()
         ));
+        if let Some(confirmed) = confirmed {
+            output.line(&format!(
+                "The broker confirmed {confirmed} of {} messages; they wait in queue {}.",
+                expected.len(),
+                bus::QUEUE
+            ));
+        }
     }
     good
 }

@@ -6,7 +6,7 @@ use url::{Host, Url};
 use super::raw::{RawDestination, Text};
 use super::resolve::Context;
 use super::value::{self, Refusal, refusal};
-use super::{Egress, Target};
+use super::{AmqpTarget, Egress, Target};
 use crate::egress::dial::{Broker, Endpoint};
 use crate::egress::guard::Transport;
 use crate::wire::routing_key::Template;
@@ -41,11 +41,11 @@ pub(super) fn target(
         Some(text) => context.accept(routing_key(text.get_ref()), text, &format!("{path}.routing_key")),
         None => Template::parse(ROUTING_KEY_DEFAULT).ok(),
     };
-    Some(Target::Amqp {
+    Some(Target::Amqp(AmqpTarget {
         broker: broker?,
         exchange: exchange?,
         routing_key: routing_key?,
-    })
+    }))
 }
 
 /// Parses a broker's address. No refusal repeats a part of it: it holds a password.

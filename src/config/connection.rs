@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Start};
 use jiff::Timestamp;
 use toml::Spanned;
 use url::Url;
@@ -14,7 +15,7 @@ use super::raw::{Number, RawConnection, RawFeed, RawLimits, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Auth, Connection, Feed, Limits, auth};
+use super::{Audit, Auth, Connection, Feed, Limits, auth, record};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -26,15 +27,13 @@ const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
 const CONCURRENT_DEFAULT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
 const CONCURRENT_MAX: i64 = 64;
+/// One an hour at least, or a poll would wait for days.
+const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
     context: &mut Context<'_>,
 ) -> BTreeMap<ConnectionName, Connection> {
-    if raw.is_empty() {
-        let help = "add [connections.NAME] with a base_url and at least one [[connections.NAME.feeds]]";
-        context.missing::<()>(Origin::File, "connections", help);
-    }
     raw.into_iter()
         .filter_map(|(name, raw)| {
             let connection = connection(&name, &raw, context)?;
@@ -127,14 +126,20 @@ fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Opt
     let Some(raw) = raw else {
         return Some(Limits {
             requests_per_second: None,
+            requests_per_day: None,
             concurrent: CONCURRENT_DEFAULT,
         });
     };
     let rate = raw.requests_per_second.as_ref().map(|number| {
+        let path = format!("{path}.requests_per_second");
+        let whole = whole(number, &(1..=REQUESTS_PER_SECOND_MAX), &path, context);
+        whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
+    });
+    let daily = raw.requests_per_day.as_ref().map(|number| {
         let whole = whole(
             number,
-            REQUESTS_PER_SECOND_MAX,
-            &format!("{path}.requests_per_second"),
+            &REQUESTS_PER_DAY,
+            &format!("{path}.requests_per_day"),
             context,
         );
         whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
@@ -143,25 +148,35 @@ fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Opt
         .concurrent
         .as_ref()
         .map_or(Some(CONCURRENT_DEFAULT), |number| {
-            let whole = whole(number, CONCURRENT_MAX, &format!("{path}.concurrent"), context);
+            let whole = whole(
+                number,
+                &(1..=CONCURRENT_MAX),
+                &format!("{path}.concurrent"),
+                context,
+            );
             whole.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?))
         });
     let requests_per_second = match rate {
         None => None,
         Some(rate) => Some(rate?),
     };
+    let requests_per_day = match daily {
+        None => None,
+        Some(daily) => Some(daily?),
+    };
     Some(Limits {
         requests_per_second,
+        requests_per_day,
         concurrent: concurrent?,
     })
 }
 
-fn whole(number: &Number, most: i64, path: &str, context: &mut Context<'_>) -> Option<i64> {
+fn whole(number: &Number, range: &RangeInclusive<i64>, path: &str, context: &mut Context<'_>) -> Option<i64> {
     let value = *number.get_ref();
-    let fits = (1..=most).contains(&value);
+    let fits = range.contains(&value);
     let result = fits.then_some(value).ok_or_else(|| {
         refusal(
-            format!("not between 1 and {most}"),
+            format!("not between {} and {}", range.start(), range.end()),
             "write a whole number in that range, or remove the key",
         )
     });
@@ -219,14 +234,7 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    let detect = match &written.detect {
-        Some(text) => {
-            let known = [("auto", Detect::Auto), ("last-updated", Detect::LastUpdated)];
-            let later = ["history", "window", "roster", "read"];
-            context.word(text, &format!("{path}.detect"), &known, &later)
-        }
-        None => Some(Detect::Auto),
-    };
+    let detect = detect(written.detect.as_ref(), filter.as_deref(), path, context);
     let overlap = match &written.overlap {
         Some(text) if text.get_ref() != "auto" => {
             let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
@@ -248,7 +256,14 @@ fn feed(
         }
         None => Some(FetchMode::FromPage),
     };
+    let include = include(written.include.as_deref(), record_type.as_ref(), path, context);
     let record_type = record_type?;
+    if !record::is_known(record_type.as_str()) {
+        context.audits.push(Audit::UnknownType {
+            place: path.to_owned(),
+            record_type: record_type.clone(),
+        });
+    }
     let name = match name {
         Some(name) => name?,
         None => FeedName::parse(record_type.as_str()).ok()?,
@@ -262,7 +277,75 @@ fn feed(
         overlap: overlap?,
         fetch: fetch?,
         detect: detect?,
+        include: include?,
     })
+}
+
+fn detect(
+    text: Option<&Text>,
+    filter: Option<&str>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Detect> {
+    let Some(text) = text else {
+        return Some(Detect::Auto);
+    };
+    let known = [
+        ("auto", Detect::Auto),
+        ("history", Detect::History),
+        ("last-updated", Detect::LastUpdated),
+    ];
+    let path = format!("{path}.detect");
+    let detect = context.word(text, &path, &known, &["window", "roster", "read"])?;
+    if detect == Detect::History && filter.is_some_and(|filter| !filter.is_empty()) {
+        let help = "leave out `where`, or write detect = \"last-updated\"";
+        let refused = refusal("a history cannot be narrowed by `where`", help);
+        return context.accept(Err(refused), text, &path);
+    }
+    Some(detect)
+}
+
+fn include(
+    raw: Option<&[Text]>,
+    record_type: Option<&RecordType>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Vec<Include>> {
+    let mut includes = Vec::new();
+    for (index, text) in raw.unwrap_or_default().iter().enumerate() {
+        let path = format!("{path}.include[{index}]");
+        let include = Include::parse(text.get_ref())
+            .map_err(|error| refusal(error.to_string(), "write include = [\"Appointment:patient\"]"))
+            .and_then(|include| known_include(include, record_type, context.surroundings.includable));
+        includes.push(context.accept(include, text, &path));
+    }
+    includes.into_iter().collect()
+}
+
+fn known_include(
+    include: Include,
+    record_type: Option<&RecordType>,
+    includable: fn(&RecordType) -> Vec<&'static str>,
+) -> Result<Include, Refusal> {
+    if let Some(of_feed) = record_type
+        && include.record_type != *of_feed
+    {
+        let message = format!("this feed follows {of_feed}");
+        return Err(refusal(
+            message,
+            format!("write \"{of_feed}:{}\"", include.parameter),
+        ));
+    }
+    let known = includable(&include.record_type);
+    if known.contains(&include.parameter.as_str()) {
+        return Ok(include);
+    }
+    let help = match nearest(&include.parameter, known.iter().copied()) {
+        Some(meant) => format!("write \"{}:{meant}\"", include.record_type),
+        None if known.is_empty() => "leave it out: no reference of this type can be followed".to_owned(),
+        None => format!("write one of {}", known.join(", ")),
+    };
+    Err(refusal("unknown reference", help))
 }
 
 /// Parses a FHIR record type: letters and digits after a capital.
@@ -272,6 +355,10 @@ pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
         text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !shaped {
         return Err(refusal("not a record type", help));
+    }
+    if let Some(meant) = record::meant(text) {
+        let help = format!("write \"{meant}\"");
+        return Err(refusal("FHIR knows no such type", help));
     }
     RecordType::parse(text).map_err(|error| refusal(error.to_string(), help))
 }

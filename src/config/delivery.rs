@@ -26,22 +26,46 @@ const RETRY_STEPS_MAX: usize = 20;
 /// Standard Webhooks asks for keys of this size, in bytes.
 const SIGNING_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The names that the file gives, whether or not what they name is valid.
+/// The names that the files give, whether or not what they name is valid, and where each stands first.
+#[derive(Default)]
 pub(super) struct Written {
-    connections: BTreeSet<String>,
-    destinations: BTreeSet<String>,
+    connections: BTreeMap<String, String>,
+    destinations: BTreeMap<String, String>,
+    subscriptions: BTreeMap<SubscriptionName, String>,
 }
 
 impl Written {
-    /// Takes the names from the raw sections.
-    pub(super) fn of(
+    /// Adds the names of a file's raw sections; one that another file gave already is a problem.
+    pub(super) fn add(
+        &mut self,
         connections: &BTreeMap<Text, RawConnection>,
         destinations: &BTreeMap<Text, RawDestination>,
-    ) -> Self {
-        Self {
-            connections: connections.keys().map(|key| key.get_ref().clone()).collect(),
-            destinations: destinations.keys().map(|key| key.get_ref().clone()).collect(),
+        context: &mut Context<'_>,
+    ) {
+        for key in connections.keys() {
+            once("connections", &mut self.connections, key, context);
         }
+        for key in destinations.keys() {
+            once("destinations", &mut self.destinations, key, context);
+        }
+    }
+
+    /// Whether there is no connection at all.
+    pub(super) fn names_no_connection(&self) -> bool {
+        self.connections.is_empty()
+    }
+}
+
+fn once(section: &str, places: &mut BTreeMap<String, String>, key: &Text, context: &mut Context<'_>) {
+    let name = key.get_ref();
+    if let Some(place) = places.get(name) {
+        let refused = refusal(
+            format!("also in {place}"),
+            "give each a name of its own, or remove one of the two",
+        );
+        context.accept::<()>(Err(refused), key, &format!("{section}.{name}"));
+    } else {
+        places.insert(name.clone(), context.line(key));
     }
 }
 
@@ -177,7 +201,7 @@ fn retry(raw: Option<&Texts>, path: &str, context: &mut Context<'_>) -> Option<V
 
 pub(super) fn subscriptions(
     raw: &[Spanned<RawSubscription>],
-    written: &Written,
+    written: &mut Written,
     connections: &BTreeMap<ConnectionName, Connection>,
     context: &mut Context<'_>,
 ) -> BTreeMap<SubscriptionName, Subscription> {
@@ -200,6 +224,14 @@ pub(super) fn subscriptions(
             context.accept::<()>(Err(refused), origin, &format!("{path}.name"));
             continue;
         }
+        if let Some(place) = written.subscriptions.get(&subscription.name) {
+            let help = "rename one: its numbers belong to the name";
+            let refused = refusal(format!("also in {place}"), help);
+            context.accept::<()>(Err(refused), origin, &format!("{path}.name"));
+            continue;
+        }
+        let place = context.line(raw);
+        written.subscriptions.insert(subscription.name.clone(), place);
         if context.problems.is_empty() {
             unfed_topic(raw, &subscription, connections, &path, context);
         }
@@ -400,18 +432,18 @@ fn named_connections(
 fn reference<'a>(
     text: &'a Text,
     section: &str,
-    written: &BTreeSet<String>,
+    written: &BTreeMap<String, String>,
     path: &str,
     context: &mut Context<'_>,
 ) -> Option<&'a str> {
     let name = text.get_ref().as_str();
-    if written.contains(name) {
+    if written.contains_key(name) {
         return Some(name);
     }
     if context.problems.name(&format!("{section}.{name}")) {
         return None;
     }
-    let help = match nearest(name, written.iter().map(String::as_str)) {
+    let help = match nearest(name, written.keys().map(String::as_str)) {
         Some(meant) => format!("write \"{meant}\", or add [{section}.{name}]"),
         None => format!("add [{section}.{name}], or write the name of another"),
     };

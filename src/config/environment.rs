@@ -109,8 +109,8 @@ fn refuse(name: &str, problems: &mut Problems) {
         problems.add(
             origin,
             &key,
-            "not built yet",
-            format!("unset {name} and listen on a loopback address"),
+            "a list cannot be overridden",
+            format!("unset {name} and write tokens = [\"env:NAME\"] below [http]"),
         );
         return;
     }

@@ -11,26 +11,10 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 7] = [
-    (
-        "http.tokens",
-        "leave it out and keep `listen` on a loopback address",
-    ),
-    (
-        "connections.*.timezone",
-        "leave it out: FHIR instants carry their own offset",
-    ),
-    (
-        "connections.*.limits.requests_per_day",
-        "leave it out and write `requests_per_second` instead",
-    ),
+const NOT_BUILT: [(&str, &str); 3] = [
     (
         "connections.*.auth.refresh_token",
         "leave it out: a refresh token that changes at each use is not kept yet; use oauth2 or smart-backend-services",
-    ),
-    (
-        "connections.*.feeds.*.include",
-        "leave it out: each record travels alone; follow the other type in a feed of its own",
     ),
     (
         "subscriptions.*.filter",
@@ -41,6 +25,32 @@ const NOT_BUILT: [(&str, &str); 7] = [
         "leave it out: each notification carries one event",
     ),
 ];
+
+/// Keys that mean nothing to the connectors that are built, and why.
+const MEANINGLESS: [(&str, &str); 1] = [(
+    "connections.*.timezone",
+    "remove it: it is for sources that write times without an offset, and every FHIR instant carries one",
+)];
+
+/// What a file of `courier.d` may hold.
+const IN_PARTS: [&str; 3] = ["connections", "destinations", "subscriptions"];
+
+/// Takes out of the tree of a file in `courier.d` what may stand only in the main file, as a problem.
+pub(super) fn check_part(root: &mut DeTable<'_>, schema: &Value, problems: &mut Problems) {
+    let sections = schema.get("properties").and_then(Value::as_object);
+    for (key, value) in std::mem::replace(root, DeTable::new()) {
+        let name: &str = key.get_ref();
+        if !IN_PARTS.contains(&name) && sections.is_some_and(|all| all.contains_key(name)) {
+            let help = format!(
+                "move [{name}] to the main file; here stand {}",
+                IN_PARTS.join(", ")
+            );
+            problems.add(&key, name, "not in courier.d", help);
+        } else {
+            root.insert(key, value);
+        }
+    }
+}
 
 /// Takes every key that may not stand where it stands out of the tree, as a problem.
 pub(super) fn check(root: &mut DeTable<'_>, schema: &Value, problems: &mut Problems) {
@@ -95,6 +105,11 @@ fn check_table(table: &mut DeTable<'_>, schema: &Value, place: &Place, problems:
         let built = NOT_BUILT.iter().find(|(pattern, _)| *pattern == child.pattern);
         if let Some((_, instead)) = built {
             problems.add(&key, &child.path, "not built yet", *instead);
+            continue;
+        }
+        let meaningless = MEANINGLESS.iter().find(|(pattern, _)| *pattern == child.pattern);
+        if let Some((_, instead)) = meaningless {
+            problems.add(&key, &child.path, "of no meaning to this connector", *instead);
             continue;
         }
         let known: Vec<&str> = properties

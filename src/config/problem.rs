@@ -42,15 +42,19 @@ impl<T> From<&Spanned<T>> for Origin {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Problem {
+    file: usize,
     origin: Origin,
     path: String,
     message: String,
     help: String,
 }
 
-/// The problems found so far.
+/// The problems found so far, and the file that is being read.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<Problem>);
+pub(super) struct Problems {
+    file: usize,
+    found: Vec<Problem>,
+}
 
 impl Problems {
     /// Adds one. `path` is the dotted key, `help` says what to write instead.
@@ -61,7 +65,8 @@ impl Problems {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.0.push(Problem {
+        self.found.push(Problem {
+            file: self.file,
             origin: origin.into(),
             path: path.to_owned(),
             message: message.into(),
@@ -69,28 +74,43 @@ impl Problems {
         });
     }
 
-    /// Tells whether a problem names this key or something below it.
+    /// Says that what is added from now on concerns this file, by its index: bytes and indexes are its own.
+    pub(super) fn enter(&mut self, file: usize) {
+        self.file = file;
+    }
+
+    /// Tells whether a problem names this key or something below it, in any file.
     pub(super) fn name(&self, path: &str) -> bool {
-        self.0.iter().any(|problem| {
-            problem
-                .path
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+        self.found.iter().any(|problem| problem.is_at(path))
+    }
+
+    /// Tells the same of the file that is being read.
+    pub(super) fn name_here(&self, path: &str) -> bool {
+        let here = self.found.iter().filter(|problem| problem.file == self.file);
+        here.into_iter().any(|problem| problem.is_at(path))
     }
 
     /// Tells whether nothing was found.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
-    /// Renders what was found, in the order of the file.
-    pub(super) fn into_errors(mut self, source: &Source) -> ConfigErrors {
-        self.0.sort();
-        self.0.dedup();
+    /// Renders what was found, in the order of the files and of what stands in them.
+    pub(super) fn into_errors(mut self, sources: &[Source]) -> ConfigErrors {
+        self.found.sort();
+        self.found.dedup();
+        let rendered = |problem: &Problem| Some(render(problem, sources.get(problem.file)?));
         ConfigErrors {
-            rendered: self.0.iter().map(|problem| render(problem, source)).collect(),
+            rendered: self.found.iter().filter_map(rendered).collect(),
         }
+    }
+}
+
+impl Problem {
+    fn is_at(&self, path: &str) -> bool {
+        self.path
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 }
 
@@ -108,6 +128,12 @@ impl ConfigErrors {
     pub fn count(&self) -> usize {
         self.rendered.len()
     }
+
+    /// Puts several together, if there are any.
+    pub(super) fn joined(all: impl Iterator<Item = Self>) -> Option<Self> {
+        let rendered: Vec<String> = all.flat_map(|errors| errors.rendered).collect();
+        (!rendered.is_empty()).then_some(Self { rendered })
+    }
 }
 
 impl fmt::Display for ConfigErrors {
@@ -120,6 +146,7 @@ impl std::error::Error for ConfigErrors {}
 
 fn render(problem: &Problem, source: &Source) -> String {
     let Problem {
+        file: _,
         origin,
         path,
         message,

@@ -80,9 +80,13 @@ pub(super) struct RawDedup {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHttp {
-    /// The loopback address and port to listen on. Default: 127.0.0.1:8080.
+    /// The address and port to listen on; off loopback `tokens` are required. Default: 127.0.0.1:8080.
     #[schemars(with = "Option<String>")]
     pub(super) listen: Option<Text>,
+    /// The bearer tokens (16 to 4096 bytes) that open all but `/healthz` and `/readyz`: `env:NAME` or `file:PATH`,
+    /// 1 to 64 of them. Default: none, and the listener is open to this machine.
+    #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 64))]
+    pub(super) tokens: Option<Texts>,
 }
 
 /// One source system.
@@ -168,6 +172,9 @@ pub(super) struct RawLimits {
     /// Requests a second: 1 to 10000. Default: no limit but the source's own.
     #[schemars(with = "Option<i64>", range(min = 1, max = 10_000))]
     pub(super) requests_per_second: Option<Number>,
+    /// Requests in any 24 hours, spread over them: 24 to 100000000. Default: no limit.
+    #[schemars(with = "Option<i64>", range(min = 24, max = 100_000_000))]
+    pub(super) requests_per_day: Option<Number>,
     /// Requests at the same time: 1 to 64. Default: 2.
     #[schemars(with = "Option<i64>", range(min = 1, max = 64))]
     pub(super) concurrent: Option<Number>,
@@ -190,8 +197,8 @@ pub(super) struct RawFeed {
     #[serde(rename = "where")]
     #[schemars(with = "Option<String>")]
     pub(super) filter: Option<Text>,
-    /// How changes are detected. Default: auto.
-    #[schemars(with = "Option<String>", extend("enum" = ["auto", "last-updated"]))]
+    /// How changes are detected; auto is history where the server offers one of the type, else last-updated. Default: auto.
+    #[schemars(with = "Option<String>", extend("enum" = ["auto", "history", "last-updated"]))]
     pub(super) detect: Option<Text>,
     /// How far back of the cursor each poll looks again: auto (5m) or 0s to 1d. Default: auto.
     #[schemars(with = "Option<String>")]
@@ -199,6 +206,9 @@ pub(super) struct RawFeed {
     /// Where a feed without a cursor begins: now, beginning or an instant such as 2026-01-31T00:00:00Z. Default: now.
     #[schemars(with = "Option<String>")]
     pub(super) start: Option<Text>,
+    /// References that are followed, as Type:parameter; the records behind them are frozen with each event. Default: none.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) include: Option<Vec<Text>>,
     /// Whether a record is taken from the page that shows it or read by itself. Default: page.
     #[schemars(with = "Option<String>", extend("enum" = ["page", "read"]))]
     pub(super) fetch: Option<Text>,

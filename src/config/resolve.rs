@@ -1,5 +1,6 @@
 //! From the written file to the valid [`Config`]: the steps, the fixed sections, and what all sections share.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use secrecy::SecretString;
@@ -8,145 +9,170 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::environment::Overrides;
+use super::fingerprint::Fingerprints;
 use super::problem::{Origin, Problems};
 use super::raw::{RawConfig, RawHttp, Text, Texts};
 use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
 use super::{Audit, Config, ConfigErrors, Egress, Http, Secrets, Surroundings};
-use super::{connection, dedup, delivery, keys, raw, state, telemetry};
-
-/// The largest configuration file, in bytes: ten thousand connections of a hundred bytes fit.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+use super::{connection, dedup, delivery, keys, parts, raw, state, telemetry};
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
+/// One for each who asks, twice while they are changed: each request is compared with all.
+const TOKENS_MAX: usize = 64;
 
-/// What resolving a section needs: the surroundings, the folder of the file, and the problems found so far.
+/// What resolving a section needs: the surroundings, the file that it stands in, and the problems found so far.
 pub(super) struct Context<'a> {
     pub(super) surroundings: &'a Surroundings<'a>,
     pub(super) folder: &'a Path,
+    source: &'a Source,
     pub(super) problems: &'a mut Problems,
     pub(super) audits: Vec<Audit>,
 }
 
+/// What is known of one file of the configuration beside its values.
+struct File {
+    folder: PathBuf,
+    source: Source,
+}
+
 pub(super) fn load(path: &Path, surroundings: &Surroundings<'_>) -> Result<Config, ConfigErrors> {
+    from_texts(&parts::read(path)?, surroundings)
+}
+
+/// Reads the texts of a configuration, each with its path: the main file's first, then those of `courier.d`.
+pub(super) fn from_texts(
+    texts: &[(PathBuf, String)],
+    surroundings: &Surroundings<'_>,
+) -> Result<Config, ConfigErrors> {
     let mut problems = Problems::default();
-    match read(path) {
-        Ok(text) => from_text(path, &text, surroundings),
-        Err(Refusal { message, help }) => {
-            problems.add(Origin::File, "", message, help);
-            Err(problems.into_errors(&Source::new(path, "")))
+    let mut fingerprints = Fingerprints::default();
+    let schema = raw::schema();
+    let (mut files, mut raws) = (Vec::new(), Vec::new());
+    for (index, (path, text)) in texts.iter().enumerate() {
+        problems.enter(index);
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut source = Source::new(path, text);
+        let root = parse(text, &mut source, &mut problems).and_then(|mut root| {
+            if index > 0 {
+                keys::check_part(root.get_mut(), &schema, &mut problems);
+            }
+            keys::check(root.get_mut(), &schema, &mut problems);
+            fingerprints.add(root.get_ref(), &folder, &source, surroundings);
+            deserialize(root, &mut problems)
+        });
+        raws.extend(root);
+        files.push(File { folder, source });
+    }
+    problems.enter(0);
+    // Where a file cannot be read at all, what it might have said is not known: nothing else can be said of the whole.
+    let config = if raws.len() == files.len() {
+        resolve(raws, &files, surroundings, &mut problems)
+    } else {
+        None
+    };
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config {
+            fingerprints,
+            ..config
+        }),
+        _ => {
+            let sources: Vec<Source> = files.into_iter().map(|file| file.source).collect();
+            Err(problems.into_errors(&sources))
         }
     }
 }
 
-fn read(path: &Path) -> Result<String, Refusal> {
-    let help = "name an existing file: ehr-courier run -c courier.toml";
-    let readable =
-        |error: std::io::Error| refusal(format!("the file cannot be read: {}", error.kind()), help);
-    let metadata = std::fs::metadata(path).map_err(readable)?;
-    if metadata.is_dir() {
-        return Err(refusal("this is a folder", help));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(refusal(
-            format!("the file is larger than {FILE_BYTES_MAX} bytes"),
-            help,
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(readable)?;
-    let more = path.with_file_name("courier.d");
-    if more.is_dir() {
-        let help = format!("move its contents into this file and remove {}", more.display());
-        return Err(refusal(
-            "a folder courier.d beside the file is not built yet",
-            help,
-        ));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = error
-            .as_bytes()
-            .get(..at)
-            .unwrap_or_default()
-            .split(|byte| *byte == b'\n')
-            .count();
-        refusal(format!("line {line} is not UTF-8"), "save the file as UTF-8")
-    })
-}
-
-pub(super) fn from_text(
-    path: &Path,
-    text: &str,
-    surroundings: &Surroundings<'_>,
-) -> Result<Config, ConfigErrors> {
-    let mut problems = Problems::default();
-    let mut source = Source::new(path, text);
-    let mut root = match DeTable::parse(text) {
-        Ok(root) => root,
+fn parse<'a>(text: &'a str, source: &mut Source, problems: &mut Problems) -> Option<Spanned<DeTable<'a>>> {
+    match DeTable::parse(text) {
+        Ok(root) => {
+            source.learn(root.get_ref());
+            Some(root)
+        }
         Err(error) => {
             let span = error.span().unwrap_or(0..0);
             let help = "text stands in double quotes, lists in [ ], each key once and on its own line";
             problems.add(span, "", format!("not TOML: {}", error.message()), help);
-            return Err(problems.into_errors(&source));
+            None
         }
-    };
-    source.learn(root.get_ref());
-    keys::check(root.get_mut(), &raw::schema(), &mut problems);
-    let overrides = Overrides::read(surroundings.environment, &mut problems);
+    }
+}
+
+fn deserialize(root: Spanned<DeTable<'_>>, problems: &mut Problems) -> Option<RawConfig> {
     let span = root.span();
     let tree = Spanned::new(span.clone(), DeValue::Table(root.into_inner()));
-    let Ok(raw) = RawConfig::deserialize(ValueDeserializer::from(tree)) else {
+    let raw = RawConfig::deserialize(ValueDeserializer::from(tree)).ok();
+    if raw.is_none() {
         problems.add(
             span,
             "",
             "the file cannot be read",
             "compare it with schemas/config.schema.json",
         );
-        return Err(problems.into_errors(&source));
-    };
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let config = resolve(raw, &overrides, surroundings, folder, &mut problems);
-    match config {
-        Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(problems.into_errors(&source)),
     }
+    raw
 }
 
 fn resolve(
-    raw: RawConfig,
-    overrides: &Overrides,
+    raws: Vec<RawConfig>,
+    files: &[File],
     surroundings: &Surroundings<'_>,
-    folder: &Path,
     problems: &mut Problems,
 ) -> Option<Config> {
+    let overrides = Overrides::read(surroundings.environment, problems);
+    let main = files.first()?;
     let mut context = Context {
         surroundings,
-        folder,
+        folder: &main.folder,
+        source: &main.source,
         problems,
         audits: Vec::new(),
     };
-    let state = state::resolve(&raw.state.unwrap_or_default(), overrides, &mut context);
-    let dedup = dedup::resolve(raw.dedup.as_ref(), overrides, &mut context);
-    let http = http(&raw.http.unwrap_or_default(), overrides, &mut context);
-    let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
-    let written = delivery::Written::of(&raw.connections, &raw.destinations);
-    let connections = connection::resolve(raw.connections, &mut context);
-    let destinations = delivery::destinations(raw.destinations, &mut context);
-    let subscriptions = delivery::subscriptions(&raw.subscriptions, &written, &connections, &mut context);
-    if raw.subscriptions.is_empty() {
+    let mut written = delivery::Written::default();
+    let (mut connections, mut destinations) = (BTreeMap::new(), BTreeMap::new());
+    let (mut fixed, mut subscribing) = (None, Vec::new());
+    for (index, (raw, file)) in raws.into_iter().zip(files).enumerate() {
+        context.enter(index, file);
+        written.add(&raw.connections, &raw.destinations, &mut context);
+        connections.extend(connection::resolve(raw.connections, &mut context));
+        destinations.extend(delivery::destinations(raw.destinations, &mut context));
+        subscribing.push(raw.subscriptions);
+        if index == 0 {
+            let state = state::resolve(&raw.state.unwrap_or_default(), &overrides, &mut context);
+            let dedup = dedup::resolve(raw.dedup.as_ref(), &overrides, &mut context);
+            let http = http(&raw.http.unwrap_or_default(), &overrides, &mut context);
+            let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
+            fixed = state.zip(dedup).zip(http.zip(telemetry));
+        }
+    }
+    context.enter(0, main);
+    if written.names_no_connection() {
+        let help = "add [connections.NAME] with a base_url and at least one [[connections.NAME.feeds]]";
+        context.missing::<()>(Origin::File, "connections", help);
+    }
+    let mut subscriptions = BTreeMap::new();
+    let any = subscribing.iter().any(|written| !written.is_empty());
+    for (index, (raw, file)) in subscribing.iter().zip(files).enumerate() {
+        context.enter(index, file);
+        let found = delivery::subscriptions(raw, &mut written, &connections, &mut context);
+        subscriptions.extend(found);
+    }
+    if !any {
         context.audits.push(Audit::NoSubscriptions);
     }
     let audits = context.audits;
+    let ((state, dedup), (http, telemetry)) = fixed?;
     Some(Config {
-        state: state?,
-        dedup: dedup?,
-        http: http?,
-        telemetry: telemetry?,
+        state,
+        dedup,
+        http,
+        telemetry,
         connections,
         destinations,
         subscriptions,
         audits,
+        fingerprints: Fingerprints::default(),
     })
 }
 
@@ -162,14 +188,19 @@ pub(super) fn scalar<'a>(
 }
 
 fn http(raw: &RawHttp, overrides: &Overrides, context: &mut Context<'_>) -> Option<Http> {
+    let tokens = tokens(raw.tokens.as_ref(), context);
+    let named = raw
+        .tokens
+        .as_ref()
+        .is_some_and(|tokens| !tokens.get_ref().is_empty());
     let (text, origin) =
         scalar("http.listen", raw.listen.as_ref(), overrides).unwrap_or((LISTEN_DEFAULT, Origin::File));
     let listen = match text.parse::<std::net::SocketAddr>() {
-        Ok(address) if address.ip().is_loopback() => Ok(address),
+        Ok(address) if address.ip().is_loopback() || named => Ok(address),
         Ok(address) => Err(refusal(
-            "listening off loopback needs tokens, which are not built yet",
+            "listening off loopback needs tokens",
             format!(
-                "write listen = \"127.0.0.1:{}\" and put a proxy in front",
+                "write tokens = [\"env:NAME\"] below [http], or listen = \"127.0.0.1:{}\"",
                 address.port()
             ),
         )),
@@ -180,7 +211,41 @@ fn http(raw: &RawHttp, overrides: &Overrides, context: &mut Context<'_>) -> Opti
     };
     Some(Http {
         listen: context.accept(listen, origin, "http.listen")?,
+        tokens: tokens?,
     })
+}
+
+/// Takes the tokens of the HTTP face; an empty list would look as if it protected something.
+fn tokens(raw: Option<&Texts>, context: &mut Context<'_>) -> Option<Vec<SecretString>> {
+    let Some(raw) = raw else {
+        return Some(Vec::new());
+    };
+    if !(1..=TOKENS_MAX).contains(&raw.get_ref().len()) {
+        let help = "write tokens = [\"env:NAME\"], or remove the key and listen on loopback";
+        let refused = refusal(format!("not 1 to {TOKENS_MAX} tokens"), help);
+        return context.accept(Err(refused), raw, "http.tokens");
+    }
+    let mut tokens = Vec::new();
+    for text in raw.get_ref() {
+        tokens.push(context.secret(text, "http.tokens", value::token));
+    }
+    tokens.into_iter().collect()
+}
+
+impl<'a> Context<'a> {
+    /// Says that what follows stands in this file.
+    fn enter(&mut self, index: usize, file: &'a File) {
+        self.problems.enter(index);
+        self.folder = &file.folder;
+        self.source = &file.source;
+    }
+
+    /// Names a place of the file for a message: `courier.d/mercy.toml:3`.
+    pub(super) fn line<T>(&self, spanned: &Spanned<T>) -> String {
+        let span = spanned.span();
+        let line = self.source.place(span.start, span.end).line;
+        format!("{}:{line}", self.source.name())
+    }
 }
 
 impl Context<'_> {
@@ -198,7 +263,7 @@ impl Context<'_> {
 
     /// Notes that a required key is not there, unless it is and was already refused.
     pub(super) fn missing<T>(&mut self, origin: impl Into<Origin>, path: &str, help: &str) -> Option<T> {
-        if !self.problems.name(path) {
+        if !self.problems.name_here(path) {
             self.problems.add(origin, path, "missing", help);
         }
         None

@@ -45,7 +45,7 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 18] = [
+const GUARDED: [&str; 19] = [
     "auth",
     "base_url",
     "client_id",
@@ -61,6 +61,7 @@ const GUARDED: [&str; 18] = [
     "secret",
     "token",
     "token_url",
+    "tokens",
     "url",
     "value",
     "where",
@@ -253,7 +254,8 @@ fn collect(key: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<(Range<usize
         DeValue::Array(array) => array.iter().for_each(|element| collect(key, element, found)),
         DeValue::String(text) => found.push((value.span(), shown(key, text))),
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
-            let harmless = HARMLESS.contains(&key) || matches!(key, "requests_per_second" | "concurrent");
+            let harmless = HARMLESS.contains(&key)
+                || matches!(key, "requests_per_second" | "requests_per_day" | "concurrent");
             found.push((
                 value.span(),
                 if harmless {

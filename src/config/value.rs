@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use super::Egress;
@@ -25,6 +25,9 @@ pub(super) struct Refusal {
 
 /// The largest secret file that is read, in bytes: a private key with its chain fits.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long a token of the HTTP face may be, in bytes: 128 bits at least, and what one header holds at most.
+const TOKEN_BYTES: RangeInclusive<usize> = 16..=4_096;
 
 /// Search parameters that the courier itself sets or that would hide changes from it.
 const RESERVED_PARAMETERS: [&str; 17] = [
@@ -298,6 +301,32 @@ pub(super) fn secret_text(
         ));
     }
     Ok(SecretString::from(value))
+}
+
+/// Checks a token that opens the HTTP face: long enough not to be guessed, and of what a header can carry.
+pub(super) fn token(secret: SecretString) -> Result<SecretString, Refusal> {
+    let help = "make one with: openssl rand -base64 32";
+    let bytes = secret.expose_secret().as_bytes();
+    if !TOKEN_BYTES.contains(&bytes.len()) {
+        return Err(refusal("the token does not have 16 to 4096 bytes", help));
+    }
+    if !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(refusal("the token holds more than visible ASCII letters", help));
+    }
+    Ok(secret)
+}
+
+/// What `env:NAME` or `file:PATH` holds now, as it is; nothing for any other text and for what cannot be read.
+pub(super) fn referred(text: &str, folder: &Path, environment: &Environment) -> Option<Vec<u8>> {
+    if let Some(name) = text.strip_prefix("env:") {
+        return environment.get(name).map(|value| value.as_bytes().to_owned());
+    }
+    let path = folder.join(text.strip_prefix("file:")?);
+    let metadata = std::fs::metadata(&path).ok()?;
+    if !metadata.is_file() || metadata.len() > SECRET_BYTES_MAX {
+        return None;
+    }
+    std::fs::read(&path).ok()
 }
 
 fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use courier_sdk::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
 use data_encoding::HEXUPPER;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, InvalidHeaderValue, RETRY_AFTER};
@@ -121,6 +122,25 @@ impl Destination for Webhook {
         };
         match self.settings.http.send(request).await {
             Ok(answer) => judge(&answer, now),
+            Err(error) => failed(&describe(&error)),
+        }
+    }
+
+    /// A `HEAD` to the address: any answer shows that somebody is there; few receivers answer it with 2xx.
+    async fn probe(&self) -> Attempt {
+        let request = HttpRequest {
+            method: Method::HEAD,
+            url: self.settings.url.clone(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            deadline: self.settings.deadline,
+            response_bytes_max: RESPONSE_BYTES_MAX,
+            at_limit: AtLimit::Cut,
+        };
+        match self.settings.http.send(request).await {
+            Ok(answer) => Attempt::Accepted {
+                detail: format!("it answers (status {} to HEAD)", answer.status.as_u16()),
+            },
             Err(error) => failed(&describe(&error)),
         }
     }

@@ -26,7 +26,6 @@ use crate::pipeline::Worker;
 pub type Current = Arc<dyn Fn() -> Arc<Worker> + Send + Sync>;
 
 /// Makes the router; each request is answered by the worker in force then.
-#[must_use]
 pub fn router(current: Current) -> Router {
     Router::new()
         .route("/api/v1/events", get(events))

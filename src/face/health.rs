@@ -1,11 +1,13 @@
 //! Readiness: whether the worker does its main job, and which feed keeps it from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::SharedString;
 use serde::Serialize;
 
+use super::Reload;
 use crate::domain::name::DestinationName;
 use crate::pipeline::heartbeat::Part;
 use crate::pipeline::watch::OTHER;
@@ -20,6 +22,8 @@ pub struct Report {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How the last reload fares.
+    pub reload: Reload,
     /// The parts of the worker that are watched, each with `ok` or for how long it has been silent.
     pub watchdogs: BTreeMap<&'static str, String>,
     /// Feeds in trouble, by connection and feed. One bad connection does not make the worker unready.
@@ -55,7 +59,7 @@ pub struct Trouble {
 
 /// Works out the report.
 #[must_use]
-pub fn report(worker: &Worker, draining: bool) -> Report {
+pub fn report(worker: &Worker, draining: bool, reload: Reload) -> Report {
     let mut troubles: BTreeMap<String, BTreeMap<String, Trouble>> = BTreeMap::new();
     for (name, connection) in &worker.connections {
         for feed in &connection.feeds {
@@ -86,7 +90,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
     } else if !silent.is_empty() {
         let names: Vec<&str> = silent.keys().map(|part| part.as_str()).collect();
         Some(format!("silent for too long: {}", names.join(", ")))
-    } else if unheld > 0 && unheld == worker.connections.len() {
+    } else if unheld > 0 && unheld == worker.connections.len() && reload != Reload::Running {
         Some("no connection is leased by this worker".to_owned())
     } else {
         None
@@ -94,6 +98,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
     Report {
         ready: reason.is_none(),
         reason,
+        reload,
         watchdogs: watchdogs(&silent),
         troubles,
         failing_destinations: failing_destinations(worker),
@@ -103,7 +108,7 @@ pub fn report(worker: &Worker, draining: bool) -> Report {
 }
 
 fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination> {
-    let failing = |(name, outlet): (&DestinationName, &Outlet)| {
+    let failing = |(name, outlet): (&DestinationName, &Arc<Outlet>)| {
         let failing = outlet.failing()?;
         let shown = FailingDestination {
             attempts: failing.attempts,

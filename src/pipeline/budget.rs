@@ -21,11 +21,19 @@ const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// When all requests that may be under way are, it is worth asking again after this.
 const OCCUPIED: Duration = Duration::from_millis(100);
 
+const DAY: Duration = Duration::from_hours(24);
+
+/// A day's requests come evenly, but for this part of them, which may be saved up and sent at once: an hour's worth.
+const SAVED_PART: u32 = 24;
+
+type Rate = RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Nanos>>;
+
 /// One connection's budget.
 pub struct Budget {
     clock: Elapsed,
     at_once: Semaphore,
-    rate: Option<RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Nanos>>>,
+    rate: Option<Rate>,
+    day: Option<Rate>,
     paused_until: Mutex<Option<Instant>>,
 }
 
@@ -43,8 +51,29 @@ impl Budget {
             clock,
             at_once: Semaphore::new(at_once.max(1)),
             rate,
+            day: None,
             paused_until: Mutex::new(None),
         }
+    }
+
+    /// Limits the requests of any 24 hours too, to 24 at least.
+    ///
+    /// They are spread over the day, and at the beginning none is saved up: so no restart adds to a day's requests,
+    /// although nothing is kept over it.
+    #[must_use]
+    pub fn daily(self, per_day: Option<NonZeroU32>) -> Self {
+        let rate = |count: NonZeroU32| {
+            let count = count.get().max(SAVED_PART);
+            let saved = NonZeroU32::new(count / SAVED_PART)?;
+            // What is saved up comes on top of what a day brings.
+            let quota = Quota::with_period(DAY / (count - saved.get()))?.allow_burst(saved);
+            let rate = RateLimiter::direct_with_clock(quota, self.clock);
+            rate.check_n(saved)
+                .is_ok_and(|taken| taken.is_ok())
+                .then_some(rate)
+        };
+        let day = per_day.and_then(rate);
+        Self { day, ..self }
     }
 
     /// Waits for leave to send one request. Cancel safe.
@@ -111,7 +140,9 @@ impl Budget {
         if !paused.is_zero() {
             return paused;
         }
-        let checked = self.rate.as_ref().map_or(Ok(()), RateLimiter::check);
+        // The second's limit first: what it gave is no loss if the day's refuses.
+        let second = self.rate.as_ref().map_or(Ok(()), RateLimiter::check);
+        let checked = second.and_then(|()| self.day.as_ref().map_or(Ok(()), RateLimiter::check));
         // A wait of at least a millisecond: the timer has no finer steps, and zero would mean leave.
         checked.map_or_else(
             |until| {
@@ -158,6 +189,36 @@ mod tests {
             (46..=50).contains(&granted),
             "{granted} in ten seconds at five a second"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_day_sees_more_requests_than_were_granted_however_often_the_process_starts() {
+        let made = || budget(0, 10_000).daily(NonZeroU32::new(2_400));
+        for restart_every in [usize::MAX, 7] {
+            let mut budget = made();
+            let mut granted = Vec::new();
+            for hour in 0..49 {
+                if hour % restart_every == 0 {
+                    budget = made();
+                }
+                granted.push(0);
+                while let Ok(leave) = budget.leave_now() {
+                    drop(leave);
+                    granted[hour] += 1;
+                }
+                tokio::time::advance(Duration::from_hours(1)).await;
+            }
+            assert_eq!(granted[0], 0, "nothing is saved up at the beginning");
+            for day in granted.windows(24) {
+                let sum: u32 = day.iter().sum();
+                assert!(sum <= 2_400, "{sum}: {day:?}");
+            }
+            let second_day: u32 = granted[25..].iter().sum();
+            assert!(
+                second_day >= 1_800,
+                "{second_day}: the quota is not starved either"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,13 +4,18 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 41] = [
+pub const FIELDS: [(&str, &str); 40] = [
     ("accepted_ids", "how many accepted ids were deleted"),
+    ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
     ("attempts", "how many attempts"),
     ("cancelled", "how many deliveries were cancelled"),
     ("cause", "why the engine of the store failed"),
     ("changes", "how many changes"),
+    (
+        "choice",
+        "a choice of the configuration that weakens protection or may be a mistake",
+    ),
     ("class", "the kind of failure, one fixed word"),
     ("connection", "the connection's name"),
     ("connections", "how many connections"),
@@ -28,28 +33,22 @@ pub const FIELDS: [(&str, &str); 41] = [
     ("failures", "failed turns in a row"),
     ("feed", "the feed's name"),
     ("fence", "the number of the lease"),
+    ("from", "where a cursor stood"),
     ("inbox", "changes that wait for their record"),
     ("late", "events among them that came after a newer version"),
     ("listen", "the address of the listener"),
     ("log", "events that wait for fan-out"),
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
-    ("part", "a part of the worker, as /readyz names it"),
+    ("operation", "what was asked of a service"),
+    ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
     ("records", "how many records"),
     ("seconds", "a duration"),
     ("spans", "how many spans"),
-    ("stage", "a stage of the pipeline"),
     ("status", "the status of an answer"),
     ("subscription", "the subscription's name"),
     ("subscriptions", "how many subscriptions"),
-    (
-        "superseded",
-        "how many versions were overwritten before they were read",
-    ),
-    ("to", "where deliveries go from now on"),
-    ("trace_id", "the trace that a line belongs to"),
-    ("version", "the version of ehr-courier"),
-    ("waited", "how long something waited"),
+    ("to", "where a cursor stands, or deliveries go, from now on"),
     ("what", "what moved meanwhile"),
 ];

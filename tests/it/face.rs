@@ -9,18 +9,21 @@ use courier_sdk::Clock;
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::{self, Environment, Secrets, Surroundings};
-use ehr_courier::face::{self, Face};
+use ehr_courier::face::access::Access;
+use ehr_courier::face::{self, Face, Reload};
 use ehr_courier::store::memory::MemoryStore;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The face waits for requests in progress, but no longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn face(draining: &CancellationToken) -> Face {
+fn face(draining: &CancellationToken, tokens: &[SecretString]) -> Face {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let text = "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
                 [connections.mercy]\nbase_url = \"https://ehr.example.com/\"\n\
@@ -30,12 +33,16 @@ fn face(draining: &CancellationToken) -> Face {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };
     let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
+    let worker = app::compose(&config, Arc::new(MemoryStore::default()), clock).unwrap();
     Face {
-        worker: Arc::new(app::compose(&config, Arc::new(MemoryStore::default()), clock).unwrap()),
+        worker: watch::Sender::new(Arc::new(worker)).subscribe(),
+        access: watch::Sender::new(Arc::new(Access::new(tokens))).subscribe(),
+        reload: watch::Sender::new(Reload::None).subscribe(),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         draining: draining.clone(),
     }
@@ -47,7 +54,7 @@ async fn a_stopped_face_ends_though_a_client_holds_half_a_request() {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(face::serve(listener, face(&stop), stop.clone()));
+    tasks.spawn(face::serve(listener, face(&stop, &[]), stop.clone()));
 
     let mut healthy = TcpStream::connect(address).await.unwrap();
     let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -67,4 +74,52 @@ async fn a_stopped_face_ends_though_a_client_holds_half_a_request() {
     let ended = tokio::time::timeout(PATIENCE, tasks.join_next()).await;
     assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
     drop(half);
+}
+
+#[tokio::test]
+async fn with_tokens_all_but_health_needs_one_and_nothing_sent_is_repeated() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let face = face(&stop, &["the-right-token-1".into(), "the-other-token-2".into()]);
+    tasks.spawn(face::serve(listener, face, stop.clone()));
+    let ask = async |path: &str, header: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    for (path, header, status) in [
+        ("/healthz", "", "200"),
+        ("/readyz", "", "503"),
+        ("/metrics", "", "401"),
+        ("/metrics", "authorization: Bearer the-wrong-token-3\r\n", "401"),
+        ("/metrics?token=the-right-token-1", "", "401"),
+        ("/metrics", "authorization: Bearer the-right-token-1\r\n", "200"),
+        ("/metrics", "authorization: bearer the-other-token-2\r\n", "200"),
+        ("/no-such-path", "", "401"),
+        (
+            "/no-such-path",
+            "authorization: Bearer the-right-token-1\r\n",
+            "404",
+        ),
+    ] {
+        let answer = ask(path, header).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{path} {header:?}: {answer}"
+        );
+        assert_eq!(
+            answer.contains("www-authenticate: Bearer"),
+            status == "401",
+            "{answer}"
+        );
+        assert!(!answer.contains("-token-"), "{answer}");
+    }
+    stop.cancel();
+    let ended = tokio::time::timeout(PATIENCE, tasks.join_next()).await;
+    assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
 }

@@ -5,6 +5,8 @@ mod amqp;
 #[cfg(test)]
 mod at_rest;
 #[cfg(test)]
+mod bad_connection;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config;
@@ -13,6 +15,10 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
+mod history;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
@@ -20,6 +26,8 @@ mod notifications;
 mod operating;
 #[cfg(test)]
 mod redis;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod schema_migration;
 #[cfg(test)]
@@ -30,5 +38,7 @@ mod store_contract;
 mod tidy;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whole_histories;
 #[cfg(test)]
 mod wrong_dates;

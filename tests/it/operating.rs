@@ -48,14 +48,9 @@ async fn nothing_but_a_socket_is_replaced_and_a_path_too_long_is_refused() {
     assert!(said(&refused).contains("shorter path"), "{}", said(&refused));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn commands_answer_the_same_with_and_without_a_service() {
-    let mut ward = Ward::raise("1h").await;
-    let id = ward.write("r1", "Synthetic room one");
-    let service = ward.start().await;
-    assert_eq!(ward.next().await.id, id);
-    ward.until(&["events", "list"], "done", 1).await;
-    let asked: Vec<Vec<&str>> = vec![
+/// What reads, what finds nothing, and what is refused: nothing that changes a later answer.
+fn questions(id: &str) -> Vec<Vec<&str>> {
+    vec![
         vec!["events", "list"],
         vec!["events", "list", "--record", "Location/r1", "--limit", "1"],
         vec![
@@ -68,11 +63,11 @@ async fn commands_answer_the_same_with_and_without_a_service() {
         ],
         vec!["events", "list", "--connection", "nowhere"],
         vec!["events", "list", "--limit", "0"],
-        vec!["events", "show", &id],
-        vec!["events", "show", &id, "--body"],
+        vec!["events", "show", id],
+        vec!["events", "show", id, "--body"],
         vec!["events", "show", "ev_abcdefghijklmnopqrstuvwxyz234567"],
         vec!["events", "show", "ev 1"],
-        vec!["events", "replay", &id, "--subscription", "nobody"],
+        vec!["events", "replay", id, "--subscription", "nobody"],
         vec!["dead-letters", "list"],
         vec!["dead-letters", "list", "--destination", "nobody"],
         vec!["dead-letters", "redrive"],
@@ -104,25 +99,37 @@ async fn commands_answer_the_same_with_and_without_a_service() {
         vec!["subscriptions", "pause", "nobody"],
         vec!["destinations", "test", "nobody"],
         vec!["audit"],
-    ];
-    let answers = async |ward: &Ward| {
-        let mut answers = Vec::new();
-        for arguments in &asked {
-            for json in [false, true] {
-                let mut arguments = arguments.clone();
-                if json {
-                    arguments.push("--json");
-                }
-                let output = ward.ask(&arguments).await;
-                let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-                answers.push((arguments.join(" "), output.status.code(), printed, said(&output)));
+    ]
+}
+
+/// Command line, exit code, output and errors of each question, as tables and as JSON.
+async fn answers(ward: &Ward, asked: &[Vec<&str>]) -> Vec<(String, Option<i32>, String, String)> {
+    let mut answers = Vec::new();
+    for arguments in asked {
+        for json in [false, true] {
+            let mut arguments = arguments.clone();
+            if json {
+                arguments.push("--json");
             }
+            let output = ward.ask(&arguments).await;
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+            answers.push((arguments.join(" "), output.status.code(), printed, said(&output)));
         }
-        answers
-    };
-    let with = answers(&ward).await;
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_answer_the_same_with_and_without_a_service() {
+    let mut ward = Ward::raise("1h").await;
+    let id = ward.write("r1", "Synthetic room one");
+    let service = ward.start().await;
+    assert_eq!(ward.next().await.id, id);
+    ward.until(&["events", "list"], "done", 1).await;
+    let asked = questions(&id);
+    let with = answers(&ward, &asked).await;
     ward.end(service).await;
-    let without = answers(&ward).await;
+    let without = answers(&ward, &asked).await;
     for (with, without) in with.iter().zip(&without) {
         assert_eq!(with, without);
     }
@@ -243,4 +250,41 @@ async fn a_destination_is_tested_with_a_signed_sample_of_synthetic_data() {
     let failed = ward.ask(&["destinations", "test", "hook"]).await;
     assert_eq!(failed.status.code(), Some(1));
     assert!(said(&failed).contains("did not accept"), "{}", said(&failed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_with_connect_names_how_each_feed_is_found_and_who_does_not_answer() {
+    let ward = Ward::raise("1h").await;
+    // The sandbox offers a type once it has a record of it.
+    ward.write("r1", "Synthetic room one");
+    let good = ward.rows(&["check", "--connect"]).await;
+    let feed = good
+        .iter()
+        .find(|row| row["feed"] == "rooms" && row["outcome"] == "ok")
+        .unwrap();
+    for name in ["detection", "why", "order", "deletes"] {
+        assert!(!feed[name].as_str().unwrap().is_empty(), "{name}: {feed}");
+    }
+    let hook = good.iter().find(|row| row["destination"] == "hook").unwrap();
+    assert_eq!(hook["reached"], true);
+
+    let text = std::fs::read_to_string(ward.path("courier.toml")).unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let more = format!(
+        "[connections.closed]\nbase_url = \"http://{silent}/\"\nallow_networks = [\"127.0.0.0/8\"]\n\
+         [[connections.closed.feeds]]\nrecord = \"Patient\"\n"
+    );
+    std::fs::write(ward.path("courier.toml"), format!("{text}{more}")).unwrap();
+    let mixed = ward.ask(&["check", "--connect"]).await;
+    assert_eq!(mixed.status.code(), Some(1));
+    let printed = String::from_utf8(mixed.stdout.clone()).unwrap();
+    assert!(printed.contains("closed/Patient: failed"), "{printed}");
+    assert!(
+        printed.contains("mercy/rooms: "),
+        "the others are asked all the same: {printed}"
+    );
+    assert!(said(&mixed).contains("1 of 3"), "{}", said(&mixed));
 }

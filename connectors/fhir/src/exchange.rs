@@ -13,7 +13,7 @@ use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
-use crate::query;
+use crate::{answer, query};
 
 /// Sends requests to one source.
 pub(crate) struct Exchange {
@@ -39,6 +39,16 @@ pub(crate) enum NoAnswer {
     NotSent(ConnectorError),
     /// There is no complete answer.
     Broken(HttpError),
+}
+
+impl NoAnswer {
+    /// The caller's error.
+    pub(crate) fn of(self, operation: &str) -> ConnectorError {
+        match self {
+            Self::NotSent(error) => error,
+            Self::Broken(error) => answer::broken(operation.to_owned(), &error),
+        }
+    }
 }
 
 impl Exchange {

@@ -8,7 +8,7 @@ fn word(result: &Result<Reach, Refusal>) -> &'static str {
         Ok(_) => "ok",
         Err(Refusal::Unnamed { .. }) => "unnamed",
         Err(Refusal::Never { .. }) => "never",
-        Err(Refusal::PlainHttp { .. }) => "plain",
+        Err(Refusal::PlainHttp { .. } | Refusal::PlainAmqp { .. }) => "plain",
         Err(Refusal::SystemPort { .. } | Refusal::PortZero) => "port",
         Err(Refusal::Scheme) => "scheme",
         Err(Refusal::NoHost) => "host",

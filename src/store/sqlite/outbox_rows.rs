@@ -16,7 +16,7 @@ use crate::wire::sealed::Place;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
-     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.trace";
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context, e.trace";
 
 /// The columns that [`delivery`] reads, of a table named `d`.
 pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
@@ -45,10 +45,12 @@ pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Ev
         },
         feed: columns.feed()?,
         record: None,
+        context: None,
         trace: None,
     };
     let names = [event.connection.as_str(), event.id.as_str()];
     event.record = columns.record(db, Place::new("event", &names))?;
+    event.context = columns.context(db, Place::new("context", &names))?;
     event.trace = columns.trace()?;
     Ok(event)
 }

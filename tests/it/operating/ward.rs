@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// One notification as it arrived.
@@ -173,6 +173,22 @@ impl Ward {
         let value = value.into();
         timeout(PATIENCE, async {
             while self.rows(arguments).await.first().map(|row| &row[name]) != Some(&value) {
+                sleep(LOOK).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Asks until the first row has any value.
+    pub(super) async fn until_some(&self, arguments: &[&str], name: &str) {
+        timeout(PATIENCE, async {
+            while self
+                .rows(arguments)
+                .await
+                .first()
+                .is_none_or(|row| row[name].is_null())
+            {
                 sleep(LOOK).await;
             }
         })

@@ -8,7 +8,9 @@ use ehr_courier::domain::delivery::{AttemptOutcome, ClaimedDelivery};
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{From, SliceLimits, Subscription};
 use ehr_courier::store::memory::MemoryStore;
-use ehr_courier::store::{ClaimedChange, DeadLetterQuery, Lane, SettleResult, StageState, Store};
+use ehr_courier::store::{
+    ClaimedChange, DeadLetterQuery, Flow, Lane, SetFlow, SettleResult, StageState, Store,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -37,7 +39,7 @@ pub(super) async fn random_work_shows_what_the_specification_shows(home: &dyn Ho
     }
     let struck = |what: &str| expected.iter().filter(|line| line.starts_with(what)).count();
     for what in [
-        "Poll", "Stage", "Fetch", "Define", "FanOut", "Deliver", "Redrive", "Crash",
+        "Poll", "Stage", "Fetch", "Define", "FanOut", "Deliver", "Redrive", "Pause", "Crash",
     ] {
         assert!(
             struck(what) > 5,
@@ -56,6 +58,7 @@ enum Step {
     FanOut,
     Deliver,
     Redrive,
+    Pause,
     Crash,
 }
 
@@ -65,7 +68,7 @@ async fn work(home: &dyn Home, seed: u64) -> Vec<String> {
     let mut world = World::open(home).await;
     let mut told = Vec::new();
     for _ in 0..STEPS {
-        let step = match dice.random_range(0..20) {
+        let step = match dice.random_range(0..21) {
             0..5 => Step::Poll,
             5 | 6 => Step::Stage,
             7..11 => Step::Fetch,
@@ -73,6 +76,7 @@ async fn work(home: &dyn Home, seed: u64) -> Vec<String> {
             12..15 => Step::FanOut,
             15..18 => Step::Deliver,
             18 => Step::Redrive,
+            19 => Step::Pause,
             _ => Step::Crash,
         };
         let said = match step {
@@ -85,6 +89,7 @@ async fn work(home: &dyn Home, seed: u64) -> Vec<String> {
             Step::FanOut => fan_out(&world, &mut dice).await,
             Step::Deliver => deliver(&world, &mut dice).await,
             Step::Redrive => redrive(&world).await,
+            Step::Pause => pause(&world, &mut dice).await,
             Step::Crash => {
                 world = world.reopen(home).await;
                 String::new()
@@ -140,6 +145,20 @@ fn showings(dice: &mut StdRng) -> Vec<Change> {
             }
         })
         .collect()
+}
+
+async fn pause(world: &World, dice: &mut StdRng) -> String {
+    let set = SetFlow {
+        subscription: subscription_name(NAMES[dice.random_range(0..3usize)]),
+        flow: if dice.random_range(0..2) == 0 {
+            Flow::Paused
+        } else {
+            Flow::Flowing
+        },
+        at: at(0),
+    };
+    let done = world.store.set_flow(&set).await.is_ok();
+    format!("{done} {:?}", world.store.paused().await.unwrap())
 }
 
 async fn stage(world: &World, dice: &mut StdRng) -> String {

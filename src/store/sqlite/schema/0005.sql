@@ -1,6 +1,5 @@
--- The keys that sealed blobs of this file, oldest first: their public ids, never the keys.
-CREATE TABLE seal_key (
-    turn  INTEGER PRIMARY KEY,
-    id    BLOB NOT NULL UNIQUE,
-    proof BLOB NOT NULL                -- a known text, sealed: only the right key opens it
-) STRICT;
+-- What a record refers to, frozen with its event.
+ALTER TABLE event ADD COLUMN context BLOB;
+-- A stage is read oldest first, ties in the reverse of the answer; numbers are judged outside of SQL.
+DROP INDEX stage_by_age;
+CREATE INDEX stage_by_age ON stage (connection, feed, order_stamp, place DESC);

@@ -1,0 +1,274 @@
+//! A busy connection beside a quiet one, under simulated time: who has a backlog of a thousand records and a slow
+//! destination does not delay who has one change now and then.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use courier_sdk::{
+    ChangePage, ChangeRef, Clock, ConnectionName, Connector, ConnectorError, Cursor, DeleteSight, Detect,
+    Detection, FeedName, FeedSpec, FetchMode, Fetched, Next, Novelty, PageOrder, PollRequest, Record,
+    RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
+};
+use ehr_courier::dedup::memory::MemoryDedup;
+use ehr_courier::destination::{Attempt, Destination, Notification};
+use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Subscription, Topic};
+use ehr_courier::domain::name::{DestinationName, SubscriptionName};
+use ehr_courier::pipeline::bells::Bells;
+use ehr_courier::pipeline::budget::Budget;
+use ehr_courier::pipeline::connection::{Connection, Feed};
+use ehr_courier::pipeline::limits::Limits;
+use ehr_courier::pipeline::{self, Outlet, Worker};
+use ehr_courier::store::Holder;
+use ehr_courier::store::memory::MemoryStore;
+use jiff::Timestamp;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// What the busy source has to show at once.
+const BACKLOG: u32 = 1_000;
+const PAGE: u32 = 50;
+
+/// How slowly the busy source and its destination answer.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// From the answer that shows a change of the quiet source to its notification.
+const BOUND: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy)]
+struct Simulated {
+    began: Timestamp,
+    origin: Instant,
+}
+
+impl Clock for Simulated {
+    fn now(&self) -> Timestamp {
+        self.began.checked_add(self.origin.elapsed()).unwrap()
+    }
+}
+
+fn change(id: String, at: Timestamp) -> ChangeRef {
+    ChangeRef {
+        key: RecordKey {
+            record_type: RecordType::parse("Patient").unwrap(),
+            id: RecordId::parse(&id).unwrap(),
+        },
+        shown: Shown::State,
+        novelty: Novelty::Announce,
+        version_id: Some("1".to_owned()),
+        last_updated: Some(at),
+        record: Some(Record::new(Bytes::from_static(br#"{"resourceType":"Patient"}"#))),
+    }
+}
+
+/// A source that shows its whole backlog in slow pages, or one new record at each poll.
+struct Source {
+    clock: Simulated,
+    busy: bool,
+    /// When each record was shown.
+    shown: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl Source {
+    fn show(&self, numbers: std::ops::Range<u32>, next: Next) -> ChangePage {
+        let now = self.clock.now();
+        let mut shown = self.shown.lock().unwrap();
+        let change = |number: u32| {
+            let id = format!("r-{number}");
+            shown.insert(id.clone(), Instant::now());
+            change(id, now)
+        };
+        ChangePage {
+            changes: numbers.map(change).collect(),
+            oversized: Vec::new(),
+            order: PageOrder::OldestFirst,
+            next,
+            fresh_as_of: now,
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for Source {
+    async fn poll(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError> {
+        let at = |text: Option<&str>| text.map_or(0, |text| text.parse::<u32>().unwrap());
+        let from = at(request.cursor.map(Cursor::as_str));
+        if !self.busy {
+            return Ok(self.show(from..from + 1, Next::Done(Cursor::new((from + 1).to_string()))));
+        }
+        tokio::time::sleep(SLOW).await;
+        let from = at(request.resume.map(Resume::as_str)).max(from);
+        let to = (from + PAGE).min(BACKLOG);
+        let next = if to < BACKLOG {
+            Next::Page(Resume::new(to.to_string()))
+        } else {
+            Next::Done(Cursor::new(to.to_string()))
+        };
+        Ok(self.show(from..to, next))
+    }
+
+    async fn probe(&self, _feed: &FeedSpec) -> Result<Detection, ConnectorError> {
+        Ok(Detection {
+            strategy: Strategy::LastUpdated,
+            why: "it is written here".to_owned(),
+            order: PageOrder::OldestFirst,
+            deletes: DeleteSight::Unseen,
+            blind_spots: Vec::new(),
+        })
+    }
+
+    async fn fetch(&self, _change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+        Ok(Fetched::NotFound)
+    }
+
+    fn version_rule(&self, _record_type: &RecordType) -> VersionRule {
+        VersionRule {
+            trust_version_id: true,
+            numeric_order: true,
+            trust_last_updated: true,
+            first_version: None,
+            volatile_paths: Vec::new(),
+        }
+    }
+
+    fn cursor_at(&self, _instant: Timestamp) -> Cursor {
+        Cursor::new("0".to_owned())
+    }
+
+    fn describe(&self, _cursor: &Cursor) -> Option<Timestamp> {
+        None
+    }
+}
+
+/// A destination that takes its time and notes when what arrived.
+struct Sink {
+    takes: Duration,
+    arrived: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+#[async_trait]
+impl Destination for Sink {
+    async fn deliver(&self, notification: &Notification, _now: Timestamp) -> Attempt {
+        let arrived_at = Instant::now();
+        tokio::time::sleep(self.takes).await;
+        self.arrived
+            .lock()
+            .unwrap()
+            .insert(notification.key.id.to_string(), arrived_at);
+        Attempt::Accepted {
+            detail: "204".to_owned(),
+        }
+    }
+}
+
+type Times = Arc<Mutex<BTreeMap<String, Instant>>>;
+
+/// One connection with a subscription and a destination of its own.
+fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times, Times) {
+    let (shown, arrived) = (Times::default(), Times::default());
+    let source = Source {
+        clock,
+        busy,
+        shown: Arc::clone(&shown),
+    };
+    let feed = Feed {
+        spec: FeedSpec {
+            name: FeedName::parse("patients").unwrap(),
+            record_type: RecordType::parse("Patient").unwrap(),
+            filter: String::new(),
+            start: Start::Beginning,
+            overlap: Duration::ZERO,
+            fetch: FetchMode::FromPage,
+            detect: Detect::LastUpdated,
+            include: Vec::new(),
+        },
+        every: Duration::from_secs(5),
+    };
+    let (connection, destination) = (
+        ConnectionName::parse(name).unwrap(),
+        DestinationName::parse(name).unwrap(),
+    );
+    let made = Connection::new(
+        connection.clone(),
+        Arc::new(source),
+        vec![feed],
+        Budget::new(None, 2),
+        2,
+    );
+    worker.connections.insert(connection.clone(), Arc::new(made));
+    let sink = Sink {
+        takes: if busy { SLOW } else { Duration::from_millis(10) },
+        arrived: Arc::clone(&arrived),
+    };
+    let outlet = Outlet::new(Arc::new(sink), vec![Duration::from_secs(1)]);
+    worker.destinations.insert(destination.clone(), Arc::new(outlet));
+    worker.subscriptions.push(Subscription {
+        name: SubscriptionName::parse(name).unwrap(),
+        connections: ConnectionSet::Named([connection].into()),
+        topic: Topic::Any,
+        from: From::Now,
+        content: ContentLevel::IdOnly,
+        format: Format::CloudEvents,
+        destination,
+    });
+    (shown, arrived)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_connections_changes_arrive_within_seconds_beside_a_busy_ones_backlog() {
+    let clock = Simulated {
+        began: "2026-03-01T12:00:00Z".parse().unwrap(),
+        origin: Instant::now(),
+    };
+    let mut worker = Worker {
+        store: Arc::new(MemoryStore::default()),
+        dedup: Arc::new(MemoryDedup::default()),
+        clock: Arc::new(clock),
+        connections: BTreeMap::new(),
+        destinations: BTreeMap::new(),
+        subscriptions: Vec::new(),
+        holder: Holder("fairness".to_owned()),
+        // So few that the busy destination could take all of them.
+        limits: Limits {
+            in_flight: 64,
+            ..Limits::default()
+        },
+        bells: Bells::default(),
+        watch: Arc::default(),
+        draws: Mutex::new(StdRng::seed_from_u64(1)),
+    };
+    let (_, busy_arrived) = add(&mut worker, "busy", clock, true);
+    let (quiet_shown, quiet_arrived) = add(&mut worker, "quiet", clock, false);
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let running = pipeline::run(Arc::new(worker), stop.clone());
+    tasks.spawn(async move { running.await.unwrap() });
+    tokio::time::sleep(Duration::from_mins(4)).await;
+
+    let (busy, arrived) = (
+        busy_arrived.lock().unwrap().len(),
+        quiet_arrived.lock().unwrap().clone(),
+    );
+    assert!(
+        busy > 100 && busy < BACKLOG as usize,
+        "{busy} of the backlog: it must last"
+    );
+    assert!(arrived.len() >= 40, "{} of the quiet connection", arrived.len());
+    let now = Instant::now();
+    for (id, shown) in quiet_shown.lock().unwrap().iter() {
+        let took = arrived
+            .get(id)
+            .copied()
+            .unwrap_or(now)
+            .saturating_duration_since(*shown);
+        assert!(took <= BOUND, "{id} took {took:?}");
+    }
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
