@@ -46,7 +46,11 @@ pub(super) async fn ask(file: &ConfigFile, environment: &Environment, ask: &Ask)
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let desk = desk(&config, store, &clock, &needs)?;
-    Ok(operate::answer(&desk, ask).await?)
+    let answer = operate::answer(&desk, ask).await;
+    for destination in desk.destinations.values().flatten() {
+        destination.close().await;
+    }
+    Ok(answer?)
 }
 
 fn needs(ask: &Ask) -> Needs {

@@ -179,7 +179,18 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
-        pass!(self, AbandonPoll, self.inner.abandon_poll(poll))
+        let abandoned = |discarded: &Discarded| {
+            if discarded.versions > 0 {
+                let feed = (poll.connection.to_string(), poll.feed.to_string());
+                let mut pages = self.book.open();
+                let tick = pages.next();
+                pages
+                    .given_up
+                    .push((tick, self.life.number, feed, discarded.versions));
+                *pages.counts.entry("stages given up").or_default() += 1;
+            }
+        };
+        pass!(self, AbandonPoll, self.inner.abandon_poll(poll), abandoned)
     }
 
     async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError> {
