@@ -157,7 +157,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
 /// Says which choices of the configuration weaken protection.
 fn audit(config: &Config) {
     for choice in &config.audits {
-        tracing::info!(%choice, "the configuration weakens protection");
+        tracing::info!(%choice, "a choice of the configuration to know of");
     }
 }
 

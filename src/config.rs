@@ -29,7 +29,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Include, RecordType, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -51,6 +51,8 @@ pub struct Surroundings<'a> {
     pub environment: &'a Environment,
     /// The names of the profiles that the connectors bring.
     pub known_profiles: &'a [&'a str],
+    /// The references of a record type that can be followed.
+    pub includable: fn(&RecordType) -> Vec<&'static str>,
     /// The current wall time; a feed cannot start after it.
     pub now: Timestamp,
     /// Which secrets are read.
@@ -240,6 +242,8 @@ pub struct Feed {
     pub fetch: FetchMode,
     /// How changes are to be found.
     pub detect: Detect,
+    /// Which references of a record are followed.
+    pub include: Vec<Include>,
 }
 
 impl Feed {
@@ -254,6 +258,7 @@ impl Feed {
             overlap: self.overlap,
             fetch: self.fetch,
             detect: self.detect,
+            include: self.include.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod bundle;
 mod clinic;
 mod face;
 mod faults;
+mod history;
 mod ledger;
 mod metadata;
 mod query;
@@ -19,6 +20,8 @@ mod spoil;
 mod tcp_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_history;
 mod text;
 mod world;
 

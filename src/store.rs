@@ -146,7 +146,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; [`StoreError::Conflict`] when the poll is over already.
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError>;
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError>;
 
     /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage. Audited.
     ///

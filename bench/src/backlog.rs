@@ -104,6 +104,7 @@ async fn accept(store: &dyn Store, names: &Names, fence: Fence, records: u32) ->
                 cursor: Cursor::new("here".to_owned()),
                 baseline: BaselineProof::Unproven,
             },
+            context: ContextRule::None,
             sights: Sights::All,
             fresh_as_of: at,
             at,

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Start};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use toml::Spanned;
@@ -315,14 +315,7 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    let detect = match &written.detect {
-        Some(text) => {
-            let known = [("auto", Detect::Auto), ("last-updated", Detect::LastUpdated)];
-            let later = ["history", "window", "roster", "read"];
-            context.word(text, &format!("{path}.detect"), &known, &later)
-        }
-        None => Some(Detect::Auto),
-    };
+    let detect = detect(written.detect.as_ref(), filter.as_deref(), path, context);
     let overlap = match &written.overlap {
         Some(text) if text.get_ref() != "auto" => {
             let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
@@ -344,6 +337,7 @@ fn feed(
         }
         None => Some(FetchMode::FromPage),
     };
+    let include = include(written.include.as_deref(), record_type.as_ref(), path, context);
     let record_type = record_type?;
     if !record::is_known(record_type.as_str()) {
         context.audits.push(Audit::UnknownType {
@@ -364,7 +358,75 @@ fn feed(
         overlap: overlap?,
         fetch: fetch?,
         detect: detect?,
+        include: include?,
     })
+}
+
+fn detect(
+    text: Option<&Text>,
+    filter: Option<&str>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Detect> {
+    let Some(text) = text else {
+        return Some(Detect::Auto);
+    };
+    let known = [
+        ("auto", Detect::Auto),
+        ("history", Detect::History),
+        ("last-updated", Detect::LastUpdated),
+    ];
+    let path = format!("{path}.detect");
+    let detect = context.word(text, &path, &known, &["window", "roster", "read"])?;
+    if detect == Detect::History && filter.is_some_and(|filter| !filter.is_empty()) {
+        let help = "leave out `where`, or write detect = \"last-updated\"";
+        let refused = refusal("a history cannot be narrowed by `where`", help);
+        return context.accept(Err(refused), text, &path);
+    }
+    Some(detect)
+}
+
+fn include(
+    raw: Option<&[Text]>,
+    record_type: Option<&RecordType>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Vec<Include>> {
+    let mut includes = Vec::new();
+    for (index, text) in raw.unwrap_or_default().iter().enumerate() {
+        let path = format!("{path}.include[{index}]");
+        let include = Include::parse(text.get_ref())
+            .map_err(|error| refusal(error.to_string(), "write include = [\"Appointment:patient\"]"))
+            .and_then(|include| known_include(include, record_type, context.surroundings.includable));
+        includes.push(context.accept(include, text, &path));
+    }
+    includes.into_iter().collect()
+}
+
+fn known_include(
+    include: Include,
+    record_type: Option<&RecordType>,
+    includable: fn(&RecordType) -> Vec<&'static str>,
+) -> Result<Include, Refusal> {
+    if let Some(of_feed) = record_type
+        && include.record_type != *of_feed
+    {
+        let message = format!("this feed follows {of_feed}");
+        return Err(refusal(
+            message,
+            format!("write \"{of_feed}:{}\"", include.parameter),
+        ));
+    }
+    let known = includable(&include.record_type);
+    if known.contains(&include.parameter.as_str()) {
+        return Ok(include);
+    }
+    let help = match nearest(&include.parameter, known.iter().copied()) {
+        Some(meant) => format!("write \"{}:{meant}\"", include.record_type),
+        None if known.is_empty() => "leave it out: no reference of this type can be followed".to_owned(),
+        None => format!("write one of {}", known.join(", ")),
+    };
+    Err(refusal("unknown reference", help))
 }
 
 /// Parses a FHIR record type: letters and digits after a capital.

@@ -11,7 +11,7 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 10] = [
+const NOT_BUILT: [(&str, &str); 9] = [
     (
         "connections.*.auth.client_id",
         "leave it out: only basic (user, password) and bearer (token) are built",
@@ -39,10 +39,6 @@ const NOT_BUILT: [(&str, &str); 10] = [
     (
         "connections.*.auth.token_url",
         "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.feeds.*.include",
-        "leave it out: each record travels alone; follow the other type in a feed of its own",
     ),
     (
         "subscriptions.*.filter",

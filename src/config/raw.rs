@@ -168,8 +168,8 @@ pub(super) struct RawFeed {
     #[serde(rename = "where")]
     #[schemars(with = "Option<String>")]
     pub(super) filter: Option<Text>,
-    /// How changes are detected. Default: auto.
-    #[schemars(with = "Option<String>", extend("enum" = ["auto", "last-updated"]))]
+    /// How changes are detected; auto is history where the server offers one of the type, else last-updated. Default: auto.
+    #[schemars(with = "Option<String>", extend("enum" = ["auto", "history", "last-updated"]))]
     pub(super) detect: Option<Text>,
     /// How far back of the cursor each poll looks again: auto (5m) or 0s to 1d. Default: auto.
     #[schemars(with = "Option<String>")]
@@ -177,6 +177,9 @@ pub(super) struct RawFeed {
     /// Where a feed without a cursor begins: now, beginning or an instant such as 2026-01-31T00:00:00Z. Default: now.
     #[schemars(with = "Option<String>")]
     pub(super) start: Option<Text>,
+    /// References that are followed, as Type:parameter; the records behind them are frozen with each event. Default: none.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) include: Option<Vec<Text>>,
     /// Whether a record is taken from the page that shows it or read by itself. Default: page.
     #[schemars(with = "Option<String>", extend("enum" = ["page", "read"]))]
     pub(super) fetch: Option<Text>,

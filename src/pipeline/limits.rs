@@ -13,6 +13,8 @@ pub struct Limits {
     pub inbox: u64,
     /// Events of a connection waiting for fan-out above which its feeds skip their turn.
     pub log: u64,
+    /// Versions that a feed's stage may collect; above, the feed catches up by its current state.
+    pub stage: u64,
     /// Deliveries of one subscription on one connection above which nothing more is materialised.
     pub outbox: u64,
     /// Changes of one connection fetched in one batch.
@@ -58,6 +60,7 @@ impl Default for Limits {
             pages_per_turn: 20,
             inbox: 10_000,
             log: 100_000,
+            stage: 1_000_000,
             outbox: 100_000,
             fetch_batch: 16,
             fetch_batches: 64,

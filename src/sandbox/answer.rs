@@ -15,6 +15,7 @@ use url::form_urlencoded;
 
 use super::bundle::{Expired, Page};
 use super::clinic::Kind;
+use super::history::{self, NotShown};
 use super::ledger::{Extent, Showing};
 use super::metadata;
 use super::query::{Handling, Search};
@@ -125,6 +126,12 @@ impl World {
                 metadata::capability_statement(&self.options.base_url).to_string(),
             ))),
             [record_type] if self.offers(record_type) => self.search(record_type, request),
+            [record_type, "_history"] if self.offers(record_type) => {
+                self.show_history(record_type, None, request)
+            }
+            [record_type, id, "_history"] if self.offers(record_type) => {
+                self.show_history(record_type, Some(id), request)
+            }
             [record_type, id] if self.offers(record_type) => self.read(record_type, id, &request.headers),
             [record_type, id, "_history", number] if self.offers(record_type) => {
                 self.read_version(record_type, id, number)
@@ -155,6 +162,21 @@ impl World {
         match Search::read(record_type, &parameters, handling, self.options.page_size_max) {
             Ok(search) => bundle(self.first_page(search)),
             Err(reason) => only(outcome(StatusCode::BAD_REQUEST, "invalid", &reason)),
+        }
+    }
+
+    fn show_history(&mut self, record_type: &str, id: Option<&str>, request: &Request) -> Draft {
+        let parameters: Vec<(String, String)> = form_urlencoded::parse(request.query.as_bytes())
+            .into_owned()
+            .collect();
+        let reading = (handling(&request.headers), self.options.page_size_max);
+        let asked = history::Asked::read(record_type, id, &parameters, reading);
+        match asked.and_then(|asked| self.history(asked)) {
+            Ok(page) => bundle(page),
+            Err(NotShown::Expired) => {
+                only(outcome(StatusCode::GONE, "expired", "this page link has expired"))
+            }
+            Err(NotShown::Invalid(reason)) => only(outcome(StatusCode::BAD_REQUEST, "invalid", &reason)),
         }
     }
 

@@ -53,6 +53,7 @@ fn with<T>(extra: &[(&str, &str)], run: impl FnOnce(&Surroundings<'_>) -> T) -> 
     run(&Surroundings {
         environment: &environment,
         known_profiles: &PROFILES,
+        includable: courier_fhir::includable,
         now,
         secrets: Secrets::Required,
     })

@@ -15,6 +15,8 @@ mod face;
 #[cfg(test)]
 mod fairness;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
 mod notifications;
@@ -32,5 +34,7 @@ mod store_contract;
 mod tidy;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whole_histories;
 #[cfg(test)]
 mod wrong_dates;

@@ -54,6 +54,7 @@ fn feed() -> FeedSpec {
         overlap: Duration::from_mins(5),
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
+        include: Vec::new(),
     }
 }
 

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::query;
+use crate::{answer, query};
 
 /// Credentials for the source.
 #[derive(Clone)]
@@ -67,6 +67,16 @@ pub(crate) enum NoAnswer {
     NotSent(ConnectorError),
     /// There is no complete answer.
     Broken(HttpError),
+}
+
+impl NoAnswer {
+    /// The caller's error.
+    pub(crate) fn of(self, operation: &str) -> ConnectorError {
+        match self {
+            Self::NotSent(error) => error,
+            Self::Broken(error) => answer::broken(operation.to_owned(), &error),
+        }
+    }
 }
 
 impl Exchange {

@@ -10,6 +10,7 @@
 pub mod change;
 pub mod clock;
 pub mod connector;
+pub mod context;
 pub mod detection;
 pub mod error;
 pub mod http;
@@ -19,6 +20,7 @@ pub mod record;
 pub use change::{ChangePage, ChangeRef, Next, Novelty, PageOrder, Shown};
 pub use clock::Clock;
 pub use connector::{Connector, FeedSpec, FetchMode, Fetched, PollRequest, Start, VersionRule};
+pub use context::{Context, Include, InvalidInclude, Reference};
 pub use detection::{DeleteSight, Detect, Detection, Strategy};
 pub use error::ConnectorError;
 pub use http::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};

@@ -8,7 +8,8 @@ use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baselin
 use super::{control, lease, stage};
 use crate::domain::ledger::Baseline;
 use crate::store::{
-    AcceptPage, BaselineProof, CursorRow, FeedState, PollId, PollRef, Progress, SetCursor, Sights, StageState,
+    AcceptPage, BaselineProof, CursorRow, Discarded, FeedState, PollId, PollRef, Progress, SetCursor, Sights,
+    StageState,
 };
 use crate::wire::sealed;
 
@@ -48,10 +49,14 @@ pub(super) fn load(db: &Connection, connection: &ConnectionName, feed: &FeedName
         "SELECT {COLUMNS} FROM feed WHERE connection = ?1 AND name = ?2"
     ))?;
     let mut rows = select.query([connection.as_str(), feed.as_str()])?;
-    match rows.next()? {
-        Some(row) => decode(&mut Columns::of(row)),
-        None => Ok(Feed::default()),
+    let mut found = match rows.next()? {
+        Some(row) => decode(&mut Columns::of(row))?,
+        None => Feed::default(),
+    };
+    if found.state.stage == StageState::Collecting {
+        found.state.staged = stage::last_place(db, connection, feed)?;
     }
+    Ok(found)
 }
 
 /// Whether a feed was ever polled.
@@ -104,14 +109,19 @@ pub(super) fn load_at(db: &Connection, page: &AcceptPage) -> Result<Feed, Failur
     Ok(feed)
 }
 
-pub(super) fn abandon_poll(db: &Connection, poll: &PollRef) -> Result<(), Failure> {
+pub(super) fn abandon_poll(db: &Connection, poll: &PollRef) -> Result<Discarded, Failure> {
     lease::check_fence(db, &poll.connection, poll.fence)?;
     let mut feed = load(db, &poll.connection, &poll.feed)?;
     if feed.state.poll != poll.poll {
         return Err(Failure::conflict("the poll"));
     }
+    let discarded = match feed.state.stage {
+        StageState::Collecting => stage::count(db, &poll.connection, &poll.feed)?,
+        StageState::None | StageState::Releasing => Discarded::default(),
+    };
     feed.end_poll(db, &poll.connection, &poll.feed)?;
-    save(db, &poll.connection, &poll.feed, &feed)
+    save(db, &poll.connection, &poll.feed, &feed)?;
+    Ok(discarded)
 }
 
 pub(super) fn set_cursor(db: &Connection, set: &SetCursor) -> Result<(), Failure> {
@@ -214,6 +224,7 @@ fn decode(columns: &mut Columns<'_, '_>) -> Result<Feed, Failure> {
         poll: PollId(columns.count()?),
         resume: columns.sealed_text()?.map(Resume::new),
         stage: parse_stage(&columns.text()?)?,
+        staged: 0,
         advanced_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant_if_any()?,
     };

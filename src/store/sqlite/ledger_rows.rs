@@ -1,6 +1,6 @@
 //! The ledger's rows: heads, accepted ids, and the event log's end.
 
-use courier_sdk::{ConnectionName, RecordKey};
+use courier_sdk::{ConnectionName, Record, RecordKey};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -10,6 +10,7 @@ use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::{self, Head, Life};
 use crate::store::batch::{Arrival, Batch};
+use crate::wire::context;
 
 /// Reads a record's head.
 pub(super) fn head(
@@ -150,10 +151,15 @@ pub(super) fn append(
     (change, fresh_as_of): &Arrival,
     event: &NewEvent<'_>,
 ) -> Result<bool, Failure> {
+    let context = change
+        .content
+        .as_ref()
+        .and_then(|content| content.context.as_ref());
+    let context = context.map(|context| Record::new(context::encode(context)));
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
-             fresh_as_of, recorded_at, late, feed, body, trace)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+             fresh_as_of, recorded_at, late, feed, body, context, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (id, connection) DO NOTHING",
     )?;
     let written = insert.execute(params![
@@ -171,6 +177,7 @@ pub(super) fn append(
         event.timeliness == Timeliness::Late,
         batch.feed.as_str(),
         body(change.content.as_ref().map(|content| &content.record))?,
+        body(context.as_ref())?,
         trace(change.trace),
     ])?;
     Ok(written == 1)

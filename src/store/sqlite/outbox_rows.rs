@@ -14,7 +14,7 @@ use crate::domain::identity::VersionKey;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
-     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.trace";
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context, e.trace";
 
 /// The columns that [`delivery`] reads, of a table named `d`.
 pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
@@ -42,6 +42,7 @@ pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
         },
         feed: columns.feed()?,
         record: columns.record()?,
+        context: columns.context()?,
         trace: columns.trace()?,
     })
 }

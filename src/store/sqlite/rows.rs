@@ -5,7 +5,9 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use courier_sdk::{ConnectionName, FeedName, Novelty, Record, RecordId, RecordKey, RecordType, Shown};
+use courier_sdk::{
+    ConnectionName, Context, FeedName, Novelty, Record, RecordId, RecordKey, RecordType, Shown,
+};
 use jiff::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::{FromSql, Value};
@@ -18,6 +20,7 @@ use crate::domain::ledger::Baseline;
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::domain::trace::TraceContext;
 use crate::store::StoreError;
+use crate::wire::context;
 use crate::wire::sealed::{self, SealError};
 
 /// Why an operation did not happen.
@@ -177,6 +180,15 @@ impl<'a, 'b> Columns<'a, 'b> {
         }
     }
 
+    pub(super) fn context(&mut self) -> Result<Option<Context>, Failure> {
+        match self.sealed()? {
+            Some(stored) => context::decode(Bytes::from(stored))
+                .map(Some)
+                .ok_or_else(|| damaged("context")),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn record(&mut self) -> Result<Option<Record>, Failure> {
         Ok(self.sealed()?.map(|body| Record::new(Bytes::from(body))))
     }
@@ -201,6 +213,7 @@ impl<'a, 'b> Columns<'a, 'b> {
             (Some(record), Some(hash)) => Some(Content {
                 record,
                 hash: ContentHash::from_stored(hash),
+                context: None,
             }),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err(damaged("content")),

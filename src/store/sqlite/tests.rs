@@ -11,7 +11,7 @@ use super::*;
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::VersionKey;
-use crate::store::{BaselineProof, PollId, Progress, Sights};
+use crate::store::{BaselineProof, ContextRule, PollId, Progress, Sights};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -46,6 +46,7 @@ fn change(record: usize, version: &str, body: Option<&'static [u8]>) -> Change {
         content: body.map(|body| Content {
             record: Record::new(Bytes::from_static(body)),
             hash: ContentHash::of_bytes(body),
+            context: None,
         }),
         trace: None,
     }
@@ -66,6 +67,7 @@ fn page(fence: Fence, poll: u64, from: Option<&str>, changes: Vec<Change>) -> Ac
             cursor: Cursor::new(format!("cursor-{}", poll + 1)),
             baseline: BaselineProof::Unproven,
         },
+        context: ContextRule::None,
         sights: Sights::All,
         fresh_as_of: at(0),
         at: at(1),

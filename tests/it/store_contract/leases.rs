@@ -78,6 +78,7 @@ pub(super) async fn every_write_under_an_old_fence_is_refused(home: &dyn Home) {
     let release = ReleaseStage {
         poll: page.poll.clone(),
         limit: 1,
+        context: ehr_courier::store::ContextRule::None,
         at: at(0),
     };
     assert_fenced(&store.release_stage(&release).await);

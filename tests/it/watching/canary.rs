@@ -270,6 +270,7 @@ fn debug_shows_no_canary() {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &Profile::names(),
+        includable: courier_fhir::includable,
         now: "2026-11-20T10:00:00Z".parse().unwrap(),
         secrets: Secrets::Required,
     };
@@ -279,7 +280,7 @@ fn debug_shows_no_canary() {
         content_type: Some("application/cloudevents+json"),
         body: body.clone(),
         mode: ehr_courier::wire::Mode::Structured,
-        attributes: vec![("subject", "Patient/17".to_owned())],
+        attributes: Vec::new(),
     };
     let shown = [
         format!("{config:?}"),
