@@ -100,16 +100,16 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Fence>, StoreError>;
 
-    /// Extends a lease.
+    /// Extends every lease of a holder that has not passed to another, and answers them: ten thousand at the price of one
+    /// write. What is missing from the answer, or has another fence, is no longer the holder's turn.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when it has passed to another.
-    async fn renew_lease(
+    /// [`StoreError::Engine`] only.
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError>;
 
     /// Gives a lease back; a lease that has passed on is left alone.
     ///

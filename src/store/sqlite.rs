@@ -43,8 +43,8 @@ use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
     DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
     EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
-    PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor,
-    SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, RenewLeases,
+    ReplayRequest, SetCursor, SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -184,17 +184,14 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let request = request.clone();
-        self.write("renewing a lease", move |db| {
-            lease::renew(db, &request, fence, now)
-        })
-        .await
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        let renewal = renewal.clone();
+        self.write("renewing leases", move |db| lease::renew_all(db, &renewal, now))
+            .await
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {

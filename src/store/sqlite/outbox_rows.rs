@@ -4,7 +4,8 @@
 //! number, is marked `ready` in the row, so that a claim reads only rows that it may take. While its subscription is
 //! paused no line has a front that is ready: a paused backlog costs the claims of others nothing.
 
-use rusqlite::params;
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, params};
 
 use super::connection::Connection;
 use super::rows::{Columns, Failure, damaged, stored};
@@ -34,7 +35,7 @@ pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Ev
         key: columns.key()?,
         version: VersionKey::from_stored(columns.text()?),
         version_id: columns.get()?,
-        kind: event_kind(&columns.text()?)?,
+        kind: columns.parsed(event_kind)?,
         changed_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant()?,
         recorded_at: columns.instant()?,
@@ -69,10 +70,10 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
         subscription: columns.subscription()?,
         number: columns.count()?,
         destination: columns.destination()?,
-        content: ContentLevel::parse(&columns.text()?).ok_or_else(|| damaged("content level"))?,
-        format: Format::parse(&columns.text()?).ok_or_else(|| damaged("format"))?,
+        content: columns.parsed(|word| ContentLevel::parse(word).ok_or_else(|| damaged("content level")))?,
+        format: columns.parsed(|word| Format::parse(word).ok_or_else(|| damaged("format")))?,
         renderer: columns.small_count()?,
-        state: state(&columns.text()?)?,
+        state: columns.parsed(state)?,
         attempts: columns.small_count()?,
         scheduled_from: columns.instant()?,
         due_at: columns.instant()?,
@@ -87,13 +88,25 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
 
 /// Reads one delivery with its event.
 pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
-    let mut select = db.prepare_cached(&format!(
+    claimed_by(&mut select_claimed(db)?, id)
+}
+
+/// The statement of [`claimed_by`].
+pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Failure> {
+    Ok(db.prepare_cached(&format!(
         "SELECT c.fence, {DELIVERY_COLUMNS}, {EVENT_COLUMNS}
          FROM delivery AS d
          JOIN connection AS c ON c.name = d.connection
          JOIN event AS e ON e.connection = d.connection AND e.position = d.event
          WHERE d.id = ?1"
-    ))?;
+    ))?)
+}
+
+/// Reads one delivery with its event, by a statement that was looked up once for many.
+pub(super) fn claimed_by(
+    select: &mut CachedStatement<'_>,
+    id: DeliveryId,
+) -> Result<Option<ClaimedDelivery>, Failure> {
     let mut rows = select.query([stored(id.0)])?;
     let Some(row) = rows.next()? else {
         return Ok(None);
@@ -116,6 +129,19 @@ pub(super) fn line_of(db: &Connection, id: DeliveryId) -> Result<Option<Line>, F
         Some(row) => line(&mut Columns::of(row)).map(Some),
         None => Ok(None),
     }
+}
+
+/// When a delivery is due, and its line.
+pub(super) fn due_line_of(db: &Connection, id: DeliveryId) -> Result<Option<(Timestamp, Line)>, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT due_at, subscription, connection, record_type, record_id FROM delivery WHERE id = ?1",
+    )?;
+    let mut rows = select.query([stored(id.0)])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(row);
+    Ok(Some((columns.instant()?, line(&mut columns)?)))
 }
 
 /// The four columns of a line.

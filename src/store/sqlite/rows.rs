@@ -128,31 +128,38 @@ impl<'a, 'b> Columns<'a, 'b> {
         Ok(self.get::<Option<i64>>()?.map(instant))
     }
 
+    /// A text, parsed where it lies: most are read to become a name, and a copy of each would be dropped at once.
+    pub(super) fn parsed<T>(&mut self, parse: impl FnOnce(&str) -> Result<T, Failure>) -> Result<T, Failure> {
+        let value = self.row.get_ref(self.next)?;
+        self.next += 1;
+        parse(value.as_str().map_err(Failure::engine)?)
+    }
+
     pub(super) fn connection(&mut self) -> Result<ConnectionName, Failure> {
-        ConnectionName::parse(&self.text()?).map_err(Failure::engine)
+        self.parsed(|text| ConnectionName::parse(text).map_err(Failure::engine))
     }
 
     pub(super) fn feed(&mut self) -> Result<FeedName, Failure> {
-        FeedName::parse(&self.text()?).map_err(Failure::engine)
+        self.parsed(|text| FeedName::parse(text).map_err(Failure::engine))
     }
 
     pub(super) fn subscription(&mut self) -> Result<SubscriptionName, Failure> {
-        SubscriptionName::parse(&self.text()?).map_err(Failure::engine)
+        self.parsed(|text| SubscriptionName::parse(text).map_err(Failure::engine))
     }
 
     pub(super) fn destination(&mut self) -> Result<DestinationName, Failure> {
-        DestinationName::parse(&self.text()?).map_err(Failure::engine)
+        self.parsed(|text| DestinationName::parse(text).map_err(Failure::engine))
     }
 
     pub(super) fn key(&mut self) -> Result<RecordKey, Failure> {
         Ok(RecordKey {
-            record_type: RecordType::parse(&self.text()?).map_err(Failure::engine)?,
-            id: RecordId::parse(&self.text()?).map_err(Failure::engine)?,
+            record_type: self.parsed(|text| RecordType::parse(text).map_err(Failure::engine))?,
+            id: self.parsed(|text| RecordId::parse(text).map_err(Failure::engine))?,
         })
     }
 
     pub(super) fn event_id(&mut self) -> Result<EventId, Failure> {
-        EventId::parse(&self.text()?).ok_or_else(|| damaged("event id"))
+        self.parsed(|text| EventId::parse(text).ok_or_else(|| damaged("event id")))
     }
 
     pub(super) fn order(&mut self) -> Result<VersionOrder, Failure> {
