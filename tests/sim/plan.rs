@@ -189,8 +189,7 @@ impl Plan {
         let blows = blows(&mut fork(seed, "blows"), rivals);
         let limits = limits(&mut fork(seed, "limits"), rivals);
         let brief = limits.retention < Duration::from_hours(1);
-        let mut subscriptions =
-            subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
+        let mut subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
         let mut brokers = fork(seed, "brokers");
         for subscription in &mut subscriptions {
             if brokers.random_bool(0.25) {

@@ -147,7 +147,11 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             overlap: OVERLAP,
             fetch: plan.fetch,
             detect: plan.detect,
-            include: plan.include.iter().map(|text| Include::parse(text).unwrap()).collect(),
+            include: plan
+                .include
+                .iter()
+                .map(|text| Include::parse(text).unwrap())
+                .collect(),
         },
         every: plan.every,
     }

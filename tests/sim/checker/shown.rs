@@ -387,7 +387,11 @@ pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
         for feed in &source.feeds {
             let mut begin = view.begins[&(source.name.clone(), feed.record_type.clone())];
             let mut standing = present(world, source, &feed.record_type, "");
-            if feed.detect == Detect::History && !view.caught_up.contains_key(&(source.name.clone(), feed.record_type.clone())) {
+            if feed.detect == Detect::History
+                && !view
+                    .caught_up
+                    .contains_key(&(source.name.clone(), feed.record_type.clone()))
+            {
                 // What came after the baseline must have been seen whether it still stands or not.
                 let since = told_since(view, source, feed).max(begin.always_from);
                 let all = present(world, source, &feed.record_type, "/_history");
