@@ -316,9 +316,9 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Webhook { url, .. } => write!(f, "Webhook({})", url.host_str().unwrap_or("-")),
-            Self::Amqp(AmqpTarget {
-                broker, exchange, ..
-            }) => write!(f, "Amqp({exchange} at {})", broker.endpoint.host),
+            Self::Amqp(AmqpTarget { broker, exchange, .. }) => {
+                write!(f, "Amqp({exchange} at {})", broker.endpoint.host)
+            }
         }
     }
 }

@@ -11,9 +11,15 @@ use std::io::IsTerminal as _;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Buckets for durations in seconds: from a loopback answer to a source's time-out.
 const SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// Libraries whose log lines never leave, whatever the filter says: lapin writes out returned messages whole, and logins.
+const SILENCED: [&str; 2] = ["lapin", "amq_protocol"];
 
 /// Telemetry that could not be set up.
 #[derive(Debug, Error)]
@@ -67,16 +73,21 @@ pub fn init_logs(filter: &str, lines: Lines) -> Result<(), TelemetryError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr);
+    let quiet = filter_fn(|line| !SILENCED.iter().any(|library| line.target().starts_with(library)));
     let installed = match lines {
         Lines::Text => builder
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
+            .finish()
+            .with(quiet)
             .try_init(),
         Lines::Json => builder
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
+            .finish()
+            .with(quiet)
             .try_init(),
     };
     installed.map_err(|_| TelemetryError::Twice)

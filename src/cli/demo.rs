@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{Colour, Output};
-use bus::Bus;
 use super::{CliError, serve, signals};
 use crate::app;
 use crate::clock::SystemClock;
@@ -29,6 +28,7 @@ use crate::pipeline::{self, Worker};
 use crate::receiver::{self, Received};
 use crate::sandbox::{self, Ehr, Options, Pace, Written};
 use crate::store::sqlite::{OpenMode, SqliteStore};
+use bus::Bus;
 
 /// What the sandbox's clinic does: one change after the other, this far apart.
 const STEP_EVERY: Duration = Duration::from_millis(350);

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use lapin::types::ShortString;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Attempt, Destination, Notification};
@@ -146,16 +146,11 @@ impl fmt::Debug for Amqp {
 impl Destination for Amqp {
     async fn deliver(&self, notification: &Notification, now: Timestamp) -> Attempt {
         self.supervise();
-        let begun = Instant::now();
         let outcome = timeout(self.settings.deadline, self.publish(notification, now)).await;
         match outcome.unwrap_or_else(|_elapsed| Err(self.overdue())) {
-            Ok(()) => {
-                metrics::histogram!("courier_amqp_confirm_seconds", "destination" => self.settings.name.to_string())
-                    .record(begun.elapsed().as_secs_f64());
-                Attempt::Accepted {
-                    detail: "confirmed".to_owned(),
-                }
-            }
+            Ok(()) => Attempt::Accepted {
+                detail: "confirmed".to_owned(),
+            },
             Err(refused) => Attempt::Failed {
                 detail: refused.to_string(),
                 retry_after: None,

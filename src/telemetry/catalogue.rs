@@ -68,7 +68,22 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 20] = [
+pub const METRICS: [Metric; 23] = [
+    gauge(
+        "courier_amqp_blocked",
+        &["destination"],
+        "1 while an AMQP destination's broker takes no messages because it is short of memory or disk.",
+    ),
+    gauge(
+        "courier_amqp_connected",
+        &["destination"],
+        "1 while an AMQP destination has its connection.",
+    ),
+    counter(
+        "courier_amqp_connects_total",
+        &["destination", "outcome"],
+        "Tries to connect an AMQP destination: connected or refused.",
+    ),
     seconds(
         "courier_attempt_seconds",
         &["destination"],

@@ -73,7 +73,7 @@ impl Bus {
                 inner: Arc::clone(&outlet.destination),
                 bus: self.clone(),
             };
-            *outlet = Outlet::new(Arc::new(counted), outlet.retry.clone());
+            *outlet = Arc::new(Outlet::new(Arc::new(counted), outlet.retry.clone()));
         }
     }
 

@@ -97,12 +97,12 @@ fn waits() -> impl Iterator<Item = Duration> {
 async fn keep(settings: &Settings, link: Arc<Link>, state: &watch::Sender<State>, stop: &CancellationToken) {
     let events = link.connection().events_listener();
     state.send_replace(State::Up(Arc::clone(&link)));
-    gauge(settings, "courier_amqp_connected", true);
+    show_connected(settings, true);
     let ended = stop
         .run_until_cancelled(watch_over(settings, &link, events))
         .await;
-    gauge(settings, "courier_amqp_connected", false);
-    gauge(settings, "courier_amqp_blocked", false);
+    show_connected(settings, false);
+    show_blocked(settings, false);
     link.lose();
     if ended.is_some() {
         warn!(destination = %settings.name, "the connection to the broker was lost");
@@ -132,12 +132,12 @@ async fn watch_over(settings: &Settings, link: &Link, events: impl Stream<Item =
             Some(Event::ConnectionBlocked(reason)) => {
                 let shortage = Shortage::of(&reason);
                 link.block(Some(shortage));
-                gauge(settings, "courier_amqp_blocked", true);
+                show_blocked(settings, true);
                 warn!(destination = %settings.name, reason = %shortage, "the broker takes no messages");
             }
             Some(Event::ConnectionUnblocked) => {
                 link.block(None);
-                gauge(settings, "courier_amqp_blocked", false);
+                show_blocked(settings, false);
                 info!(destination = %settings.name, "the broker takes messages again");
             }
             Some(Event::Error(_)) | None => return,
@@ -146,8 +146,14 @@ async fn watch_over(settings: &Settings, link: &Link, events: impl Stream<Item =
     }
 }
 
-fn gauge(settings: &Settings, name: &'static str, on: bool) {
-    metrics::gauge!(name, "destination" => settings.name.to_string()).set(if on { 1.0 } else { 0.0 });
+fn show_connected(settings: &Settings, connected: bool) {
+    let value = if connected { 1.0 } else { 0.0 };
+    metrics::gauge!("courier_amqp_connected", "destination" => settings.name.to_string()).set(value);
+}
+
+fn show_blocked(settings: &Settings, blocked: bool) {
+    let value = if blocked { 1.0 } else { 0.0 };
+    metrics::gauge!("courier_amqp_blocked", "destination" => settings.name.to_string()).set(value);
 }
 
 fn count(settings: &Settings, outcome: &'static str) {

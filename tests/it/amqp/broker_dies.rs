@@ -36,9 +36,12 @@ async fn a_broker_killed_and_restarted_amid_3_000_messages_loses_none_of_them() 
         "killed too late: {struck:?}"
     );
     node.restart().await;
-    let after = service.until(|counts| counts.done == RECORDS as u64).await;
-    assert_eq!((after.pending, after.dead), (0, 0), "{after:?}");
+    let after = service
+        .until(|counts| counts.done >= RECORDS as u64 && counts.pending == 0)
+        .await;
+    assert_eq!(after.dead, 0, "{after:?}");
     let ids: BTreeSet<String> = service.event_ids().await.into_iter().collect();
+    assert_eq!(ids.len() as u64, after.done);
     service.stop().await;
 
     let (channel, connection) = super::login(&node.url()).await;
@@ -58,7 +61,6 @@ async fn a_broker_killed_and_restarted_amid_3_000_messages_loses_none_of_them() 
         struck.done,
         consumed.len()
     );
-    assert_eq!(ids.len(), RECORDS);
     assert_eq!(
         consumed.into_keys().collect::<BTreeSet<_>>(),
         ids,
@@ -123,8 +125,10 @@ async fn a_blocked_broker_holds_attempts_says_so_and_takes_them_when_it_is_relie
 async fn without_a_binding_attempts_fail_as_unroutable_and_end_as_dead_letters() {
     let desk = Desk::shared().await;
     let mut service = Service::start(20, &desk.broker, &desk.exchange, "[\"1s\", \"1s\"]").await;
-    let counts = service.until(|counts| counts.dead == 20).await;
-    assert_eq!((counts.done, counts.pending), (0, 0), "{counts:?}");
+    let counts = service
+        .until(|counts| counts.dead >= 20 && counts.pending == 0)
+        .await;
+    assert_eq!(counts.done, 0, "{counts:?}");
     let all = DeadLetterQuery {
         delivery: None,
         destination: None,
@@ -139,8 +143,8 @@ async fn without_a_binding_attempts_fail_as_unroutable_and_end_as_dead_letters()
     // Bound at last and redriven, they arrive.
     desk.bind("#").await;
     service.store.redrive(&all, SystemClock.now()).await.unwrap();
-    service.until(|counts| counts.done == 20).await;
-    assert_eq!(desk.take_all().await.len(), 20);
+    service.until(|now| now.done == counts.dead).await;
+    assert_eq!(desk.take_all().await.len() as u64, counts.dead);
     service.stop().await;
     desk.remove().await;
 }
