@@ -17,8 +17,8 @@ use ehr_courier::domain::identity::{EventId, VersionKey};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::store::{
-    AcceptPage, BaselineProof, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef, Progress, Sights,
-    Store,
+    AcceptPage, BaselineProof, ContextRule, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef,
+    Progress, Sights, Store,
 };
 
 use crate::Failed;
@@ -172,6 +172,7 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
         content: Some(Content {
             hash: ContentHash::of_bytes(body.as_bytes()),
             record: Record::new(Bytes::from(body)),
+            context: None,
         }),
         trace: None,
     })
