@@ -19,6 +19,7 @@ pub mod lease;
 pub mod limits;
 pub mod measure;
 pub mod poll;
+pub mod record;
 pub mod schedule;
 mod stage;
 pub mod sweep;

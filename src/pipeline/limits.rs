@@ -33,8 +33,9 @@ pub struct Limits {
     pub in_flight_per_destination: usize,
     /// Deliveries in flight over all destinations.
     pub in_flight: usize,
-    /// Attempts recorded in one transaction.
-    pub record_batch: usize,
+    /// Attempts that have ended and are not recorded yet, above which nothing more is claimed: after a crash at most
+    /// these and those in flight are sent again. Half of them fill a batch.
+    pub unrecorded: usize,
     /// How long a lease lasts without renewal.
     pub lease_ttl: Duration,
     /// How often it is renewed.
@@ -70,7 +71,7 @@ impl Default for Limits {
             fan_out_rows: 1_000,
             in_flight_per_destination: 64,
             in_flight: 512,
-            record_batch: 256,
+            unrecorded: 256,
             lease_ttl: Duration::from_secs(30),
             lease_renewal: Duration::from_secs(10),
             lease_trust: Duration::from_secs(20),

@@ -57,6 +57,15 @@ pub struct LeaseRequest {
     pub ttl: Duration,
 }
 
+/// Extends all leases of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewLeases {
+    /// The worker.
+    pub holder: Holder,
+    /// How long its leases last without a further renewal.
+    pub ttl: Duration,
+}
+
 /// Counts a feed's polls; a poll that ended cannot write any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PollId(pub u64);

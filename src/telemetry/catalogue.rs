@@ -68,21 +68,26 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 26] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
-        "1 while an AMQP destination's broker takes no messages because it is short of memory or disk.",
+        "1 while the broker takes no messages, for want of memory or disk.",
+    ),
+    seconds(
+        "courier_amqp_confirm_seconds",
+        &["destination"],
+        "From the publication of a message to the broker's confirm.",
     ),
     gauge(
         "courier_amqp_connected",
         &["destination"],
-        "1 while an AMQP destination has its connection.",
+        "1 while there is a connection to the broker.",
     ),
     counter(
         "courier_amqp_connects_total",
         &["destination", "outcome"],
-        "Tries to connect an AMQP destination: connected or refused.",
+        "Attempts to connect to the broker: connected or refused.",
     ),
     seconds(
         "courier_attempt_seconds",
@@ -112,13 +117,12 @@ pub const METRICS: [Metric; 23] = [
     gauge(
         "courier_dedup_available",
         &[],
-        "1 while Redis answers, 0 while the store decides alone; absent without Redis.",
+        "0 while the Redis in front of the store does not answer: the store decides alone.",
     ),
     counter(
         "courier_dedup_calls_total",
         &["operation", "outcome"],
-        "Calls to Redis, one a page before it is handed over and one after its commit: ok, failed, refused, or skipped \
-         while it is away.",
+        "Calls to the Redis in front of the store: ok, refused, failed, or skipped while it is away.",
     ),
     counter(
         "courier_deliveries_owed_total",
@@ -137,6 +141,11 @@ pub const METRICS: [Metric; 23] = [
     ),
     counter("courier_events_total", &[], "Events written to the log."),
     counter(
+        "courier_face_refused_total",
+        &[],
+        "Requests to the HTTP listener without one of its tokens.",
+    ),
+    counter(
         "courier_late_events_total",
         &[],
         "Events among them that came after a newer version of their record: late changes that were recovered.",
@@ -150,6 +159,11 @@ pub const METRICS: [Metric; 23] = [
         "courier_polls_failed_total",
         &["connection", "class"],
         "Polls that failed, or proved incomplete.",
+    ),
+    counter(
+        "courier_reloads_total",
+        &["outcome"],
+        "Reloads of the configuration: applied, unchanged or refused.",
     ),
     counter(
         "courier_spans_dropped_total",

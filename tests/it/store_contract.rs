@@ -44,7 +44,7 @@ macro_rules! contract_suite {
                     a_free_connection_is_granted_and_one_held_by_another_is_not,
                     every_grant_raises_the_fence,
                     a_lapsed_or_returned_lease_goes_to_another,
-                    renewing_needs_the_fence_and_the_holder,
+                    renewing_extends_what_the_holder_still_has_and_nothing_else,
                     every_write_under_an_old_fence_is_refused,
                     a_restart_ends_the_leases_and_keeps_the_fences,
                 ];

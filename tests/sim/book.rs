@@ -220,7 +220,11 @@ impl Pages {
         let mut versions = BTreeSet::new();
         for answer in &self.answers {
             let told = answer.asked != Asked::Context;
-            for showing in answer.showings.iter().filter(|it| told && it.extent != Extent::Gone) {
+            for showing in answer
+                .showings
+                .iter()
+                .filter(|it| told && it.extent != Extent::Gone)
+            {
                 versions.insert((showing.record(&answer.connection), showing.number));
             }
         }

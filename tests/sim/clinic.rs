@@ -90,7 +90,12 @@ impl Entry<'_> {
         Some(Showing {
             record_type: record_type.to_owned(),
             id: id.to_owned(),
-            number: response.etag.strip_prefix("W/\"")?.strip_suffix('"')?.parse().ok()?,
+            number: response
+                .etag
+                .strip_prefix("W/\"")?
+                .strip_suffix('"')?
+                .parse()
+                .ok()?,
             stamp: response.last_modified.parse().ok()?,
             extent: Extent::Whole,
             sha256: sha256(b""),
@@ -154,13 +159,7 @@ pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
     let spoiled = reply.cut_at.is_some() || reply.unpacked_bytes.is_some();
     match (asked, reply.status.as_u16()) {
         (Asked::FirstPage | Asked::Page, 200) if !spoiled => serde_json::from_str::<Bundle<'_>>(text)
-            .map(|bundle| {
-                bundle
-                    .entry
-                    .iter()
-                    .filter_map(Entry::showing)
-                    .collect()
-            })
+            .map(|bundle| bundle.entry.iter().filter_map(Entry::showing).collect())
             .unwrap_or_default(),
         (Asked::Version | Asked::Record | Asked::Context, 200) if !spoiled => {
             showing(text).into_iter().collect()

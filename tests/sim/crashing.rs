@@ -16,8 +16,8 @@ use ehr_courier::store::{
     DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
     EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
     PollRef, Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage,
-    Released, ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled, StandingRow, Store,
-    StoreError, Sweep, Swept,
+    Released, RenewLeases, ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled,
+    StandingRow, Store, StoreError, Sweep, Swept,
 };
 use jiff::Timestamp;
 
@@ -147,13 +147,12 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, Other, self.inner.acquire_lease(request, now))
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        pass!(self, Other, self.inner.renew_lease(request, fence, now))
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        pass!(self, Other, self.inner.renew_leases(renewal, now))
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {

@@ -189,8 +189,7 @@ impl Plan {
         let blows = blows(&mut fork(seed, "blows"), rivals);
         let limits = limits(&mut fork(seed, "limits"), rivals);
         let brief = limits.retention < Duration::from_hours(1);
-        let mut subscriptions =
-            subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
+        let mut subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
         let mut brokers = fork(seed, "brokers");
         for subscription in &mut subscriptions {
             if brokers.random_bool(0.25) {
@@ -452,7 +451,7 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
         fan_out_events: pick(dice, &[2, 10, 500]),
         fan_out_rows: pick(dice, &[2, 7, 50, 1_000]),
         in_flight_per_destination: pick(dice, &[2, 8, 64]),
-        record_batch: pick(dice, &[1, 16, 256]),
+        unrecorded: pick(dice, &[1, 16, 256]),
         retention: if brief {
             Duration::from_secs(10)
         } else {

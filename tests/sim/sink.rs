@@ -113,9 +113,7 @@ impl Sink {
                 Duration::from_millis(dice.random_range(100..1000)),
                 Answer::Accept,
             ),
-            Temper::Flaky(share) if dice.random_bool(share) => {
-                (quick, Answer::Refuse("destination_refused"))
-            }
+            Temper::Flaky(share) if dice.random_bool(share) => (quick, Answer::Refuse("destination_refused")),
             Temper::Hangs(share) if dice.random_bool(share) => (quick, hang(dice.random_bool(0.5))),
             Temper::DownUntil(until) if Instant::now() < until => {
                 (quick, Answer::Refuse("destination_refused"))

@@ -130,7 +130,7 @@ pub(super) async fn a_collecting_stage_goes_with_its_poll(home: &dyn Home) {
         let page = world.page(vec![version("1", 1)], next_page("p2")).await;
         world.store.stage_page(&page).await.unwrap();
         match round {
-            0 => world.store.abandon_poll(&page.poll).await.unwrap(),
+            0 => assert_eq!(world.store.abandon_poll(&page.poll).await.unwrap().versions, 1),
             1 => world.store.set_cursor(&set).await.unwrap(),
             _ => {
                 let page = world.page(vec![version("2", 1)], Progress::Inconclusive).await;
