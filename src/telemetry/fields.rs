@@ -4,7 +4,7 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 37] = [
+pub const FIELDS: [(&str, &str); 38] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
@@ -36,6 +36,7 @@ pub const FIELDS: [(&str, &str); 37] = [
     ("log", "events that wait for fan-out"),
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
+    ("operation", "what was asked of a service"),
     ("reason", "why, in words"),
     ("records", "how many records"),
     ("seconds", "a duration"),

@@ -276,8 +276,10 @@ fn debug_shows_no_canary() {
     let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
     let body = bytes::Bytes::from(record().to_string());
     let rendered = ehr_courier::wire::Rendered {
-        content_type: "application/cloudevents+json",
+        content_type: Some("application/cloudevents+json"),
         body: body.clone(),
+        mode: ehr_courier::wire::Mode::Structured,
+        attributes: Vec::new(),
     };
     let shown = [
         format!("{config:?}"),
