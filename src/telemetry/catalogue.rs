@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 24] = [
+pub const METRICS: [Metric; 26] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -141,6 +141,11 @@ pub const METRICS: [Metric; 24] = [
     ),
     counter("courier_events_total", &[], "Events written to the log."),
     counter(
+        "courier_face_refused_total",
+        &[],
+        "Requests to the HTTP listener without one of its tokens.",
+    ),
+    counter(
         "courier_late_events_total",
         &[],
         "Events among them that came after a newer version of their record: late changes that were recovered.",
@@ -154,6 +159,11 @@ pub const METRICS: [Metric; 24] = [
         "courier_polls_failed_total",
         &["connection", "class"],
         "Polls that failed, or proved incomplete.",
+    ),
+    counter(
+        "courier_reloads_total",
+        &["outcome"],
+        "Reloads of the configuration: applied, unchanged or refused.",
     ),
     counter(
         "courier_spans_dropped_total",

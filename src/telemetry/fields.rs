@@ -4,7 +4,7 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 38] = [
+pub const FIELDS: [(&str, &str); 40] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
@@ -12,6 +12,10 @@ pub const FIELDS: [(&str, &str); 38] = [
     ("cancelled", "how many deliveries were cancelled"),
     ("cause", "why the engine of the store failed"),
     ("changes", "how many changes"),
+    (
+        "choice",
+        "a choice of the configuration that weakens protection or may be a mistake",
+    ),
     ("class", "the kind of failure, one fixed word"),
     ("connection", "the connection's name"),
     ("connections", "how many connections"),
@@ -37,6 +41,7 @@ pub const FIELDS: [(&str, &str); 38] = [
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
     ("operation", "what was asked of a service"),
+    ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
     ("records", "how many records"),
     ("seconds", "a duration"),

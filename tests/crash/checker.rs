@@ -13,8 +13,14 @@ use tokio::time::Instant;
 use crate::journal::Version;
 use crate::receiver::Arrival;
 
-/// Deliveries that the courier has in flight to one destination; so many may be repeated after a kill.
-pub(crate) const IN_FLIGHT_MAX: usize = 64;
+/// Deliveries that the courier has in flight to one destination.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Deliveries that have ended, but of which the courier may not have recorded that yet.
+const UNRECORDED_MAX: usize = 256;
+
+/// So many deliveries to one destination may be repeated after a kill.
+const REPEATS_MAX: usize = IN_FLIGHT_MAX + UNRECORDED_MAX;
 
 /// A request that the killed courier had sent may be noted so much later.
 const STILL_ON_THE_WIRE: Duration = Duration::from_millis(100);
@@ -138,9 +144,9 @@ pub(crate) fn judge(facts: &Facts<'_>, content: Content, arrivals: &[&Arrival]) 
         ));
     }
     for (kill, count) in &verdict.repeated {
-        if *count > IN_FLIGHT_MAX {
+        if *count > REPEATS_MAX {
             verdict.problems.push(format!(
-                "kill {kill} explains {IN_FLIGHT_MAX} repeats at most, not {count}"
+                "kill {kill} explains {REPEATS_MAX} repeats at most, not {count}"
             ));
         }
     }

@@ -102,7 +102,7 @@ impl Journal {
 /// A record version and the SHA-256 of its bytes; none where the answer shows only a part of it.
 type Seen = (Version, Option<String>);
 
-/// The versions that a searchset or a record carries.
+/// The versions that a searchset, a history or a record carries.
 fn versions_in(body: &[u8]) -> Vec<Seen> {
     #[derive(Deserialize)]
     struct Bundle<'a> {
@@ -112,13 +112,13 @@ fn versions_in(body: &[u8]) -> Vec<Seen> {
     #[derive(Deserialize)]
     struct Entry<'a> {
         #[serde(borrow)]
-        resource: &'a RawValue,
+        resource: Option<&'a RawValue>,
     }
     if let Ok(bundle) = serde_json::from_slice::<Bundle<'_>>(body) {
         return bundle
             .entry
             .iter()
-            .filter_map(|entry| seen(entry.resource.get()))
+            .filter_map(|entry| seen(entry.resource?.get()))
             .collect();
     }
     std::str::from_utf8(body)

@@ -235,7 +235,7 @@ allow_networks = ["127.0.0.0/8"]
         write!(
             text,
             "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nfetch = \"{fetch}\"\n\
-             start = \"beginning\"\noverlap = \"10s\"\n"
+             start = \"beginning\"\noverlap = \"10s\"\ndetect = \"last-updated\"\n"
         )
         .unwrap();
     }

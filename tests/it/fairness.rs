@@ -185,6 +185,7 @@ fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times,
             overlap: Duration::ZERO,
             fetch: FetchMode::FromPage,
             detect: Detect::LastUpdated,
+            include: Vec::new(),
         },
         every: Duration::from_secs(5),
     };

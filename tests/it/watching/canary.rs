@@ -270,6 +270,7 @@ fn debug_shows_no_canary() {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &Profile::names(),
+        includable: courier_fhir::includable,
         now: "2026-11-20T10:00:00Z".parse().unwrap(),
         secrets: Secrets::Required,
     };
