@@ -299,7 +299,7 @@ fn feed(
 ) -> Option<Feed> {
     let written = raw.get_ref();
     let record_type = match &written.record {
-        Some(text) => context.accept(record_type(text.get_ref()), text, &format!("{path}.record")),
+        Some(text) => context.accept(followed_type(text.get_ref()), text, &format!("{path}.record")),
         None => context.missing(raw, &format!("{path}.record"), "write record = \"Appointment\""),
     };
     let name = written.name.as_ref().map(|text| {
@@ -367,6 +367,14 @@ fn feed(
     })
 }
 
+/// Parses the type that a feed follows: a mistyped one would be polled in vain.
+fn followed_type(text: &str) -> Result<RecordType, Refusal> {
+    match record::meant(text) {
+        Some(meant) => Err(refusal("FHIR knows no such type", format!("write \"{meant}\""))),
+        None => record_type(text),
+    }
+}
+
 /// Parses a FHIR record type: letters and digits after a capital.
 pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
     let help = "write the type as FHIR names it: \"Appointment\", \"DiagnosticReport\"";
@@ -374,10 +382,6 @@ pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
         text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !shaped {
         return Err(refusal("not a record type", help));
-    }
-    if let Some(meant) = record::meant(text) {
-        let help = format!("write \"{meant}\"");
-        return Err(refusal("FHIR knows no such type", help));
     }
     RecordType::parse(text).map_err(|error| refusal(error.to_string(), help))
 }
