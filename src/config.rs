@@ -5,6 +5,7 @@
 //! found, each with file, line, key and remedy, and shows no secret. A key whose feature is not built is
 //! refused, never ignored. This module knows nothing of stores, connectors or sockets.
 
+mod auth;
 mod broker;
 mod connection;
 mod dedup;
@@ -18,6 +19,7 @@ mod raw;
 mod record;
 mod resolve;
 mod source;
+mod state;
 mod suggest;
 mod telemetry;
 mod value;
@@ -29,7 +31,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Include, RecordType, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -51,20 +53,24 @@ pub struct Surroundings<'a> {
     pub environment: &'a Environment,
     /// The names of the profiles that the connectors bring.
     pub known_profiles: &'a [&'a str],
+    /// The references of a record type that can be followed.
+    pub includable: fn(&RecordType) -> Vec<&'static str>,
     /// The current wall time; a feed cannot start after it.
     pub now: Timestamp,
     /// Which secrets are read.
     pub secrets: Secrets<'a>,
 }
 
-/// Which secrets are read. Those that are not are empty in the [`Config`]: nothing can be signed with them. That
-/// they are references, not literals, is checked all the same.
+/// Which secrets are read. Those that are not are empty or `Unread` in the [`Config`]: nothing can be signed or opened
+/// with them. That they are references, not literals, is checked all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrets<'a> {
     /// All: each must be there.
     Required,
     /// Those of one connection.
     OfConnection(&'a ConnectionName),
+    /// The key of the state.
+    OfState,
     /// None: the configuration is only looked at.
     Unneeded,
 }
@@ -93,7 +99,7 @@ pub struct Config {
 }
 
 /// Where the courier keeps its state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct State {
     /// The SQLite file; relative paths were joined to the configuration file's folder.
     pub database: PathBuf,
@@ -103,11 +109,20 @@ pub struct State {
     pub key: Key,
 }
 
-/// How bodies and secrets are protected at rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How bodies and secrets are protected at rest. `Debug` shows no key.
+#[derive(Debug, Clone)]
 pub enum Key {
     /// Not at all: the configuration says so in so many words.
     PlainText,
+    /// Encrypted.
+    Encrypted {
+        /// The key's 32 bytes.
+        key: SecretSlice<u8>,
+        /// Earlier keys, 32 bytes each, which only open.
+        previous: Vec<SecretSlice<u8>>,
+    },
+    /// The key was not read ([`Secrets`]): no store can be opened.
+    Unread,
 }
 
 /// What stands in front of the store. `Debug` shows no address: it may hold a password.
@@ -199,6 +214,39 @@ pub enum Auth {
         /// The token.
         token: SecretString,
     },
+    /// A fixed header.
+    ApiKey {
+        /// Its name, in lower case.
+        header: String,
+        /// Its value.
+        value: SecretString,
+    },
+    /// OAuth 2.0 client credentials with a secret.
+    OAuth2 {
+        /// The client's id.
+        client_id: String,
+        /// Its secret.
+        client_secret: SecretString,
+        /// Where tokens are granted.
+        token_url: Url,
+        /// What is asked for, or empty.
+        scope: String,
+    },
+    /// SMART Backend Services.
+    Smart {
+        /// The client's id.
+        client_id: String,
+        /// Its private key in PEM.
+        key: SecretString,
+        /// The key's id, if it was given one.
+        key_id: Option<String>,
+        /// Where tokens are granted; asked of the source if absent.
+        token_url: Option<Url>,
+        /// What is asked for.
+        scope: String,
+    },
+    /// There are some, which were not read ([`Secrets`]).
+    Unread,
 }
 
 /// How hard a source may be worked.
@@ -240,6 +288,8 @@ pub struct Feed {
     pub fetch: FetchMode,
     /// How changes are to be found.
     pub detect: Detect,
+    /// Which references of a record are followed.
+    pub include: Vec<Include>,
 }
 
 impl Feed {
@@ -254,6 +304,7 @@ impl Feed {
             overlap: self.overlap,
             fetch: self.fetch,
             detect: self.detect,
+            include: self.include.clone(),
         }
     }
 }

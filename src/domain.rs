@@ -12,5 +12,6 @@ pub mod identity;
 pub mod ledger;
 pub mod name;
 pub mod plan;
+pub mod release;
 pub mod retry;
 pub mod trace;

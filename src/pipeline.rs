@@ -10,6 +10,7 @@
 pub mod bells;
 pub mod budget;
 pub mod connection;
+mod context;
 pub mod deliver;
 pub mod fan_out;
 pub mod fetch;
@@ -18,7 +19,9 @@ pub mod lease;
 pub mod limits;
 pub mod measure;
 pub mod poll;
+pub mod record;
 pub mod schedule;
+mod stage;
 pub mod sweep;
 pub mod traces;
 pub mod turn;

@@ -57,6 +57,12 @@ pub enum StoreError {
         /// Why, and what to do about it.
         reason: String,
     },
+    /// The configured key is not the one that sealed the store: exit.
+    #[error("{reason}")]
+    WrongKey {
+        /// Which key is needed, and what to do.
+        reason: String,
+    },
     /// The engine failed. After a failed fsync the process must not go on.
     #[error("the store failed while {operation}")]
     Engine {
@@ -94,16 +100,16 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Fence>, StoreError>;
 
-    /// Extends a lease.
+    /// Extends every lease of a holder that has not passed to another, and answers them: ten thousand at the price of one
+    /// write. What is missing from the answer, or has another fence, is no longer the holder's turn.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when it has passed to another.
-    async fn renew_lease(
+    /// [`StoreError::Engine`] only.
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError>;
 
     /// Gives a lease back; a lease that has passed on is left alone.
     ///
@@ -146,7 +152,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; [`StoreError::Conflict`] when the poll is over already.
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError>;
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError>;
 
     /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage. Audited.
     ///

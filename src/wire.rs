@@ -3,6 +3,7 @@
 //! Knows the domain; is known by stores, destinations and the face. The domain knows nothing of it.
 
 pub mod cloudevents;
+pub mod context;
 pub mod routing_key;
 pub mod sealed;
 

@@ -17,9 +17,10 @@ use ehr_courier::domain::identity::{EventId, VersionKey};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::store::{
-    AcceptPage, BaselineProof, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef, Progress, Sights,
-    Store,
+    AcceptPage, BaselineProof, ContextRule, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef,
+    Progress, Sights, Store,
 };
+use jiff::Timestamp;
 
 use crate::Failed;
 
@@ -63,8 +64,13 @@ impl Names {
     }
 }
 
-/// Writes so many events and the deliveries that they owe.
-pub(crate) async fn write(store: &dyn Store, names: &Names, records: u32) -> Result<(), Failed> {
+/// Writes so many events and the deliveries that they owe, as a poll leaves them that ended at a cursor.
+pub(crate) async fn write(
+    store: &dyn Store,
+    names: &Names,
+    records: u32,
+    cursor: &Cursor,
+) -> Result<(), Failed> {
     let definitions = Definitions {
         connections: BTreeSet::from([names.connection.clone()]),
         destinations: BTreeSet::from([names.destination.clone()]),
@@ -78,13 +84,19 @@ pub(crate) async fn write(store: &dyn Store, names: &Names, records: u32) -> Res
     };
     let fence = store.acquire_lease(&lease, SystemClock.now()).await?;
     let fence = fence.ok_or("a fresh store has no other holder")?;
-    accept(store, names, fence, records).await?;
+    accept(store, names, fence, records, cursor).await?;
     fan_out(store, names, fence).await?;
     store.release_lease(&names.connection, fence).await?;
     Ok(())
 }
 
-async fn accept(store: &dyn Store, names: &Names, fence: Fence, records: u32) -> Result<(), Failed> {
+async fn accept(
+    store: &dyn Store,
+    names: &Names,
+    fence: Fence,
+    records: u32,
+    cursor: &Cursor,
+) -> Result<(), Failed> {
     let indexes: Vec<u32> = (0..records).collect();
     for page in indexes.chunks(PAGE as usize) {
         let state = store.feed(&names.connection, &names.feed).await?;
@@ -101,9 +113,10 @@ async fn accept(store: &dyn Store, names: &Names, fence: Fence, records: u32) ->
             changes: changes?,
             oversized: Vec::new(),
             progress: Progress::Done {
-                cursor: Cursor::new("here".to_owned()),
+                cursor: cursor.clone(),
                 baseline: BaselineProof::Unproven,
             },
+            context: ContextRule::None,
             sights: Sights::All,
             fresh_as_of: at,
             at,
@@ -150,10 +163,10 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
     let number = u64::from(index / BLOCK % 2 + 1);
     let key = RecordKey {
         record_type: RecordType::parse("Appointment")?,
-        id: RecordId::parse(&format!("synthetic-{record}"))?,
+        id: RecordId::parse(&record_id(u64::from(record)))?,
     };
     let version = VersionKey::of_version_id(&number.to_string());
-    let body = body(&key, number);
+    let body = resource(key.id.as_str(), number, SystemClock.now());
     Ok(Change {
         version: VersionClue::Known(
             version.clone(),
@@ -171,15 +184,23 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
         content: Some(Content {
             hash: ContentHash::of_bytes(body.as_bytes()),
             record: Record::new(Bytes::from(body)),
+            context: None,
         }),
         trace: None,
     })
 }
 
+/// The id of a synthetic record.
+pub(crate) fn record_id(index: u64) -> String {
+    format!("{RECORD_PREFIX}{index}")
+}
+
+/// What every synthetic record's id begins with.
+pub(crate) const RECORD_PREFIX: &str = "synthetic-";
+
 /// A synthetic appointment of about 1 KiB, as a FHIR server writes it.
-fn body(key: &RecordKey, version: u64) -> String {
-    let id = &key.id;
+pub(crate) fn resource(id: &str, version: u64, last_updated: Timestamp) -> String {
     format!(
-        r#"{{"resourceType":"Appointment","id":"{id}","meta":{{"versionId":"{version}","lastUpdated":"2026-11-20T10:00:0{version}.000+00:00"}},"status":"booked","serviceCategory":[{{"coding":[{{"system":"http://terminology.hl7.org/CodeSystem/service-category","code":"17","display":"General Practice"}}]}}],"serviceType":[{{"coding":[{{"system":"http://terminology.hl7.org/CodeSystem/service-type","code":"124","display":"General Practice"}}]}}],"reasonCode":[{{"text":"Follow-up of synthetic visit {id}"}}],"priority":5,"description":"Discussion of the results of visit {id}, version {version}","start":"2026-12-10T09:00:00Z","end":"2026-12-10T09:30:00Z","created":"2026-10-10","comment":"Synthetic: no such person exists","participant":[{{"actor":{{"reference":"Patient/{id}","display":"Synthetic Patient"}},"required":"required","status":"accepted"}},{{"actor":{{"reference":"Practitioner/example-{version}","display":"Synthetic Practitioner"}},"required":"required","status":"accepted"}},{{"actor":{{"reference":"Location/1","display":"South Wing, second floor"}},"required":"required","status":"accepted"}}]}}"#
+        r#"{{"resourceType":"Appointment","id":"{id}","meta":{{"versionId":"{version}","lastUpdated":"{last_updated:.3}"}},"status":"booked","serviceCategory":[{{"coding":[{{"system":"http://terminology.hl7.org/CodeSystem/service-category","code":"17","display":"General Practice"}}]}}],"serviceType":[{{"coding":[{{"system":"http://terminology.hl7.org/CodeSystem/service-type","code":"124","display":"General Practice"}}]}}],"reasonCode":[{{"text":"Follow-up of synthetic visit {id}"}}],"priority":5,"description":"Discussion of the results of visit {id}, version {version}","start":"2026-12-10T09:00:00Z","end":"2026-12-10T09:30:00Z","created":"2026-10-10","comment":"Synthetic: no such person exists","participant":[{{"actor":{{"reference":"Patient/{id}","display":"Synthetic Patient"}},"required":"required","status":"accepted"}},{{"actor":{{"reference":"Practitioner/example-{version}","display":"Synthetic Practitioner"}},"required":"required","status":"accepted"}},{{"actor":{{"reference":"Location/1","display":"South Wing, second floor"}},"required":"required","status":"accepted"}}]}}"#
     )
 }

@@ -10,10 +10,15 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::Failed;
+use crate::backlog::RECORD_PREFIX;
+
+/// The record's id stands so near to a notification's beginning.
+const HEAD_BYTES: usize = 512;
 
 /// A receiver on a loopback port of its own; it ends when it is dropped.
 pub(crate) struct Sink {
@@ -21,6 +26,8 @@ pub(crate) struct Sink {
     pub(crate) url: Url,
     /// Cancelled when it has received as many requests as it expects.
     pub(crate) full: CancellationToken,
+    /// How many it expects.
+    pub(crate) expected: usize,
     seen: Arc<Mutex<Seen>>,
     _serving: JoinSet<std::io::Result<()>>,
 }
@@ -32,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) headers: HeaderMap,
     /// The size of each body, in the order of arrival.
     pub(crate) body_bytes: Vec<usize>,
+    /// The change that each body tells of, by its record's id, and when it came.
+    pub(crate) arrivals: Vec<(u64, Instant)>,
 }
 
 #[derive(Clone)]
@@ -58,6 +67,7 @@ impl Sink {
         Ok(Self {
             url,
             full,
+            expected: requests,
             seen,
             _serving: serving,
         })
@@ -69,7 +79,18 @@ impl Sink {
     }
 }
 
+/// The number in the first id of a synthetic record that a body names.
+fn change(body: &[u8]) -> Option<u64> {
+    let head = body.get(..body.len().min(HEAD_BYTES))?;
+    let prefix = RECORD_PREFIX.as_bytes();
+    let at = head.windows(prefix.len()).position(|window| window == prefix)?;
+    let digits = head.get(at + prefix.len()..)?.iter();
+    let digits = digits.take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
 async fn receive(State(expected): State<Expected>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let (now, change) = (Instant::now(), change(&body));
     let mut seen = expected.seen.lock().unwrap_or_else(PoisonError::into_inner);
     if seen.body_bytes.is_empty() {
         seen.headers = headers
@@ -81,6 +102,7 @@ async fn receive(State(expected): State<Expected>, headers: HeaderMap, body: Byt
             .collect();
     }
     seen.body_bytes.push(body.len());
+    seen.arrivals.extend(change.map(|change| (change, now)));
     if seen.body_bytes.len() == expected.requests {
         expected.full.cancel();
     }

@@ -54,6 +54,7 @@ fn surroundings<'a>(
     Surroundings {
         environment,
         known_profiles,
+        includable: courier_fhir::includable,
         now: SystemClock.now(),
         secrets,
     }

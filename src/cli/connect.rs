@@ -148,10 +148,14 @@ async fn ask_destinations(config: &Config) -> Vec<DestinationLine> {
         .collect();
     let asking = made.into_iter().map(|(destination, made)| async move {
         let (reached, detail) = match made {
-            Ok(outlet) => match outlet.destination.probe().await {
-                Attempt::Accepted { detail } => (true, detail),
-                Attempt::Failed { detail, .. } => (false, detail),
-            },
+            Ok(outlet) => {
+                let probed = outlet.destination.probe().await;
+                outlet.destination.close().await;
+                match probed {
+                    Attempt::Accepted { detail } => (true, detail),
+                    Attempt::Failed { detail, .. } => (false, detail),
+                }
+            }
             Err(error) => (false, error.to_string()),
         };
         DestinationLine {

@@ -3,7 +3,7 @@
 
 mod bus;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use crate::destination::signature::SigningKey;
 use crate::domain::identity::{EventId, VersionKey};
 use crate::pipeline::{self, Worker};
 use crate::receiver::{self, Received};
-use crate::sandbox::{self, Change, Ehr, Options, Pace, Written};
-use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::sandbox::{self, Ehr, Options, Pace, Written};
+use crate::store::sqlite::OpenMode;
 use bus::Bus;
 
 /// What the sandbox's clinic does: one change after the other, this far apart.
@@ -68,8 +68,8 @@ struct Stage {
     tasks: JoinSet<Result<(), CliError>>,
     stop: CancellationToken,
     folder: PathBuf,
-    /// The versions that the clinic wrote last, by record: what the source can still show.
-    current: BTreeMap<String, String>,
+    /// The ids of the versions that the clinic wrote, deletes included: its history shows each of them.
+    written: BTreeSet<String>,
     walk_ins: u32,
     /// What a broker confirmed, if one was given.
     bus: Option<Bus>,
@@ -115,6 +115,7 @@ async fn raise(seed: u64, broker: Option<&str>) -> Result<Stage, CliError> {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };
@@ -122,7 +123,7 @@ async fn raise(seed: u64, broker: Option<&str>) -> Result<Stage, CliError> {
     text.push_str(&broker.map(|_url| bus::configuration()).unwrap_or_default());
     let config =
         config::from_text(&folder.join("courier.toml"), &text, &surroundings).map_err(CliError::Config)?;
-    let store = SqliteStore::open(&config.state.database, OpenMode::Service)?;
+    let store = app::open_store(&config, OpenMode::Service)?;
     let mut worker = app::compose(&config, Arc::new(store), Arc::clone(&clock))?;
     let bus = match broker {
         Some(_url) => Some(Bus::board(&config, &mut worker).await?),
@@ -155,7 +156,7 @@ async fn raise(seed: u64, broker: Option<&str>) -> Result<Stage, CliError> {
         tasks,
         stop,
         folder,
-        current: BTreeMap::new(),
+        written: BTreeSet::new(),
         walk_ins: 0,
         bus,
     })
@@ -282,14 +283,10 @@ fn step(stage: &mut Stage, begun: Timestamp, events: Option<usize>) -> Result<()
     } else {
         stage.ehr.step()
     };
-    for version in written {
-        let record = format!("{}/{}", version.record_type, version.id);
-        if version.change == Change::Deleted {
-            stage.current.remove(&record);
-        } else {
-            stage.current.insert(record, version.version_id);
-        }
-    }
+    let ids = written
+        .iter()
+        .filter_map(|one| id_of(&one.record_type, &one.id, &one.version_id));
+    stage.written.extend(ids);
     Ok(())
 }
 
@@ -304,19 +301,9 @@ fn walk_in(stage: &mut Stage) -> Result<Written, CliError> {
         .map_err(|error| CliError::Failed(error.to_string()))
 }
 
-/// How many of the clinic's changes can still be shown and were not yet.
+/// How many of the clinic's changes were not shown yet.
 fn unshown(stage: &Stage, shown: &BTreeMap<String, String>) -> usize {
-    let is_shown = |record: &String, version_id: &String| {
-        record
-            .split_once('/')
-            .and_then(|(kind, id)| id_of(kind, id, version_id))
-            .is_some_and(|id| shown.contains_key(&id))
-    };
-    stage
-        .current
-        .iter()
-        .filter(|(record, version_id)| !is_shown(record, version_id))
-        .count()
+    stage.written.iter().filter(|id| !shown.contains_key(*id)).count()
 }
 
 /// The id that the event of a version must have.
@@ -335,7 +322,6 @@ fn expected(stage: &Stage, begun: Timestamp) -> BTreeMap<String, String> {
         .ehr
         .ledger()
         .iter()
-        .filter(|shown| !shown.deleted)
         .filter(|shown| {
             shown
                 .last_updated

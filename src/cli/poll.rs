@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
-use courier_sdk::{ChangeRef, Clock, ConnectionName, FeedName, Next, PollRequest};
+use courier_sdk::{ChangeRef, Clock, ConnectionName, FeedName, Next, PollRequest, Shown};
 use jiff::Timestamp;
 
 use super::output::Output;
@@ -72,7 +72,7 @@ pub(super) async fn run(
     }
     // What was found before an error was found all the same.
     if outcome.is_ok() || !rows.is_empty() {
-        output.table(&["feed", "record", "version", "last_updated"], &rows);
+        output.table(&["feed", "record", "version", "change", "last_updated"], &rows);
     }
     outcome
 }
@@ -120,6 +120,13 @@ fn row(feed: &Feed, change: &ChangeRef) -> Vec<String> {
         feed.spec.name.to_string(),
         change.key.to_string(),
         change.version_id.clone().unwrap_or_else(|| "-".to_owned()),
+        match change.shown {
+            Shown::State => "-",
+            Shown::Created => "created",
+            Shown::Updated => "updated",
+            Shown::Deleted => "deleted",
+        }
+        .to_owned(),
         change
             .last_updated
             .map_or_else(|| "-".to_owned(), |at| at.to_string()),

@@ -5,18 +5,17 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Start};
 use jiff::Timestamp;
-use secrecy::SecretString;
 use toml::Spanned;
 use url::Url;
 
 use super::problem::Origin;
-use super::raw::{Number, RawAuth, RawConnection, RawFeed, RawLimits, Text};
+use super::raw::{Number, RawConnection, RawFeed, RawLimits, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Auth, Connection, Feed, Limits, record};
+use super::{Audit, Auth, Connection, Feed, Limits, auth, record};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -30,7 +29,6 @@ const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
 const CONCURRENT_MAX: i64 = 64;
 /// One an hour at least, or a poll would wait for days.
 const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
-const LATER_AUTH: [&str; 4] = ["api-key", "oauth2", "smart-backend-services", "refresh-token"];
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
@@ -65,7 +63,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         context.accept(value::reachable(url, egress), text, &format!("{path}.base_url"));
     }
     let auth = raw.auth.as_ref().map_or(Some(Auth::None), |raw| {
-        auth(raw, &format!("{path}.auth"), context)
+        auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
     });
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
     let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), context);
@@ -122,85 +120,6 @@ fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'
         )),
     });
     context.accept(url, text, &path)
-}
-
-fn auth(raw: &Spanned<RawAuth>, path: &str, context: &mut Context<'_>) -> Option<Auth> {
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Kind {
-        None,
-        Basic,
-        Bearer,
-    }
-    let RawAuth {
-        kind,
-        user,
-        password,
-        token,
-    } = raw.get_ref();
-    let Some(kind) = kind else {
-        return context.missing(
-            raw,
-            &format!("{path}.type"),
-            "write type = \"none\", \"basic\" or \"bearer\"",
-        );
-    };
-    let known = [
-        ("none", Kind::None),
-        ("basic", Kind::Basic),
-        ("bearer", Kind::Bearer),
-    ];
-    let kind = context.word(kind, &format!("{path}.type"), &known, &LATER_AUTH)?;
-    for (key, text, of) in [
-        ("user", user, Kind::Basic),
-        ("password", password, Kind::Basic),
-        ("token", token, Kind::Bearer),
-    ] {
-        if let Some(text) = text.as_ref().filter(|_| kind != of) {
-            let right = if of == Kind::Basic { "basic" } else { "bearer" };
-            let refused = refusal(
-                "this key does not belong to this type",
-                format!("remove `{key}`, or write type = \"{right}\""),
-            );
-            context.accept::<()>(Err(refused), text, &format!("{path}.{key}"));
-        }
-    }
-    match kind {
-        Kind::None => Some(Auth::None),
-        Kind::Basic => {
-            let user = match user {
-                Some(user) => context.accept(user_name(user.get_ref()), user, &format!("{path}.user")),
-                None => context.missing(raw, &format!("{path}.user"), "write user = \"…\" in it"),
-            };
-            let password = secret(raw, password.as_ref(), &format!("{path}.password"), context);
-            Some(Auth::Basic {
-                user: user?,
-                password: password?,
-            })
-        }
-        Kind::Bearer => Some(Auth::Bearer {
-            token: secret(raw, token.as_ref(), &format!("{path}.token"), context)?,
-        }),
-    }
-}
-
-fn user_name(text: &str) -> Result<String, Refusal> {
-    if text.is_empty() || text.contains(':') || text.chars().any(char::is_control) {
-        let help = "write the user name alone; the password stands in `password`";
-        return Err(refusal("not a user name for HTTP Basic", help));
-    }
-    Ok(text.to_owned())
-}
-
-fn secret(
-    auth: &Spanned<RawAuth>,
-    text: Option<&Text>,
-    path: &str,
-    context: &mut Context<'_>,
-) -> Option<SecretString> {
-    let Some(text) = text else {
-        return context.missing(auth, path, "write \"env:NAME\" or \"file:PATH\" for it");
-    };
-    context.secret(text, path, Ok)
 }
 
 fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Option<Limits> {
@@ -315,14 +234,7 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    let detect = match &written.detect {
-        Some(text) => {
-            let known = [("auto", Detect::Auto), ("last-updated", Detect::LastUpdated)];
-            let later = ["history", "window", "roster", "read"];
-            context.word(text, &format!("{path}.detect"), &known, &later)
-        }
-        None => Some(Detect::Auto),
-    };
+    let detect = detect(written.detect.as_ref(), filter.as_deref(), path, context);
     let overlap = match &written.overlap {
         Some(text) if text.get_ref() != "auto" => {
             let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
@@ -344,6 +256,7 @@ fn feed(
         }
         None => Some(FetchMode::FromPage),
     };
+    let include = include(written.include.as_deref(), record_type.as_ref(), path, context);
     let record_type = record_type?;
     if !record::is_known(record_type.as_str()) {
         context.audits.push(Audit::UnknownType {
@@ -364,6 +277,7 @@ fn feed(
         overlap: overlap?,
         fetch: fetch?,
         detect: detect?,
+        include: include?,
     })
 }
 
@@ -373,6 +287,73 @@ fn followed_type(text: &str) -> Result<RecordType, Refusal> {
         Some(meant) => Err(refusal("FHIR knows no such type", format!("write \"{meant}\""))),
         None => record_type(text),
     }
+}
+
+fn detect(
+    text: Option<&Text>,
+    filter: Option<&str>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Detect> {
+    let Some(text) = text else {
+        return Some(Detect::Auto);
+    };
+    let known = [
+        ("auto", Detect::Auto),
+        ("history", Detect::History),
+        ("last-updated", Detect::LastUpdated),
+    ];
+    let path = format!("{path}.detect");
+    let detect = context.word(text, &path, &known, &["window", "roster", "read"])?;
+    if detect == Detect::History && filter.is_some_and(|filter| !filter.is_empty()) {
+        let help = "leave out `where`, or write detect = \"last-updated\"";
+        let refused = refusal("a history cannot be narrowed by `where`", help);
+        return context.accept(Err(refused), text, &path);
+    }
+    Some(detect)
+}
+
+fn include(
+    raw: Option<&[Text]>,
+    record_type: Option<&RecordType>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Option<Vec<Include>> {
+    let mut includes = Vec::new();
+    for (index, text) in raw.unwrap_or_default().iter().enumerate() {
+        let path = format!("{path}.include[{index}]");
+        let include = Include::parse(text.get_ref())
+            .map_err(|error| refusal(error.to_string(), "write include = [\"Appointment:patient\"]"))
+            .and_then(|include| known_include(include, record_type, context.surroundings.includable));
+        includes.push(context.accept(include, text, &path));
+    }
+    includes.into_iter().collect()
+}
+
+fn known_include(
+    include: Include,
+    record_type: Option<&RecordType>,
+    includable: fn(&RecordType) -> Vec<&'static str>,
+) -> Result<Include, Refusal> {
+    if let Some(of_feed) = record_type
+        && include.record_type != *of_feed
+    {
+        let message = format!("this feed follows {of_feed}");
+        return Err(refusal(
+            message,
+            format!("write \"{of_feed}:{}\"", include.parameter),
+        ));
+    }
+    let known = includable(&include.record_type);
+    if known.contains(&include.parameter.as_str()) {
+        return Ok(include);
+    }
+    let help = match nearest(&include.parameter, known.iter().copied()) {
+        Some(meant) => format!("write \"{}:{meant}\"", include.record_type),
+        None if known.is_empty() => "leave it out: no reference of this type can be followed".to_owned(),
+        None => format!("write one of {}", known.join(", ")),
+    };
+    Err(refusal("unknown reference", help))
 }
 
 /// Parses a FHIR record type: letters and digits after a capital.

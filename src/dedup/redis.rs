@@ -107,9 +107,9 @@ impl RedisDedup {
                 self.note_answer(ticket, operation);
                 Some(answer)
             }
-            Err(Failure::Refused(reason)) => {
+            Err(Failure::Refused(answer)) => {
                 count(operation, "refused");
-                self.note_refusal(ticket, operation, reason);
+                self.note_refusal(ticket, operation, &answer);
                 None
             }
             Err(Failure::Broken(reason)) => {
@@ -128,18 +128,15 @@ impl RedisDedup {
         condition.note_back(ticket);
     }
 
-    fn note_refusal(&self, ticket: Ticket, operation: Operation, reason: String) {
+    fn note_refusal(&self, ticket: Ticket, operation: Operation, answer: &str) {
         let mut condition = self.condition();
         condition.note_back(ticket);
         let Some(refused) = condition.refused.get_mut(operation as usize) else {
             return;
         };
+        let reason = format!("{} is refused: {answer}", operation.label());
         if refused.is_none() {
-            tracing::warn!(
-                operation = operation.label(),
-                reason,
-                "redis refuses; the store decides alone"
-            );
+            tracing::warn!(reason, "redis refuses; the store decides alone");
         }
         *refused = Some(reason);
     }

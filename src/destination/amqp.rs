@@ -158,6 +158,21 @@ impl Destination for Amqp {
         }
     }
 
+    /// Connects and logs in, as the first attempt would. Whether a message finds a queue only a message can tell.
+    async fn probe(&self) -> Attempt {
+        self.supervise();
+        let connected = timeout(self.settings.deadline, supervise::link(&self.state)).await;
+        match connected.unwrap_or_else(|_elapsed| Err(self.overdue())) {
+            Ok(_link) => Attempt::Accepted {
+                detail: "connected; `destinations test` shows whether a message finds a queue".to_owned(),
+            },
+            Err(refused) => Attempt::Failed {
+                detail: refused.to_string(),
+                retry_after: None,
+            },
+        }
+    }
+
     async fn close(&self) {
         let mut supervisor =
             std::mem::take(&mut *self.supervisor.lock().unwrap_or_else(PoisonError::into_inner));

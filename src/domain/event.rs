@@ -1,6 +1,6 @@
 //! Changes on their way to becoming events, and events: one changed record version, built once.
 
-use courier_sdk::{ConnectionName, FeedName, Novelty, Record, RecordKey, Shown};
+use courier_sdk::{ConnectionName, Context, FeedName, Novelty, Record, RecordKey, Shown};
 use jiff::Timestamp;
 
 use super::canonical::ContentHash;
@@ -88,6 +88,16 @@ pub struct Content {
     pub record: Record,
     /// The content hash under the connection's rule.
     pub hash: ContentHash,
+    /// What it refers to, where that was asked for and read.
+    pub context: Option<Context>,
+}
+
+impl Content {
+    /// How many bytes it has, context included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.record.bytes().len() + self.context.as_ref().map_or(0, Context::bytes)
+    }
 }
 
 /// How much of a change's version key is known before the ledger is asked.
@@ -132,6 +142,8 @@ pub struct Event {
     pub feed: FeedName,
     /// The body; absent for deletes.
     pub record: Option<Record>,
+    /// What the record refers to, where its feed includes that.
+    pub context: Option<Context>,
     /// The poll that found it, where that is traced.
     pub trace: Option<TraceContext>,
 }

@@ -305,6 +305,7 @@ mod tests {
             timeliness: Timeliness::InOrder,
             feed: FeedName::parse("f").unwrap(),
             record: Some(Record::new(Bytes::from_static(b"{}"))),
+            context: None,
             trace: None,
         }
     }

@@ -25,7 +25,11 @@ pub fn identify(connection: &ConnectionName, change: ChangeRef, rule: &VersionRu
     let content = change.record.clone().map(|record| {
         let hash = ContentHash::of_record(record.bytes(), &rule.volatile_paths)
             .unwrap_or_else(|_| ContentHash::of_bytes(record.bytes()));
-        Content { record, hash }
+        Content {
+            record,
+            hash,
+            context: None,
+        }
     });
     let version = clue(connection, &change, rule, content.as_ref());
     let number = change

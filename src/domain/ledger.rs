@@ -113,6 +113,8 @@ pub enum Verdict {
 pub enum Source {
     /// A page or the stage: changes queue behind earlier ones of their record.
     Page,
+    /// The same, of a feed whose records are told of with their context: that is read first.
+    PageWithoutContext,
     /// The inbox: the change was at the front of its record's queue.
     Inbox,
 }
@@ -138,7 +140,7 @@ fn decide_one(
 ) -> Verdict {
     let baseline = view.baseline;
     let record = view.records.entry(change.key.clone()).or_default();
-    let must_wait = source == Source::Page && record.queue == Queue::Waiting;
+    let must_wait = source != Source::Inbox && record.queue == Queue::Waiting;
     if must_wait && change.novelty == Novelty::Announce && change.version == VersionClue::ByContent {
         // Its number depends on changes that still wait: judged now, the second A of A, B, A would be the first.
         return enqueue(record);
@@ -152,7 +154,8 @@ fn decide_one(
     if is_known(&view.accepted, record.head.as_ref(), &event_id) {
         return Verdict::Known { event_id };
     }
-    let complete = change.content.is_some() || change.shown == Shown::Deleted;
+    let carried = change.content.is_some() && source != Source::PageWithoutContext;
+    let complete = carried || change.shown == Shown::Deleted;
     if change.novelty == Novelty::Announce && (!complete || must_wait) {
         return enqueue(record);
     }
@@ -243,6 +246,8 @@ fn kind_of(change: &Change, head: Option<&Head>, baseline: Baseline) -> EventKin
     match (change.shown, proven) {
         (Shown::Deleted, _) => EventKind::Deleted,
         (Shown::Created, _) | (Shown::State, true) => EventKind::Created,
+        // A PUT can create too; a first version that the profile trusts proves it.
+        (Shown::Updated, _) if change.first_version => EventKind::Created,
         (Shown::Updated, _) | (Shown::State, false) => EventKind::Updated,
     }
 }

@@ -68,6 +68,7 @@ fn sample(
         timeliness: Timeliness::InOrder,
         feed: FeedName::parse(SAMPLE)?,
         record: None,
+        context: None,
         trace: None,
     };
     let delivery = Delivery {

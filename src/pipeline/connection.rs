@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec};
+use courier_sdk::{ConnectionName, Connector, Detect, FeedName, FeedSpec};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -48,6 +48,20 @@ pub struct Condition {
     pub fresh_as_of: Option<Timestamp>,
     /// Why it is set aside or failing; no PHI.
     pub trouble: Option<String>,
+    /// Stages in a row that came to nothing.
+    pub lost_stages: u32,
+    /// How its changes are found for now.
+    pub way: Way,
+}
+
+/// How a feed's changes are found for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// As configured.
+    #[default]
+    Configured,
+    /// By a search, until one is complete.
+    BySearch,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +94,12 @@ impl Connection {
             condition: Mutex::new(condition),
             fetched_at: Mutex::new(None),
         }
+    }
+
+    /// The feed of that name, if it is polled.
+    #[must_use]
+    pub fn feed(&self, name: &FeedName) -> Option<&Feed> {
+        self.feeds.iter().find(|feed| feed.spec.name == *name)
     }
 
     /// The fence of the lease, while it can be trusted. A lease in doubt is no lease: nothing is asked of the source.
@@ -139,6 +159,8 @@ impl Connection {
         let condition = conditions.entry(feed.clone()).or_default();
         condition.failures = 0;
         condition.trouble = None;
+        condition.lost_stages = 0;
+        condition.way = Way::Configured;
         condition.succeeded_at = Some(now);
         condition.fresh_as_of = fresh_as_of.or(condition.fresh_as_of);
     }
@@ -149,6 +171,34 @@ impl Connection {
         let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(condition) = conditions.get_mut(feed) {
             condition.failures = 0;
+        }
+    }
+
+    /// Notes a stage that came to nothing, and returns how many have in a row.
+    pub fn note_lost_stage(&self, feed: &FeedName) -> u32 {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        let condition = conditions.entry(feed.clone()).or_default();
+        condition.lost_stages = condition.lost_stages.saturating_add(1);
+        condition.lost_stages
+    }
+
+    /// Lets a feed search for its current state until one search is complete.
+    pub fn search_instead(&self, feed: &FeedName) {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        conditions.entry(feed.clone()).or_default().way = Way::BySearch;
+    }
+
+    /// What the connector is to know of a feed now.
+    #[must_use]
+    pub fn spec_in_force(&self, feed: &Feed) -> FeedSpec {
+        let way = self.condition(&feed.spec.name).unwrap_or_default().way;
+        let detect = match way {
+            Way::Configured => feed.spec.detect,
+            Way::BySearch => Detect::LastUpdated,
+        };
+        FeedSpec {
+            detect,
+            ..feed.spec.clone()
         }
     }
 

@@ -1,4 +1,4 @@
-//! Deliver: attempts what is due, within each destination's share, and records what came of it in batches.
+//! Deliver: attempts what is due, within each destination's share, and gives what came of it to the recorder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::heartbeat::Part;
 use super::limits::Limits;
+use super::record::{Recorder, Supply, unwrap_panic};
 use super::traces::Begun;
 use super::{Outlet, Worker};
 use crate::destination::{Attempt, Notification};
@@ -30,46 +31,57 @@ enum Look {
     Later,
 }
 
-type Attempts = JoinSet<(DestinationName, AttemptRecord)>;
+/// What the stage has under way.
+struct Flight {
+    attempts: JoinSet<(DestinationName, AttemptRecord)>,
+    /// Attempts by destination.
+    flying: BTreeMap<DestinationName, usize>,
+    recorder: Recorder,
+    supply: Supply,
+    next_due_at: Option<Timestamp>,
+}
 
 /// Delivers for all connections that this worker holds, until `stop`; attempts in flight may end.
 ///
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut attempts = Attempts::new();
-    let mut in_flight: BTreeMap<DestinationName, usize> = BTreeMap::new();
+    let mut flight = Flight {
+        attempts: JoinSet::new(),
+        flying: BTreeMap::new(),
+        recorder: Recorder::new(Arc::clone(&worker)),
+        supply: Supply::Dry,
+        next_due_at: None,
+    };
     let mut look = Look::Now;
-    let mut next_due_at = None;
     loop {
         worker.watch.heartbeats.beat(Part::Deliver);
         if look == Look::Now {
-            next_due_at = claim(&worker, &mut attempts, &mut in_flight).await?;
+            claim(&worker, &mut flight).await?;
         }
-        let wait = next_due_at.map_or(worker.limits.fallback, |due: Timestamp| {
-            let left = due.duration_since(worker.clock.now());
-            Duration::try_from(left)
-                .unwrap_or_default()
-                .min(worker.limits.fallback)
-        });
+        flight.recorder.write_if_ripe(flight.supply);
+        let idle_for = idle_for(&worker, flight.next_due_at);
+        let sleep = flight
+            .recorder
+            .ripe_in()
+            .map_or(idle_for, |ripe| ripe.min(idle_for));
         look = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(joined) = attempts.join_next() => {
-                record(&worker, joined, &mut attempts, &mut in_flight).await?
+            Some(written) = flight.recorder.written() => {
+                written?;
+                // Lines have moved on, and there is room again.
+                Look::Now
             }
+            Some(joined) = flight.attempts.join_next() => flight.note(&worker, joined),
             () = worker.bells.deliver.notified() => Look::Now,
-            () = tokio::time::sleep(wait + Duration::from_millis(1)) => Look::Now,
+            () = tokio::time::sleep(sleep + Duration::from_millis(1)) => {
+                if sleep < idle_for { Look::Later } else { Look::Now }
+            }
         };
     }
-    let drain = async {
-        while let Some(joined) = attempts.join_next().await {
-            record(&worker, joined, &mut attempts, &mut in_flight).await?;
-        }
-        Ok(())
-    };
     // What is still in flight after the grace stays owed: at worst it is sent twice, with the same id and bytes.
-    let drained = tokio::time::timeout(worker.limits.shutdown_grace, drain)
+    let drained = tokio::time::timeout(worker.limits.shutdown_grace, drain(&worker, flight))
         .await
         .unwrap_or(Ok(()));
     join_all(
@@ -82,37 +94,90 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     drained
 }
 
-/// Claims due deliveries while there is room, for the destinations with the fewest in flight first; answers when the
-/// next falls due.
-async fn claim(
-    worker: &Arc<Worker>,
-    attempts: &mut Attempts,
-    in_flight: &mut BTreeMap<DestinationName, usize>,
-) -> Result<Option<Timestamp>, StoreError> {
+/// How long nothing falls due.
+fn idle_for(worker: &Worker, next_due_at: Option<Timestamp>) -> Duration {
+    next_due_at.map_or(worker.limits.fallback, |due| {
+        let left = due.duration_since(worker.clock.now());
+        Duration::try_from(left)
+            .unwrap_or_default()
+            .min(worker.limits.fallback)
+    })
+}
+
+/// Waits for what is under way and records it as it ends.
+async fn drain(worker: &Worker, mut flight: Flight) -> Result<(), StoreError> {
+    loop {
+        flight.recorder.flush().await?;
+        let Some(joined) = flight.attempts.join_next().await else {
+            return Ok(());
+        };
+        flight.note(worker, joined);
+    }
+}
+
+impl Flight {
+    /// Takes in an ended attempt and all others that have ended by now; says whether there is room for many.
+    fn note(&mut self, worker: &Worker, first: Result<(DestinationName, AttemptRecord), JoinError>) -> Look {
+        let mut look = Look::Later;
+        let mut next = Some(first);
+        while let Some(joined) = next {
+            if let Some((name, record)) = unwrap_panic(joined) {
+                let flying = self.flying.entry(name).or_default();
+                *flying = flying.saturating_sub(1);
+                if *flying <= worker.limits.in_flight_per_destination / 2 {
+                    look = Look::Now;
+                }
+                self.recorder.take(record);
+            }
+            next = self.attempts.try_join_next();
+        }
+        if self.supply == Supply::Dry || self.recorder.is_full() {
+            // There is nothing to claim before something is recorded.
+            look = Look::Later;
+        }
+        look
+    }
+}
+
+/// Claims due deliveries while there is room, for the destinations with the fewest in flight first.
+async fn claim(worker: &Arc<Worker>, flight: &mut Flight) -> Result<(), StoreError> {
     let now = worker.clock.now();
     let due = worker.store.due_destinations(&worker.holder, now).await?;
-    in_flight.retain(|_, flying| *flying > 0);
-    for (name, room) in rooms(&due.due, in_flight, &worker.limits) {
+    flight.next_due_at = due.next_due_at;
+    flight.flying.retain(|_, flying| *flying > 0);
+    let rooms = rooms(&due.due, &flight.flying, &worker.limits);
+    flight.supply = if rooms.len() < due.due.len() {
+        Supply::Ample
+    } else {
+        Supply::Dry
+    };
+    for (name, room) in rooms {
         let Some(outlet) = worker.destinations.get(&name) else {
             debug!(destination = %name, "deliveries wait for a destination that is not configured");
             continue;
         };
+        let left = worker.limits.in_flight.saturating_sub(flight.attempts.len());
+        let limit = room.min(left);
+        if limit == 0 || flight.recorder.is_full() {
+            flight.supply = Supply::Ample;
+            continue;
+        }
         let claim = ClaimDeliveries {
             holder: worker.holder.clone(),
             destination: name.clone(),
-            limit: room.min(worker.limits.in_flight.saturating_sub(attempts.len())),
+            limit,
             at: worker.clock.now(),
         };
-        if claim.limit == 0 {
-            continue;
-        }
         let claimed = worker.store.claim_deliveries(&claim).await?;
-        *in_flight.entry(name).or_default() += claimed.len();
+        if claimed.len() == limit {
+            flight.supply = Supply::Ample;
+        }
+        *flight.flying.entry(name).or_default() += claimed.len();
         for delivery in claimed {
-            begin(worker, outlet, delivery, attempts);
+            begin(worker, outlet, delivery, &mut flight.attempts);
         }
     }
-    Ok(due.next_due_at)
+    Ok(())
 }
 
 /// How many more each due destination may have in flight: its own limit, and no more than an even share of all that
@@ -136,7 +201,12 @@ fn rooms(
     rooms
 }
 
-fn begin(worker: &Arc<Worker>, outlet: &Outlet, claimed: ClaimedDelivery, attempts: &mut Attempts) {
+fn begin(
+    worker: &Arc<Worker>,
+    outlet: &Outlet,
+    claimed: ClaimedDelivery,
+    attempts: &mut JoinSet<(DestinationName, AttemptRecord)>,
+) {
     let destination = Arc::clone(&outlet.destination);
     let worker = Arc::clone(worker);
     attempts.spawn(async move {
@@ -242,45 +312,6 @@ fn log(worker: &Worker, claimed: &ClaimedDelivery, outcome: &AttemptOutcome) {
         }
         AttemptOutcome::Released => {}
     }
-}
-
-/// Records an ended attempt together with all others that have ended by now; says whether there is room for many.
-async fn record(
-    worker: &Worker,
-    first: Result<(DestinationName, AttemptRecord), JoinError>,
-    attempts: &mut Attempts,
-    in_flight: &mut BTreeMap<DestinationName, usize>,
-) -> Result<Look, StoreError> {
-    let mut records = Vec::new();
-    let mut look = Look::Later;
-    let mut ended = Some(first);
-    while let Some(joined) = ended {
-        match joined {
-            Ok((name, record)) => {
-                let flying = in_flight.entry(name).or_default();
-                *flying = flying.saturating_sub(1);
-                if *flying <= worker.limits.in_flight_per_destination / 2 {
-                    look = Look::Now;
-                }
-                records.push(record);
-            }
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {}
-        }
-        ended = if records.len() < worker.limits.record_batch {
-            attempts.try_join_next()
-        } else {
-            None
-        };
-    }
-    let recorded = worker.store.record_attempts(&records).await?;
-    if recorded.fenced > 0 {
-        warn!(
-            attempts = recorded.fenced,
-            "attempts were left out: their lease has passed to another worker"
-        );
-    }
-    Ok(look)
 }
 
 #[cfg(test)]

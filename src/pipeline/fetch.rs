@@ -14,9 +14,10 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::Connection;
+use super::context;
 use super::heartbeat::Part;
 use crate::domain::delivery::Fence;
-use crate::domain::event::{Change, VersionClue};
+use crate::domain::event::{Change, Content, VersionClue};
 use crate::domain::identify::identify;
 use crate::domain::plan;
 use crate::domain::trace::{SpanOutcome, Stage};
@@ -148,10 +149,9 @@ async fn batch(
 /// Cuts settlements into what one transaction may hold; a larger record stands alone.
 fn slices(group: Vec<Settlement>) -> Vec<Vec<Settlement>> {
     let size = |settlement: &Settlement| match &settlement.result {
-        SettleResult::Fetched(change) | SettleResult::Deleted(change) => change
-            .content
-            .as_ref()
-            .map_or(0, |content| content.record.bytes().len()),
+        SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+            change.content.as_ref().map_or(0, Content::bytes)
+        }
         SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => 0,
     };
     let mut slices: Vec<Vec<Settlement>> = Vec::new();
@@ -219,10 +219,11 @@ async fn settle_one(
     stop: &CancellationToken,
 ) -> Settlement {
     let (id, generation) = (claimed.id, claimed.generation);
-    let result = if claimed.change.content.is_some() || claimed.change.shown == Shown::Deleted {
+    let carried = claimed.change.content.is_some() || claimed.change.shown == Shown::Deleted;
+    let result = if carried && !context::is_due(connection, &claimed, &claimed.change) {
         // It came with its record and waited behind an earlier change of it.
         SettleResult::Fetched(claimed.change)
-    } else if claimed.claims > worker.limits.fetch_claims {
+    } else if !carried && claimed.claims > worker.limits.fetch_claims {
         SettleResult::Quarantine {
             reason: "its worker died at it three times".to_owned(),
         }
@@ -244,7 +245,7 @@ async fn settle_one(
 async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
     let feed = claimed.feed.clone();
     let span = worker.begin_span(Stage::Fetch, claimed.change.trace);
-    let result = fetch(worker, connection, claimed).await;
+    let result = fetch_whole(worker, connection, claimed).await;
     if let Some(span) = span {
         let outcome = match &result {
             SettleResult::Fetched(_) | SettleResult::Deleted(_) => SpanOutcome::Done,
@@ -257,7 +258,29 @@ async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange
     result
 }
 
-async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
+/// Fetches a change's record, unless it came along, and its context, where its feed includes some.
+async fn fetch_whole(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
+    let fetched = if claimed.change.content.is_some() {
+        SettleResult::Fetched(claimed.change.clone())
+    } else {
+        fetch(worker, connection, &claimed).await
+    };
+    let mut change = match fetched {
+        SettleResult::Fetched(change) if context::is_due(connection, &claimed, &change) => change,
+        other => return other,
+    };
+    match context::gather(worker, connection, &claimed, &change).await {
+        Ok(context) => {
+            if let Some(content) = &mut change.content {
+                content.context = Some(context);
+            }
+            SettleResult::Fetched(change)
+        }
+        Err(error) => after_error(worker, connection, &claimed, error),
+    }
+}
+
+async fn fetch(worker: &Worker, connection: &Connection, claimed: &ClaimedChange) -> SettleResult {
     let wanted = as_reference(&claimed.change);
     let leave = connection.budget.leave().await;
     let answer = connection.connector.fetch(&wanted).await;
@@ -267,7 +290,7 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
         Err(error) => error.class(),
     };
     connection.count_request(&worker.watch.connections, outcome);
-    let failed = |reason: String| retry_or_quarantine(worker, &claimed, reason);
+    let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
     match answer {
         Ok(Fetched::Found(mut found, record)) => {
             connection.note_fetched();
@@ -281,43 +304,54 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: ClaimedChange)
             }
             SettleResult::Fetched(fetched)
         }
-        Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change)),
+        Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change.clone())),
         Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),
         Ok(Fetched::Unavailable) => failed("the source does not let us read the record (403)".to_owned()),
         Ok(Fetched::TooLarge) => SettleResult::Quarantine {
             reason: "the record exceeds the record limit".to_owned(),
         },
-        Err(ConnectorError::Throttled { retry_after, .. }) => {
+        Err(error) => after_error(worker, connection, claimed, error),
+    }
+}
+
+/// What follows from a request that failed.
+fn after_error(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: &ClaimedChange,
+    error: ConnectorError,
+) -> SettleResult {
+    let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
+    match error {
+        ConnectorError::Throttled { retry_after, .. } => {
             let pause = retry_after.unwrap_or(RETRY);
             connection.budget.pause(pause);
             SettleResult::Release {
                 due_at: after(worker.clock.now(), pause),
             }
         }
-        Err(ConnectorError::Unauthorized { status, .. }) => {
+        ConnectorError::Unauthorized { reason, .. } => {
             connection.budget.pause(Duration::from_mins(1));
-            warn!(connection = %connection.name, status, "fetch was not authorised; the connection waits");
+            warn!(connection = %connection.name, reason, "fetch was not authorised; the connection waits");
             SettleResult::Release {
                 due_at: after(worker.clock.now(), Duration::from_mins(1)),
             }
         }
         // The source is away: that never costs the change one of its attempts. But where others are read, it is the
         // record that cannot be.
-        Err(error @ ConnectorError::Transient { .. }) if connection.fetched_within(SOURCE_LIVES) => {
+        error @ ConnectorError::Transient { .. } if connection.fetched_within(SOURCE_LIVES) => {
             failed(error.to_string())
         }
-        Err(error @ ConnectorError::Transient { .. }) => {
+        error @ ConnectorError::Transient { .. } => {
             debug!(connection = %connection.name, %error, "fetch failed for now");
             SettleResult::Release {
                 due_at: after(worker.clock.now(), RETRY),
             }
         }
-        Err(
-            error @ (ConnectorError::PageExpired { .. }
-            | ConnectorError::Unreadable { .. }
-            | ConnectorError::Refused { .. }
-            | ConnectorError::Forbidden { .. }),
-        ) => failed(error.to_string()),
+        error @ (ConnectorError::PageExpired { .. }
+        | ConnectorError::Unreadable { .. }
+        | ConnectorError::Refused { .. }
+        | ConnectorError::Forbidden { .. }) => failed(error.to_string()),
     }
 }
 

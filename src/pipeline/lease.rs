@@ -13,9 +13,10 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::heartbeat::Part;
-use crate::store::{LeaseRequest, StoreError};
+use crate::domain::delivery::Fence;
+use crate::store::{LeaseRequest, RenewLeases, StoreError};
 
-/// Renewals under way at once: enough for the store to commit them in groups.
+/// Acquisitions under way at once: enough for the store to commit them in groups.
 const AT_ONCE: usize = 256;
 
 /// Acquires and renews the leases of all connections until `stop`, then gives them back.
@@ -25,9 +26,15 @@ const AT_ONCE: usize = 256;
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     loop {
         worker.watch.heartbeats.beat(Part::Lease);
-        let names: Vec<ConnectionName> = worker.connections.keys().cloned().collect();
+        renew(&worker).await?;
+        let names: Vec<ConnectionName> = worker
+            .connections
+            .values()
+            .filter(|connection| connection.fence().is_none())
+            .map(|connection| connection.name.clone())
+            .collect();
         let mut rounds = stream::iter(names)
-            .map(|name| keep(Arc::clone(&worker), name))
+            .map(|name| acquire(Arc::clone(&worker), name))
             .buffer_unordered(AT_ONCE);
         while let Some(kept) = rounds.next().await {
             kept?;
@@ -48,7 +55,37 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     Ok(())
 }
 
-async fn keep(worker: Arc<Worker>, name: ConnectionName) -> Result<(), StoreError> {
+/// Renews what is held, in one write for all connections.
+async fn renew(worker: &Worker) -> Result<(), StoreError> {
+    let before: Vec<(ConnectionName, Fence)> = worker
+        .connections
+        .values()
+        .filter_map(|connection| Some((connection.name.clone(), connection.fence()?)))
+        .collect();
+    if before.is_empty() {
+        return Ok(());
+    }
+    let renewal = RenewLeases {
+        holder: worker.holder.clone(),
+        ttl: worker.limits.lease_ttl,
+    };
+    let asked_at = Instant::now();
+    let renewed = worker.store.renew_leases(&renewal, worker.clock.now()).await?;
+    for (name, fence) in before {
+        let Some(connection) = worker.connections.get(&name) else {
+            continue;
+        };
+        if renewed.get(&name) == Some(&fence) {
+            connection.hold(fence, asked_at, worker.limits.lease_trust);
+        } else {
+            warn!(connection = %name, "the lease has passed to another worker");
+            connection.let_go();
+        }
+    }
+    Ok(())
+}
+
+async fn acquire(worker: Arc<Worker>, name: ConnectionName) -> Result<(), StoreError> {
     let Some(connection) = worker.connections.get(&name) else {
         return Ok(());
     };
@@ -58,21 +95,6 @@ async fn keep(worker: Arc<Worker>, name: ConnectionName) -> Result<(), StoreErro
         ttl: worker.limits.lease_ttl,
     };
     let asked_at = Instant::now();
-    if let Some(fence) = connection.fence() {
-        match worker
-            .store
-            .renew_lease(&request, fence, worker.clock.now())
-            .await
-        {
-            Ok(()) => connection.hold(fence, asked_at, worker.limits.lease_trust),
-            Err(StoreError::Fenced { .. }) => {
-                warn!(connection = %connection.name, "the lease has passed to another worker");
-                connection.let_go();
-            }
-            Err(error) => return Err(error),
-        }
-        return Ok(());
-    }
     if let Some(fence) = worker.store.acquire_lease(&request, worker.clock.now()).await? {
         info!(connection = %connection.name, fence = fence.0, "lease acquired");
         connection.hold(fence, asked_at, worker.limits.lease_trust);

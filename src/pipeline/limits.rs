@@ -13,6 +13,8 @@ pub struct Limits {
     pub inbox: u64,
     /// Events of a connection waiting for fan-out above which its feeds skip their turn.
     pub log: u64,
+    /// Versions that a feed's stage may collect; above, the feed catches up by its current state.
+    pub stage: u64,
     /// Deliveries of one subscription on one connection above which nothing more is materialised.
     pub outbox: u64,
     /// Changes of one connection fetched in one batch.
@@ -31,8 +33,9 @@ pub struct Limits {
     pub in_flight_per_destination: usize,
     /// Deliveries in flight over all destinations.
     pub in_flight: usize,
-    /// Attempts recorded in one transaction.
-    pub record_batch: usize,
+    /// Attempts that have ended and are not recorded yet, above which nothing more is claimed: after a crash at most
+    /// these and those in flight are sent again. Half of them fill a batch.
+    pub unrecorded: usize,
     /// How long a lease lasts without renewal.
     pub lease_ttl: Duration,
     /// How often it is renewed.
@@ -58,6 +61,7 @@ impl Default for Limits {
             pages_per_turn: 20,
             inbox: 10_000,
             log: 100_000,
+            stage: 1_000_000,
             outbox: 100_000,
             fetch_batch: 16,
             fetch_batches: 64,
@@ -67,7 +71,7 @@ impl Default for Limits {
             fan_out_rows: 1_000,
             in_flight_per_destination: 64,
             in_flight: 512,
-            record_batch: 256,
+            unrecorded: 256,
             lease_ttl: Duration::from_secs(30),
             lease_renewal: Duration::from_secs(10),
             lease_trust: Duration::from_secs(20),

@@ -11,14 +11,16 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
+use super::stage;
 use super::traces::Begun;
 use super::turn::{TurnEnd, proves_baseline};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
+use crate::domain::release::{self, Placed};
 use crate::store::{
-    AcceptPage, Accepted, BaselineProof, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
+    AcceptPage, Accepted, BaselineProof, ContextRule, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
     SLICE_ROWS_MAX, Sights, StoreError,
 };
 
@@ -87,25 +89,20 @@ impl<'a> Poll<'a> {
         page: ChangePage,
         asked_at: jiff::Timestamp,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
-        let rule = self
-            .connection
-            .connector
-            .version_rule(&self.feed.spec.record_type);
-        let shown = page.changes.len();
-        let unknown = leave_out_known(worker, &self.connection.name, page.changes, &rule).await;
-        metrics::counter!("courier_duplicates_suppressed_total", "by" => worker.dedup.name())
-            .increment((shown - unknown.len()) as u64);
-        if !unknown.is_empty() {
-            self.span = worker.begin_trace(asked_at);
+        let order = self.order_of(&page);
+        let changes = self.identified(worker, page.changes, asked_at).await;
+        let changes = if page.order == order {
+            changes
+        } else {
+            oldest_first(changes)
+        };
+        if order == PageOrder::NewestFirst
+            && let Next::Inconclusive { .. } = page.next
+        {
+            let discarded = worker.store.abandon_poll(&self.reference()).await?;
+            stage::note_lost(worker, self, discarded);
+            return Ok(self.go_on(worker, page.next, order, page.fresh_as_of));
         }
-        let trace = self.span.as_ref().map(|span| span.context);
-        let changes: Vec<Change> = unknown
-            .into_iter()
-            .map(|change| Change {
-                trace,
-                ..identify(&self.connection.name, change, &rule)
-            })
-            .collect();
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
             && self.resume.is_none();
         let progress = self.progress(&page.next);
@@ -122,11 +119,12 @@ impl<'a> Poll<'a> {
             changes: Vec::new(),
             oversized: page.oversized,
             progress: Progress::Slice,
+            context: context_rule(self.feed),
             sights: sights(self.feed),
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
         };
-        if cfg!(sabotage = "cursor_before_commit") && page.order == PageOrder::OldestFirst {
+        if cfg!(sabotage = "cursor_before_commit") && order == PageOrder::OldestFirst {
             return self.cursor_before_commit(worker, page.next, last, template).await;
         }
         for changes in slices {
@@ -135,11 +133,11 @@ impl<'a> Poll<'a> {
                 oversized: Vec::new(),
                 ..template.clone()
             };
-            self.give(worker, page.order, slice).await?;
+            self.give(worker, order, slice).await?;
         }
         self.give(
             worker,
-            page.order,
+            order,
             AcceptPage {
                 changes: last,
                 progress,
@@ -147,11 +145,48 @@ impl<'a> Poll<'a> {
             },
         )
         .await?;
-        if cfg!(sabotage = "cursor_with_the_first_page") && page.order == PageOrder::OldestFirst {
+        if cfg!(sabotage = "cursor_with_the_first_page") && order == PageOrder::OldestFirst {
             self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
                 .await?;
         }
-        Ok(self.go_on(worker, page.next, page.order, page.fresh_as_of))
+        Ok(self.go_on(worker, page.next, order, page.fresh_as_of))
+    }
+
+    /// Leaves out what is known, and works out the rest's identities; what is new begins a trace.
+    async fn identified(
+        &mut self,
+        worker: &Worker,
+        changes: Vec<ChangeRef>,
+        asked_at: jiff::Timestamp,
+    ) -> Vec<Change> {
+        let connection = &self.connection.name;
+        let rule = self
+            .connection
+            .connector
+            .version_rule(&self.feed.spec.record_type);
+        let shown = changes.len();
+        let unknown = leave_out_known(worker, connection, changes, &rule).await;
+        metrics::counter!("courier_duplicates_suppressed_total", "by" => worker.dedup.name())
+            .increment((shown - unknown.len()) as u64);
+        if !unknown.is_empty() {
+            self.span = worker.begin_trace(asked_at);
+        }
+        let trace = self.span.as_ref().map(|span| span.context);
+        unknown
+            .into_iter()
+            .map(|change| Change {
+                trace,
+                ..identify(connection, change, &rule)
+            })
+            .collect()
+    }
+
+    /// A poll of one page needs no stage: what is whole can be turned round at once.
+    fn order_of(&self, page: &ChangePage) -> PageOrder {
+        match (&page.next, &self.resume) {
+            (Next::Done(_) | Next::Inconclusive { .. }, None) => PageOrder::OldestFirst,
+            (Next::Page(_), None) | (_, Some(_)) => page.order,
+        }
     }
 
     fn progress(&self, next: &Next) -> Progress {
@@ -239,6 +274,23 @@ impl Worker {
     }
 }
 
+/// Turns a newest-first answer round.
+fn oldest_first(changes: Vec<Change>) -> Vec<Change> {
+    let placed: Vec<Placed<'_>> = changes
+        .iter()
+        .zip(0..)
+        .map(|(change, place)| Placed {
+            key: &change.key,
+            order: change.order,
+            place,
+        })
+        .collect();
+    let order = release::oldest_first(&placed);
+    let mut changes: Vec<Option<Change>> = changes.into_iter().map(Some).collect();
+    let take = |index: usize| changes.get_mut(index).and_then(Option::take);
+    order.into_iter().filter_map(take).collect()
+}
+
 /// Leaves out what is known to be accepted, by the ids that need no look at the record.
 async fn leave_out_known(
     worker: &Worker,
@@ -264,6 +316,15 @@ async fn leave_out_known(
         .filter(|(_, id)| id.is_none() || !seen.next().unwrap_or(false))
         .map(|(change, _)| change)
         .collect()
+}
+
+/// Whether a feed's records are told of with their context.
+pub(super) fn context_rule(feed: &Feed) -> ContextRule {
+    if feed.spec.include.is_empty() {
+        ContextRule::None
+    } else {
+        ContextRule::Included
+    }
 }
 
 fn sights(feed: &Feed) -> Sights {

@@ -10,9 +10,9 @@ use tracing::{debug, warn};
 use super::Worker;
 use super::connection::{Connection, Feed};
 use super::poll::Poll;
-use crate::domain::delivery::Fence;
+use super::stage;
 use crate::domain::trace::SpanOutcome;
-use crate::store::{FeedState, PollId, PollRef, ReleaseStage, SLICE_ROWS_MAX, StageState, StoreError};
+use crate::store::{FeedState, StageState, StoreError};
 
 /// Failed turns in a row after which a poll that was left in the middle is begun anew.
 const FAILURES_BEFORE_RESTART: u32 = 3;
@@ -61,11 +61,16 @@ pub(super) async fn run(
     }
     let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
     let ended = if state.stage == StageState::Releasing {
-        release(worker, connection, feed, fence, stop).await
+        stage::release(worker, connection, feed, fence, stop).await
     } else if is_backed_up(worker, connection).await? {
         return Ok(TurnEnd::Skipped);
     } else {
-        pages(worker, Poll::new(connection, feed, fence, state), stop).await
+        let poll = Poll::new(connection, feed, fence, state.clone());
+        match stage::review(worker, &poll, &state).await {
+            Ok(ControlFlow::Continue(())) => pages(worker, poll, stop).await,
+            Ok(ControlFlow::Break(end)) => Ok(end),
+            Err(error) => Err(error),
+        }
     };
     match ended {
         Err(StoreError::Fenced { .. }) => {
@@ -101,9 +106,10 @@ async fn is_backed_up(worker: &Worker, connection: &Connection) -> Result<bool, 
 }
 
 async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) -> Result<TurnEnd, StoreError> {
+    let spec = poll.connection.spec_in_force(poll.feed);
     for _ in 0..worker.limits.pages_per_turn {
         let request = PollRequest {
-            feed: &poll.feed.spec,
+            feed: &spec,
             cursor: poll.cursor.as_ref(),
             resume: poll.resume.as_ref(),
         };
@@ -172,7 +178,8 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
         | ConnectorError::Forbidden { .. } => false,
     };
     if restart && poll.resume.is_some() {
-        worker.store.abandon_poll(&poll.reference()).await?;
+        let discarded = worker.store.abandon_poll(&poll.reference()).await?;
+        stage::note_lost(worker, poll, discarded);
     }
     if let ConnectorError::PageExpired { .. } = error {
         // An old link says nothing of how the source fares: the poll begins anew at the feed's own pace.
@@ -198,37 +205,6 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
         | ConnectorError::Unreadable { .. } => None,
     };
     Ok(TurnEnd::Failed { failures, wait })
-}
-
-async fn release(
-    worker: &Worker,
-    connection: &Connection,
-    feed: &Feed,
-    fence: Fence,
-    stop: &CancellationToken,
-) -> Result<TurnEnd, StoreError> {
-    let poll = PollRef {
-        connection: connection.name.clone(),
-        feed: feed.spec.name.clone(),
-        fence,
-        poll: PollId::default(),
-    };
-    loop {
-        let request = ReleaseStage {
-            poll: poll.clone(),
-            limit: SLICE_ROWS_MAX,
-            at: worker.clock.now(),
-        };
-        let released = worker.store.release_stage(&request).await?;
-        worker.announce(&connection.name, &released.accepted).await;
-        if released.stage == StageState::None {
-            connection.note_success(&feed.spec.name, worker.clock.now(), None);
-            return Ok(TurnEnd::Complete);
-        }
-        if stop.is_cancelled() {
-            return Ok(TurnEnd::MoreToCome);
-        }
-    }
 }
 
 /// Whether a state proves a baseline once its poll is complete: from the beginning, without a filter, without a

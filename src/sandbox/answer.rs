@@ -15,6 +15,7 @@ use url::form_urlencoded;
 
 use super::bundle::{Expired, Page};
 use super::clinic::Kind;
+use super::history::{self, NotShown};
 use super::ledger::{Extent, Showing};
 use super::metadata;
 use super::query::{Handling, Search};
@@ -41,6 +42,10 @@ pub(super) struct Cached {
 
 impl World {
     pub(super) fn answer(&mut self, request: &Request) -> Answer {
+        if let Some(mut granted) = self.grant(request) {
+            self.date(&mut granted);
+            return granted;
+        }
         let mut draft = match self.refusal(request) {
             Some(answer) => Draft {
                 answer,
@@ -62,8 +67,23 @@ impl World {
         draft.answer
     }
 
+    /// Answers what a SMART server answers to whoever has no token yet.
+    fn grant(&mut self, request: &Request) -> Option<Answer> {
+        let Access::Smart(client) = &self.options.auth else {
+            return None;
+        };
+        let (base_url, at) = (&self.options.base_url, (self.own_now(), self.random.random()));
+        self.grants.answer(client, base_url, request, at)
+    }
+
     fn refusal(&mut self, request: &Request) -> Option<Answer> {
-        if !allowed(&self.options.auth, &request.headers) {
+        let admitted = match &self.options.auth {
+            Access::Smart(_) => self.grants.admit(&request.headers, self.own_now()),
+            fixed @ (Access::Open | Access::Basic { .. } | Access::Bearer { .. }) => {
+                allowed(fixed, &request.headers)
+            }
+        };
+        if !admitted {
             let mut answer = outcome(StatusCode::UNAUTHORIZED, "login", "who are you");
             set(
                 &mut answer,
@@ -125,6 +145,12 @@ impl World {
                 metadata::capability_statement(&self.options.base_url).to_string(),
             ))),
             [record_type] if self.offers(record_type) => self.search(record_type, request),
+            [record_type, "_history"] if self.offers(record_type) => {
+                self.show_history(record_type, None, request)
+            }
+            [record_type, id, "_history"] if self.offers(record_type) => {
+                self.show_history(record_type, Some(id), request)
+            }
             [record_type, id] if self.offers(record_type) => self.read(record_type, id, &request.headers),
             [record_type, id, "_history", number] if self.offers(record_type) => {
                 self.read_version(record_type, id, number)
@@ -155,6 +181,21 @@ impl World {
         match Search::read(record_type, &parameters, handling, self.options.page_size_max) {
             Ok(search) => bundle(self.first_page(search)),
             Err(reason) => only(outcome(StatusCode::BAD_REQUEST, "invalid", &reason)),
+        }
+    }
+
+    fn show_history(&mut self, record_type: &str, id: Option<&str>, request: &Request) -> Draft {
+        let parameters: Vec<(String, String)> = form_urlencoded::parse(request.query.as_bytes())
+            .into_owned()
+            .collect();
+        let reading = (handling(&request.headers), self.options.page_size_max);
+        let asked = history::Asked::read(record_type, id, &parameters, reading);
+        match asked.and_then(|asked| self.history(asked)) {
+            Ok(page) => bundle(page),
+            Err(NotShown::Expired) => {
+                only(outcome(StatusCode::GONE, "expired", "this page link has expired"))
+            }
+            Err(NotShown::Invalid(reason)) => only(outcome(StatusCode::BAD_REQUEST, "invalid", &reason)),
         }
     }
 
@@ -356,5 +397,6 @@ fn allowed(access: &Access, headers: &HeaderMap) -> bool {
             given == format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
         }
         Access::Bearer { token } => given == format!("Bearer {token}"),
+        Access::Smart(_) => false,
     }
 }

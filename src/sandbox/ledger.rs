@@ -24,7 +24,7 @@ pub struct Shown {
     pub last_updated: String,
     /// SHA-256 of the record's bytes, in hexadecimal; of nothing for a delete.
     pub sha256: String,
-    /// Whether the version is a delete, which only a 410 answer shows.
+    /// Whether the version is a delete, which a history shows, or a 410 answer.
     pub deleted: bool,
     /// When an answer first carried it (its body, or its id only), by the true clock.
     pub first_shown_at: String,

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::clinic::Kind;
 
-/// Returns the `CapabilityStatement`: read, vread and search, no history yet.
+/// Returns the `CapabilityStatement`: read, vread, search and history.
 pub(super) fn capability_statement(base_url: &Url) -> Value {
     let resources: Vec<Value> = Kind::ALL.into_iter().map(resource).collect();
     json!({
@@ -35,7 +35,8 @@ fn resource(kind: Kind) -> Value {
     }
     json!({
         "type": kind.name(),
-        "interaction": [{"code": "read"}, {"code": "vread"}, {"code": "search-type"}],
+        "interaction": [{"code": "read"}, {"code": "vread"}, {"code": "search-type"},
+            {"code": "history-type"}, {"code": "history-instance"}],
         "versioning": "versioned",
         "readHistory": true,
         "conditionalRead": "not-match",

@@ -126,6 +126,20 @@ impl Records {
             .filter(|version| version.body.is_some())
     }
 
+    /// Returns every version of a type's records, or of one of them.
+    pub(super) fn versions_of<'a>(
+        &'a self,
+        record_type: &str,
+        id: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Arc<Version>> + use<'a> {
+        self.by_type
+            .get(record_type)
+            .into_iter()
+            .flatten()
+            .filter(move |(known, _)| id.is_none_or(|id| known.as_str() == id))
+            .flat_map(|(_, versions)| versions)
+    }
+
     fn versions(&self, record_type: &str, id: &str) -> &[Arc<Version>] {
         self.by_type
             .get(record_type)

@@ -19,7 +19,7 @@ impl HandClock {
         Arc::new(Self(Mutex::new("2026-03-01T12:00:00Z".parse().unwrap())))
     }
 
-    fn advance(&self, milliseconds: i64) {
+    pub(super) fn advance(&self, milliseconds: i64) {
         let mut now = self.0.lock().unwrap();
         *now = now
             .checked_add(SignedDuration::from_millis(milliseconds))
@@ -35,18 +35,18 @@ impl Clock for HandClock {
 
 const BASE: &str = "http://127.0.0.1:1/fhir";
 
-fn world(seed: u64) -> (Arc<HandClock>, Ehr) {
+pub(super) fn world(seed: u64) -> (Arc<HandClock>, Ehr) {
     let clock = HandClock::new();
     let options = Options::new(seed, BASE.parse().unwrap());
     let ehr = Ehr::new(options, Arc::<HandClock>::clone(&clock));
     (clock, ehr)
 }
 
-fn switch_on(ehr: &Ehr, text: &str) {
+pub(super) fn switch_on(ehr: &Ehr, text: &str) {
     ehr.set_faults(ehr.faults().with(&parse_fault(text).unwrap()).unwrap());
 }
 
-fn ask(ehr: &Ehr, url: &str) -> Answer {
+pub(super) fn ask(ehr: &Ehr, url: &str) -> Answer {
     let url: Url = if url.starts_with("http") {
         url.parse()
     } else {
@@ -58,11 +58,11 @@ fn ask(ehr: &Ehr, url: &str) -> Answer {
     ehr.answer(&Request::new(Method::GET, &url, headers))
 }
 
-fn json(answer: &Answer) -> Value {
+pub(super) fn json(answer: &Answer) -> Value {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
-fn link(bundle: &Value, relation: &str) -> Option<String> {
+pub(super) fn link(bundle: &Value, relation: &str) -> Option<String> {
     let links = bundle["link"].as_array().unwrap();
     links
         .iter()

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
+use courier_sdk::{ConnectionName, Context, FeedName, Novelty, RecordKey, Shown};
 use jiff::Timestamp;
 
-use super::{Accepted, PollRef, SLICE_BYTES_MAX};
-use crate::domain::event::{Change, Event, Timeliness, VersionClue, VersionOrder};
+use super::{Accepted, ContextRule, PollRef, SLICE_BYTES_MAX};
+use crate::domain::event::{Change, Content, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Source};
 
@@ -31,11 +31,18 @@ pub(super) struct Batch<'a> {
 }
 
 /// A batch that came with a page or out of a stage.
-pub(super) fn page_batch(poll: &PollRef, baseline: Baseline, at: Timestamp) -> Batch<'_> {
+pub(super) fn page_batch(
+    poll: &PollRef,
+    baseline: Baseline,
+    (context, at): (ContextRule, Timestamp),
+) -> Batch<'_> {
     Batch {
         connection: &poll.connection,
         feed: &poll.feed,
-        source: Source::Page,
+        source: match context {
+            ContextRule::None => Source::Page,
+            ContextRule::Included => Source::PageWithoutContext,
+        },
         baseline,
         at,
     }
@@ -109,15 +116,13 @@ pub(super) fn change_by_reference(key: &RecordKey) -> Change {
 
 /// The bytes of a change's body.
 pub(super) fn change_bytes(change: &Change) -> usize {
-    change
-        .content
-        .as_ref()
-        .map_or(0, |content| content.record.bytes().len())
+    change.content.as_ref().map_or(0, Content::bytes)
 }
 
 /// The bytes of an event's body.
 pub(super) fn event_bytes(event: &Event) -> usize {
-    event.record.as_ref().map_or(0, |record| record.bytes().len())
+    let context = event.context.as_ref().map_or(0, Context::bytes);
+    context + event.record.as_ref().map_or(0, |record| record.bytes().len())
 }
 
 /// Bounds one transaction by rows and body bytes; a larger body goes by itself.

@@ -26,10 +26,10 @@ use jiff::Timestamp;
 use self::state::State;
 use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
-    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
-    QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, ReplayRequest, SetCursor, SetFlow,
-    SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
+    PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, RenewLeases,
+    ReplayRequest, SetCursor, SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -75,13 +75,12 @@ impl Store for MemoryStore {
         Ok(self.state().acquire_lease(request, now))
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.state().renew_lease(request, fence, now)
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        Ok(self.state().renew_leases(renewal, now))
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {
@@ -105,7 +104,7 @@ impl Store for MemoryStore {
         self.state().release_stage(release)
     }
 
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError> {
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
         self.state().abandon_poll(poll)
     }
 

@@ -57,6 +57,15 @@ pub struct LeaseRequest {
     pub ttl: Duration,
 }
 
+/// Extends all leases of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewLeases {
+    /// The worker.
+    pub holder: Holder,
+    /// How long its leases last without a further renewal.
+    pub ttl: Duration,
+}
+
 /// Counts a feed's polls; a poll that ended cannot write any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PollId(pub u64);
@@ -72,6 +81,8 @@ pub struct FeedState {
     pub resume: Option<Resume>,
     /// Whether it has a stage.
     pub stage: StageState,
+    /// How many versions its stage has collected so far; 0 unless it is collecting.
+    pub staged: u64,
     /// When its cursor moved last.
     pub advanced_at: Option<Timestamp>,
     /// The source's own time at the start of the last complete poll.
@@ -88,6 +99,15 @@ pub enum StageState {
     Collecting,
     /// The stage is complete and is being released; the feed does not poll.
     Releasing,
+}
+
+/// What a poll had collected that was abandoned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Discarded {
+    /// Versions that were staged.
+    pub versions: u64,
+    /// The records that they belong to: so many current states a search still shows, unless they are deleted.
+    pub records: u64,
 }
 
 /// Names the poll that a write belongs to.
@@ -116,6 +136,8 @@ pub struct AcceptPage {
     pub oversized: Vec<RecordKey>,
     /// What the slice does to the feed.
     pub progress: Progress,
+    /// Whether records are told of with their context.
+    pub context: ContextRule,
     /// Whether the poll shows all there is; where it does not, no first sight of the feed proves a creation from now
     /// on.
     pub sights: Sights,
@@ -123,6 +145,16 @@ pub struct AcceptPage {
     pub fresh_as_of: Timestamp,
     /// Now.
     pub at: Timestamp,
+}
+
+/// Whether a feed's records are told of with the records that they refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ContextRule {
+    /// They travel alone.
+    #[default]
+    None,
+    /// Their context is read first, even where the record came along.
+    Included,
 }
 
 /// What a slice does to its feed.
@@ -188,6 +220,8 @@ pub struct ReleaseStage {
     pub poll: PollRef,
     /// The most changes to hand over; at most [`SLICE_ROWS_MAX`].
     pub limit: usize,
+    /// Whether records are told of with their context.
+    pub context: ContextRule,
     /// Now.
     pub at: Timestamp,
 }

@@ -68,21 +68,26 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 27] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
-        "1 while an AMQP destination's broker takes no messages because it is short of memory or disk.",
+        "1 while the broker takes no messages, for want of memory or disk.",
+    ),
+    seconds(
+        "courier_amqp_confirm_seconds",
+        &["destination"],
+        "From the publication of a message to the broker's confirm.",
     ),
     gauge(
         "courier_amqp_connected",
         &["destination"],
-        "1 while an AMQP destination has its connection.",
+        "1 while there is a connection to the broker.",
     ),
     counter(
         "courier_amqp_connects_total",
         &["destination", "outcome"],
-        "Tries to connect an AMQP destination: connected or refused.",
+        "Attempts to connect to the broker: connected or refused.",
     ),
     seconds(
         "courier_attempt_seconds",
@@ -108,6 +113,16 @@ pub const METRICS: [Metric; 23] = [
         "courier_cursor_lag_seconds",
         &["connection", "feed"],
         "How long ago the source's last complete answer was fresh: grows while a feed stands still.",
+    ),
+    gauge(
+        "courier_dedup_available",
+        &[],
+        "0 while the Redis in front of the store does not answer: the store decides alone.",
+    ),
+    counter(
+        "courier_dedup_calls_total",
+        &["operation", "outcome"],
+        "Calls to the Redis in front of the store: ok, refused, failed, or skipped while it is away.",
     ),
     counter(
         "courier_deliveries_owed_total",
@@ -169,6 +184,11 @@ pub const METRICS: [Metric; 23] = [
         "courier_up",
         &["version"],
         "1 while the service runs; its label is the version.",
+    ),
+    counter(
+        "courier_versions_not_seen_total",
+        &["connection"],
+        "Earlier versions and deletes that are not told of, because their pages could not be collected.",
     ),
     gauge(
         "courier_waiting_rows",

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Mode, Rendered};
+use super::{Mode, Rendered, context};
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, Timeliness};
 use crate::domain::fan_out::ContentLevel;
@@ -118,9 +118,15 @@ fn data(event: &Event, level: ContentLevel) -> Option<Data> {
                 bytes: Bytes::from(out),
             })
         }
-        (ContentLevel::FullResource, Some(record)) => Some(Data {
-            media_type: "application/fhir+json",
-            bytes: record.bytes().clone(),
+        (ContentLevel::FullResource, Some(record)) => Some(match &event.context {
+            None => Data {
+                media_type: "application/fhir+json",
+                bytes: record.bytes().clone(),
+            },
+            Some(context) => Data {
+                media_type: "application/json",
+                bytes: context::data(record, context),
+            },
         }),
     }
 }

@@ -58,6 +58,7 @@ impl Proxy {
         mut headers: HeaderMap,
     ) -> Result<Response, reqwest::Error> {
         let path = uri.path().trim_matches('/');
+        let path = path.strip_suffix("/_history").unwrap_or(path);
         let record_type = (!path.contains('/') && path != "metadata").then_some(path);
         if let Some(record_type) = record_type {
             self.journal().asked(record_type, Instant::now());

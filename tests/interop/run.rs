@@ -1,6 +1,6 @@
 //! The test itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::checker::{self, Content, Facts, Shown, Verdict};
 use crate::courier::{Courier, Life};
 use crate::journal::Version;
 use crate::proxy::Proxy;
-use crate::receiver::{Manner, Receiver};
+use crate::receiver::{Arrival, Manner, Receiver};
 use crate::server::Server;
 use crate::writer::{self, Book};
 
@@ -25,8 +25,18 @@ const WRITES_MIN: usize = 5_000;
 const PATIENCE: Duration = Duration::from_mins(3);
 const GRACE: Duration = Duration::from_secs(25);
 
+/// How the courier finds changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By `_lastUpdated` search: what was overwritten between two polls is not seen.
+    Search,
+    /// By the server's history, as `auto` finds out: every version and every delete.
+    History,
+}
+
 /// The parts of the run.
 struct Stage {
+    way: Way,
     proxy: Arc<Proxy>,
     receiver: Arc<Receiver>,
     book: Book,
@@ -34,6 +44,15 @@ struct Stage {
 
 #[test]
 fn every_version_that_was_current_at_a_poll_of_a_real_server_arrives_in_order_and_once() {
+    run(Way::Search);
+}
+
+#[test]
+fn every_version_and_every_delete_in_the_history_of_a_real_server_arrives_in_order_and_once() {
+    run(Way::History);
+}
+
+fn run(way: Way) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -51,12 +70,14 @@ fn every_version_that_was_current_at_a_poll_of_a_real_server_arrives_in_order_an
         },
         seed,
     );
-    let courier = Courier::new(&configuration(&proxy, &receiver));
+    let courier = Courier::new(&configuration(way, &proxy, &receiver));
     let mut life = courier.run();
+    await_baselines(&proxy, &courier);
     let began = Instant::now();
     let book = runtime.block_on(writer::write(server.url.clone(), seed));
     let wrote_for = began.elapsed();
     let stage = Stage {
+        way,
         proxy,
         receiver,
         book,
@@ -82,8 +103,12 @@ fn every_version_that_was_current_at_a_poll_of_a_real_server_arrives_in_order_an
 }
 
 impl Stage {
-    /// What must arrive: what a poll's page showed, and every living record's last version.
+    /// What must arrive: with a history everything; else what a poll's page showed, and every living record's last
+    /// version.
     fn due(&self) -> BTreeSet<Version> {
+        if self.way == Way::History {
+            return self.book.versions.clone();
+        }
         let living = self
             .book
             .newest
@@ -119,11 +144,43 @@ impl Stage {
             kills: &[],
         };
         let arrivals = self.receiver.arrivals();
-        checker::judge(
+        let mut verdict = checker::judge(
             &facts,
             Content::FullResource,
             &arrivals.iter().collect::<Vec<_>>(),
-        )
+        );
+        if self.way == Way::History {
+            self.judge_deletes(&arrivals, &mut verdict);
+        }
+        verdict
+    }
+
+    /// A history shows each delete, after all versions of its record, and nothing late.
+    fn judge_deletes(&self, arrivals: &[Arrival], verdict: &mut Verdict) {
+        let mut last = BTreeMap::new();
+        for arrival in arrivals {
+            let body: serde_json::Value = serde_json::from_slice(&arrival.body).unwrap();
+            let text = |name: &str| body[name].as_str().unwrap().to_owned();
+            last.insert(text("subject"), text("type"));
+        }
+        for (record_type, id) in &self.book.deleted {
+            let subject = format!("{record_type}/{id}");
+            if last.get(&subject).map(String::as_str) != Some("ehr.record.deleted") {
+                verdict
+                    .lost
+                    .push((record_type.clone(), id.clone(), "delete".to_owned()));
+            }
+        }
+        if verdict.deletes != self.book.deleted.len() && verdict.lost.is_empty() {
+            verdict
+                .problems
+                .push(format!("{} deletes arrived", verdict.deletes));
+        }
+        if verdict.late > 0 {
+            verdict
+                .problems
+                .push(format!("order: {} events came late", verdict.late));
+        }
     }
 
     /// Waits until all that must arrive has arrived, and nothing more comes over a few polls.
@@ -164,10 +221,11 @@ impl Stage {
             .count();
         writeln!(
             std::io::stderr(),
-            "interop: helios-hfs 0.2.7, seed {seed}\n  wrote {} versions of {} records in {wrote_for:.1?}: \
+            "interop: helios-hfs 0.2.7 by {:?}, seed {seed}\n  wrote {} versions of {} records in {wrote_for:.1?}: \
              {} transactions of 200, {} deletes\n  {polls} searches; current at a poll: {current}; \
              overwritten between two polls: {}\n  arrived {}, lost {}, phantom {phantom}, out of order {order}, \
-             duplicates {again}, other findings {}; late {}, deletes seen at a read {}, records compared byte for byte {}",
+             duplicates {again}, other findings {}; late {}, deletes {}, records compared byte for byte {}",
+            self.way,
             self.book.versions.len(),
             self.book.newest.len(),
             self.book.transactions,
@@ -192,7 +250,23 @@ fn seed() -> u64 {
     std::env::var("INTEROP_SEED").map_or(7, |text| text.parse().unwrap())
 }
 
-fn configuration(proxy: &Proxy, receiver: &Receiver) -> String {
+/// Waits until every feed was polled: what is written from now on is written after its baseline.
+fn await_baselines(proxy: &Proxy, courier: &Courier) {
+    let deadline = Instant::now() + PATIENCE;
+    // A second request of a feed proves that the first was handed over.
+    while FEEDS.iter().any(|(record, _)| {
+        proxy
+            .journal()
+            .searches()
+            .get(*record)
+            .is_none_or(|polls| *polls < 2)
+    }) {
+        assert!(Instant::now() < deadline, "no polls:\n{}", courier.log_tail());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn configuration(way: Way, proxy: &Proxy, receiver: &Receiver) -> String {
     use std::fmt::Write as _;
     let mut text = format!(
         r#"
@@ -227,10 +301,15 @@ destination = "receiver"
         hook = receiver.url("/hook")
     );
     for (record, fetch) in FEEDS {
+        // A history brings each record along.
+        let (detect, fetch) = match way {
+            Way::Search => ("last-updated", fetch),
+            Way::History => ("auto", "page"),
+        };
         write!(
             text,
             "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nfetch = \"{fetch}\"\n\
-             start = \"beginning\"\noverlap = \"20s\"\n"
+             start = \"beginning\"\noverlap = \"20s\"\ndetect = \"{detect}\"\n"
         )
         .unwrap();
     }

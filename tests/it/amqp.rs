@@ -213,6 +213,7 @@ fn notification(record_type: &str, number: usize) -> Notification {
         key,
         kind: EventKind::Updated,
         replay: Replay::Original,
+        trace: None,
     }
 }
 

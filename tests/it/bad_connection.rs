@@ -74,6 +74,7 @@ async fn one_bad_connection_among_good_ones_keeps_nobody_from_running_and_is_nam
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };

@@ -33,6 +33,7 @@ fn face(draining: &CancellationToken, tokens: &[SecretString]) -> Face {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };

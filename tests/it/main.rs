@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod amqp;
 #[cfg(test)]
+mod at_rest;
+#[cfg(test)]
 mod bad_connection;
 #[cfg(test)]
 mod command_line;
@@ -14,6 +16,8 @@ mod egress;
 mod face;
 #[cfg(test)]
 mod fairness;
+#[cfg(test)]
+mod history;
 #[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
@@ -27,10 +31,14 @@ mod reload;
 #[cfg(test)]
 mod schema_migration;
 #[cfg(test)]
+mod smart;
+#[cfg(test)]
 mod store_contract;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whole_histories;
 #[cfg(test)]
 mod wrong_dates;

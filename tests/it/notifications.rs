@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use courier_fhir::Profile;
-use courier_sdk::{ConnectionName, FeedName, Record, RecordId, RecordKey, RecordType};
+use courier_sdk::{ConnectionName, Context, FeedName, Record, RecordId, RecordKey, RecordType};
 use ehr_courier::domain::delivery::{Delivery, DeliveryId, DeliveryState, RENDERER, Replay};
 use ehr_courier::domain::event::{Event, EventKind, Timeliness};
 use ehr_courier::domain::fan_out::{ContentLevel, Format};
@@ -27,6 +27,9 @@ use serde_json::Value;
 const BODY: &str = "{ \"resourceType\":\"Appointment\", \"id\":\"17\",\n  \"status\":\"booked\",\"minutesDuration\":3e1,\
     \"description\":\"Kontrolle f\\u00fcr Frau M\u{fc}ller \\/ Test\",\"extension\":[{\"url\":\"urn:x:fee\",\"valueDecimal\":1.10}],\
     \"meta\":{\"versionId\":\"VERSION\",\"lastUpdated\":\"2026-11-20T10:00:12.345+00:00\"} }";
+
+/// What the appointment refers to, as its server writes it.
+const PATIENT: &str = "{\"resourceType\": \"Patient\",\n\"id\":\"p-1\", \"multipleBirthInteger\" : 2e0}";
 
 fn body(version_id: &str) -> String {
     BODY.replace("VERSION", version_id)
@@ -92,6 +95,7 @@ fn event(kind: EventKind, id: &str) -> Event {
         timeliness: Timeliness::InOrder,
         feed: FeedName::parse("appointments").unwrap(),
         record,
+        context: None,
         trace: None,
     }
 }
@@ -131,6 +135,13 @@ fn examples() -> Vec<(String, Bytes)> {
             ));
         }
     }
+    let mut with_context = event(EventKind::Updated, "17");
+    with_context.context = Some(Context {
+        included: vec![Record::new(Bytes::from_static(PATIENT.as_bytes()))],
+        missing: vec!["Practitioner/gone".to_owned()],
+    });
+    let rendered = wire::render(&with_context, &delivery(ContentLevel::FullResource));
+    all.push(("updated-full-resource-included.json".to_owned(), rendered.body));
     let mut late = event(EventKind::Updated, "17");
     late.timeliness = Timeliness::Late;
     let rendered = wire::render(&late, &delivery(ContentLevel::IdOnly));

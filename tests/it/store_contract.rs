@@ -3,6 +3,7 @@
 //! A store joins with one line, `contract_suite!(name, home)`, where `home` is a [`Home`]: something that opens the
 //! store, and opens it again as the next process would. The rules speak through [`world::World`] and know no store.
 
+mod context;
 mod control;
 mod definitions;
 mod fan_out;
@@ -43,7 +44,7 @@ macro_rules! contract_suite {
                     a_free_connection_is_granted_and_one_held_by_another_is_not,
                     every_grant_raises_the_fence,
                     a_lapsed_or_returned_lease_goes_to_another,
-                    renewing_needs_the_fence_and_the_holder,
+                    renewing_extends_what_the_holder_still_has_and_nothing_else,
                     every_write_under_an_old_fence_is_refused,
                     a_restart_ends_the_leases_and_keeps_the_fences,
                 ];
@@ -69,6 +70,11 @@ macro_rules! contract_suite {
                     an_oversized_record_is_quarantined_once,
                     what_was_accepted_outlives_the_process,
                 ];
+                context: [
+                    a_record_that_came_along_waits_for_its_context,
+                    a_released_stage_waits_for_its_context_too,
+                    context_is_frozen_with_the_event_byte_for_byte,
+                ];
                 stage: [
                     nothing_staged_shows_before_the_last_page,
                     a_stage_is_released_oldest_first,
@@ -78,6 +84,8 @@ macro_rules! contract_suite {
                     a_collecting_stage_goes_with_its_poll,
                     a_releasing_stage_goes_on_under_the_next_fence,
                     an_empty_stage_ends_at_once,
+                    numbers_go_before_stamps_within_a_record,
+                    a_collecting_stage_is_counted_and_what_is_discarded_is_told,
                     a_record_in_another_feeds_stage_waits,
                 ];
                 inbox: [

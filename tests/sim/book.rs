@@ -51,6 +51,10 @@ pub(crate) enum Asked {
     Version,
     /// One record as it stands.
     Record,
+    /// One record as it stands, because another refers to it: it tells of no change.
+    Context,
+    /// What the source says of itself.
+    Statement,
 }
 
 /// One answer of a source that reached (or was on its way to) a worker.
@@ -134,6 +138,10 @@ pub(crate) struct Pages {
     pub(crate) claims: BTreeMap<u64, (String, String)>,
     pub(crate) recorded: Vec<Recorded>,
     pub(crate) reigns: BTreeMap<String, Vec<Reign>>,
+    /// Polls that were given up with what they had collected: (tick, life, feed).
+    pub(crate) given_up: Vec<(u64, usize, FeedRef)>,
+    /// Polls that were handed over whole: (tick, feed).
+    pub(crate) completed: Vec<(u64, FeedRef)>,
     /// First complete poll of a feed: its tick.
     pub(crate) complete: BTreeMap<FeedRef, u64>,
     pub(crate) redriven: BTreeSet<String>,
@@ -211,7 +219,12 @@ impl Pages {
     pub(crate) fn versions_shown(&self) -> BTreeSet<(RecordRef, u64)> {
         let mut versions = BTreeSet::new();
         for answer in &self.answers {
-            for showing in answer.showings.iter().filter(|it| it.extent != Extent::Gone) {
+            let told = answer.asked != Asked::Context;
+            for showing in answer
+                .showings
+                .iter()
+                .filter(|it| told && it.extent != Extent::Gone)
+            {
                 versions.insert((showing.record(&answer.connection), showing.number));
             }
         }

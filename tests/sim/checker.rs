@@ -49,11 +49,11 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     arrivals::check_order(&pages, &view, &mut findings);
     numbers::check(world, &pages, &mut findings).await;
     cursors::check(&pages, &view, &mut findings);
-    count(world, &pages, &mut findings);
+    count(world, &pages, &view, &mut findings);
     findings
 }
 
-fn count(world: &World, pages: &Pages, findings: &mut Findings) {
+fn count(world: &World, pages: &Pages, view: &View, findings: &mut Findings) {
     for (_, op, side) in &pages.crashes {
         *findings.crashes.entry((*op, *side)).or_default() += 1;
     }
@@ -68,15 +68,24 @@ fn count(world: &World, pages: &Pages, findings: &mut Findings) {
         }
     }
     for sink in world.sinks.values() {
-        use std::sync::atomic::Ordering::Relaxed;
-        *findings.strikes.entry("destination hung".to_owned()).or_default() += sink.hung.load(Relaxed) as u64;
-        *findings
-            .strikes
-            .entry("destination refused".to_owned())
-            .or_default() += sink.refused.load(Relaxed) as u64;
+        for (name, strikes) in sink.strikes.lock().unwrap().iter() {
+            *findings.strikes.entry((*name).to_owned()).or_default() += strikes;
+        }
+    }
+    for (name, strikes) in world.dedup.strikes() {
+        *findings.strikes.entry(name.to_owned()).or_default() += strikes;
     }
     findings.counts.clone_from(&pages.counts);
     findings.counts.insert("fenced writes", pages.fenced);
+    findings
+        .counts
+        .insert("look-ups spared by dedup", world.dedup.spared());
+    findings
+        .counts
+        .insert("records with context", view.contexts.len() as u64);
+    let (deletes, lived_again) = view.deletes_told(world);
+    findings.counts.insert("deletes told by histories", deletes);
+    findings.counts.insert("records that lived again", lived_again);
     findings.counts.insert("freezes", pages.frozen.len() as u64);
     findings
         .counts

@@ -2,16 +2,18 @@
 //! each answer showed is noted in the book by reading the answer itself.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http, HttpError,
-    HttpRequest, HttpResponse, PollRequest, RecordType, VersionRule,
+    HttpRequest, HttpResponse, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
 };
 use ehr_courier::sandbox::{Answer as Reply, Ehr, Request};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -30,6 +32,9 @@ tokio::task_local! {
     static FEED: String;
 }
 
+/// Stands for a feed where a record is read because another refers to it.
+const CONTEXT: &str = "(context)";
+
 /// One life's way to one sandbox.
 pub(crate) struct ClinicHttp {
     pub(crate) connection: String,
@@ -39,6 +44,9 @@ pub(crate) struct ClinicHttp {
     pub(crate) dice: Mutex<StdRng>,
     pub(crate) concurrent: usize,
     pub(crate) under_way: AtomicUsize,
+    /// How often the link to a further page has expired, until the world calms down.
+    pub(crate) expired: f64,
+    pub(crate) calm: Arc<AtomicBool>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +58,49 @@ struct Bundle<'a> {
 #[derive(Deserialize)]
 struct Entry<'a> {
     #[serde(borrow)]
-    resource: &'a RawValue,
+    resource: Option<&'a RawValue>,
+    request: Option<Asking>,
+    response: Option<Outcome>,
+}
+
+/// What a row of a history did.
+#[derive(Deserialize)]
+struct Asking {
+    method: String,
+    url: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outcome {
+    etag: String,
+    last_modified: String,
+}
+
+impl Entry<'_> {
+    fn showing(&self) -> Option<Showing> {
+        if let Some(resource) = self.resource {
+            return showing(resource.get());
+        }
+        let (request, response) = (self.request.as_ref()?, self.response.as_ref()?);
+        if request.method != "DELETE" {
+            return None;
+        }
+        let (record_type, id) = request.url.split_once('/')?;
+        Some(Showing {
+            record_type: record_type.to_owned(),
+            id: id.to_owned(),
+            number: response
+                .etag
+                .strip_prefix("W/\"")?
+                .strip_suffix('"')?
+                .parse()
+                .ok()?,
+            stamp: response.last_modified.parse().ok()?,
+            extent: Extent::Whole,
+            sha256: sha256(b""),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -91,11 +141,11 @@ fn showing(raw: &str) -> Option<Showing> {
 /// What was asked, by the address alone.
 fn asked(url: &Url) -> Asked {
     let segments: Vec<&str> = url.path_segments().unwrap().collect();
-    if segments.contains(&"_history") {
-        return Asked::Version;
-    }
-    if segments.len() > 2 {
-        return Asked::Record;
+    match segments.as_slice() {
+        [_, "metadata"] => return Asked::Statement,
+        [_, _, _, "_history", _] => return Asked::Version,
+        [_, _, "_history"] | [_, _] => {}
+        _ => return Asked::Record,
     }
     let further = url
         .query_pairs()
@@ -109,15 +159,11 @@ pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
     let spoiled = reply.cut_at.is_some() || reply.unpacked_bytes.is_some();
     match (asked, reply.status.as_u16()) {
         (Asked::FirstPage | Asked::Page, 200) if !spoiled => serde_json::from_str::<Bundle<'_>>(text)
-            .map(|bundle| {
-                bundle
-                    .entry
-                    .iter()
-                    .filter_map(|entry| showing(entry.resource.get()))
-                    .collect()
-            })
+            .map(|bundle| bundle.entry.iter().filter_map(Entry::showing).collect())
             .unwrap_or_default(),
-        (Asked::Version | Asked::Record, 200) if !spoiled => showing(text).into_iter().collect(),
+        (Asked::Version | Asked::Record | Asked::Context, 200) if !spoiled => {
+            showing(text).into_iter().collect()
+        }
         (Asked::Version | Asked::Record, 410) if !spoiled => gone(url).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -152,7 +198,12 @@ fn date(reply: &Reply) -> Timestamp {
 
 impl ClinicHttp {
     fn note(&self, url: &Url, reply: &Reply) {
-        let asked = asked(url);
+        let feed = FEED.try_with(Clone::clone).unwrap_or_default();
+        let asked = match asked(url) {
+            Asked::Statement => return,
+            Asked::Record if feed == CONTEXT => Asked::Context,
+            other => other,
+        };
         let showings = showings(asked, url, reply);
         let mut pages = self.book.open();
         let tick = pages.next();
@@ -160,11 +211,22 @@ impl ClinicHttp {
             tick,
             life: self.life.number,
             connection: self.connection.clone(),
-            feed: FEED.try_with(Clone::clone).unwrap_or_default(),
+            feed,
             asked,
             date: date(reply),
             showings,
         });
+    }
+
+    fn link_has_expired(&self, url: &Url) -> bool {
+        let further = url.query_pairs().any(|(name, _)| name == "_page");
+        let strikes = further
+            && !self.calm.load(Ordering::Relaxed)
+            && self.dice.lock().unwrap().random_bool(self.expired);
+        if strikes {
+            *self.book.open().counts.entry("page links expired").or_default() += 1;
+        }
+        strikes
     }
 
     fn waits(&self) -> [Duration; 2] {
@@ -199,6 +261,14 @@ impl Http for ClinicHttp {
         }
         let [there, back] = self.waits();
         tokio::time::sleep(there).await;
+        if self.link_has_expired(&request.url) {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            return Ok(HttpResponse {
+                status: StatusCode::GONE,
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+            });
+        }
         let reply = self.ehr.answer(&Request::new(
             request.method.clone(),
             &request.url,
@@ -229,6 +299,14 @@ impl<C: Connector> Connector for Watched<C> {
 
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
         Self::on_behalf("", self.0.fetch(change)).await
+    }
+
+    fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
+        self.0.references(record, include)
+    }
+
+    async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
+        Self::on_behalf(CONTEXT, self.0.read_context(key)).await
     }
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {

@@ -13,11 +13,11 @@ use ehr_courier::domain::identity::EventId;
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::store::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
-    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, DueDestinations, Epoch, EventDetail,
-    EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow, PollRef,
-    Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage, Released,
-    ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled, StandingRow, Store, StoreError,
-    Sweep, Swept,
+    DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
+    PollRef, Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage,
+    Released, RenewLeases, ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled,
+    StandingRow, Store, StoreError, Sweep, Swept,
 };
 use jiff::Timestamp;
 
@@ -66,6 +66,7 @@ impl<S> Crashing<S> {
             Progress::Page(_) | Progress::Inconclusive => pages.handed.push((tick, self.life.number, feed)),
             Progress::Done { .. } => {
                 pages.complete.entry(feed.clone()).or_insert(tick);
+                pages.completed.push((tick, feed.clone()));
                 pages.handed.push((tick, self.life.number, feed));
             }
         }
@@ -146,13 +147,12 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, Other, self.inner.acquire_lease(request, now))
     }
 
-    async fn renew_lease(
+    async fn renew_leases(
         &self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        pass!(self, Other, self.inner.renew_lease(request, fence, now))
+    ) -> Result<BTreeMap<ConnectionName, Fence>, StoreError> {
+        pass!(self, Other, self.inner.renew_leases(renewal, now))
     }
 
     async fn release_lease(&self, connection: &ConnectionName, fence: Fence) -> Result<(), StoreError> {
@@ -178,8 +178,17 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, ReleaseStage, self.inner.release_stage(release))
     }
 
-    async fn abandon_poll(&self, poll: &PollRef) -> Result<(), StoreError> {
-        pass!(self, AbandonPoll, self.inner.abandon_poll(poll))
+    async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError> {
+        let abandoned = |discarded: &Discarded| {
+            if discarded.versions > 0 {
+                let feed = (poll.connection.to_string(), poll.feed.to_string());
+                let mut pages = self.book.open();
+                let tick = pages.next();
+                pages.given_up.push((tick, self.life.number, feed));
+                *pages.counts.entry("stages given up").or_default() += 1;
+            }
+        };
+        pass!(self, AbandonPoll, self.inner.abandon_poll(poll), abandoned)
     }
 
     async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError> {

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use courier_sdk::FetchMode;
+use courier_sdk::{Detect, FetchMode};
 use ehr_courier::domain::fan_out::ContentLevel;
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::sandbox::Faults;
 
 use crate::checker::Findings;
 use crate::plan::{self, FeedPlan, Kind, Plan, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
+use crate::remembering::DedupPlan;
 use crate::run::{live_all, report, say};
 
 /// Fewer versions prove little of a fault that strikes one answer in twenty.
@@ -50,6 +51,8 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
         start: StartPlan::Beginning,
         every: Duration::from_secs(2),
         fetch,
+        detect: Detect::LastUpdated,
+        include: Vec::new(),
     };
     let source = SourcePlan {
         name: "mercy".to_owned(),
@@ -59,6 +62,7 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
             patients: 100,
             page_count: 20,
             version_read: true,
+            expired: 0.0,
         },
         feeds: vec![
             feed("Appointment", FetchMode::FromPage),
@@ -90,7 +94,7 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
         rivals: false,
         limits: Limits::default(),
         step_every: Duration::from_millis(step_every),
-        dedup_misses: 0.0,
+        dedup: DedupPlan::Faithful,
         versions_min: VERSIONS_MIN,
     }
 }

@@ -25,6 +25,8 @@ mod life;
 #[cfg(test)]
 mod plan;
 #[cfg(test)]
+mod remembering;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod sink;

@@ -2,11 +2,12 @@
 //! limits, and the script of blows.
 
 mod faults;
+mod histories;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use courier_sdk::FetchMode;
+use courier_sdk::{Detect, FetchMode};
 use ehr_courier::domain::fan_out::ContentLevel;
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::sandbox::Faults;
@@ -18,6 +19,7 @@ use self::faults::{faults_of, mixed};
 use crate::dice::{fork, pick};
 use crate::journal::JournalFaults;
 use crate::life::{Op, Side};
+use crate::remembering::DedupPlan;
 
 /// How far back of the cursor each poll looks again.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
@@ -47,8 +49,8 @@ pub(crate) struct Plan {
     pub(crate) rivals: bool,
     pub(crate) limits: Limits,
     pub(crate) step_every: Duration,
-    /// How often what stands in front of the store has forgotten an id: evicted, flushed, or never there.
-    pub(crate) dedup_misses: f64,
+    /// What happens to what stands in front of the store.
+    pub(crate) dedup: DedupPlan,
     /// The day lasts until so many versions were shown.
     pub(crate) versions_min: usize,
 }
@@ -72,6 +74,8 @@ pub(crate) enum Kind {
         patients: usize,
         page_count: u32,
         version_read: bool,
+        /// How often the link to a further page has expired, as a probability per request.
+        expired: f64,
     },
     /// A history, newest first.
     Journal {
@@ -88,6 +92,9 @@ pub(crate) struct FeedPlan {
     pub(crate) start: StartPlan,
     pub(crate) every: Duration,
     pub(crate) fetch: FetchMode,
+    pub(crate) detect: Detect,
+    /// References that are followed, as `Type:parameter`.
+    pub(crate) include: Vec<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +130,19 @@ pub(crate) enum TemperPlan {
     Flaky(f64),
     Hangs(f64),
     DownFor(Duration),
+    Broker(BrokerShares),
     Dead,
+}
+
+/// How often a broker does what, as probabilities per message.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct BrokerShares {
+    /// Hands the message back: no queue is bound.
+    pub(crate) returned: f64,
+    /// Refuses it: the queue is full.
+    pub(crate) nacked: f64,
+    /// Breaks the connection, with all that is in flight on it.
+    pub(crate) lost: f64,
 }
 
 /// One interruption of the worker.
@@ -170,7 +189,13 @@ impl Plan {
         let blows = blows(&mut fork(seed, "blows"), rivals);
         let limits = limits(&mut fork(seed, "limits"), rivals);
         let brief = limits.retention < Duration::from_hours(1);
-        let subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
+        let mut subscriptions = subscriptions(&mut fork(seed, "subscriptions"), &sources, blows.len(), brief);
+        let mut brokers = fork(seed, "brokers");
+        for subscription in &mut subscriptions {
+            if brokers.random_bool(0.25) {
+                subscription.temper = TemperPlan::Broker(broker(&mut brokers));
+            }
+        }
         let stale = sources.iter().any(|source| match &source.kind {
             Kind::Clinic { names, .. } => names.contains(&"stale_cache"),
             Kind::Journal { .. } => false,
@@ -185,7 +210,7 @@ impl Plan {
             rivals,
             limits,
             step_every: Duration::from_millis(dice.random_range(step_every)),
-            dedup_misses: pick(&mut fork(seed, "dedup"), &[0.0, 0.0, 0.2, 1.0]),
+            dedup: dedup(&mut fork(seed, "dedup")),
             versions_min: VERSIONS_MIN,
         }
     }
@@ -224,6 +249,7 @@ fn source(seed: u64, index: u64) -> SourcePlan {
         patients: if many { 100 } else { dice.random_range(8..25) },
         page_count: if drifts { 5 } else { page_count },
         version_read: dice.random_bool(0.6),
+        expired: 0.0,
     };
     let first = dice.random_range(0..CLINIC_TYPES.len());
     let mut feeds: Vec<FeedPlan> = (0..dice.random_range(2..=3))
@@ -246,12 +272,14 @@ fn source(seed: u64, index: u64) -> SourcePlan {
         second.start = feeds[0].start;
         feeds.push(second);
     }
-    SourcePlan {
+    let mut source = SourcePlan {
         name,
         kind,
         feeds,
         concurrent: dice.random_range(1..=3),
-    }
+    };
+    histories::choose(&mut source, &mut fork(seed, &format!("histories {index}")));
+    source
 }
 
 fn journal(dice: &mut StdRng, name: String) -> SourcePlan {
@@ -294,6 +322,8 @@ fn feed(dice: &mut StdRng, record_type: &str, name: String) -> FeedPlan {
         } else {
             FetchMode::FromPage
         },
+        detect: Detect::LastUpdated,
+        include: Vec::new(),
     }
 }
 
@@ -356,6 +386,28 @@ fn temper(dice: &mut StdRng) -> TemperPlan {
     }
 }
 
+fn broker(dice: &mut StdRng) -> BrokerShares {
+    BrokerShares {
+        returned: pick(dice, &[0.0, 0.1]),
+        nacked: pick(dice, &[0.0, 0.1]),
+        lost: pick(dice, &[0.01, 0.05]),
+    }
+}
+
+fn dedup(dice: &mut StdRng) -> DedupPlan {
+    pick(
+        dice,
+        &[
+            DedupPlan::Faithful,
+            DedupPlan::Evicting(0.2),
+            DedupPlan::Evicting(1.0),
+            DedupPlan::Flushed(0.1),
+            DedupPlan::Away(0.05),
+            DedupPlan::Slow(0.3),
+        ],
+    )
+}
+
 fn blows(dice: &mut StdRng, rivals: bool) -> Vec<BlowPlan> {
     let count = if rivals || dice.random_bool(0.85) {
         dice.random_range(1..=6)
@@ -399,7 +451,7 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
         fan_out_events: pick(dice, &[2, 10, 500]),
         fan_out_rows: pick(dice, &[2, 7, 50, 1_000]),
         in_flight_per_destination: pick(dice, &[2, 8, 64]),
-        record_batch: pick(dice, &[1, 16, 256]),
+        unrecorded: pick(dice, &[1, 16, 256]),
         retention: if brief {
             Duration::from_secs(10)
         } else {

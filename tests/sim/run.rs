@@ -28,6 +28,28 @@ const ATOMIC_POINTS: [Op; 6] = [
     Op::RecordAttempts,
 ];
 
+/// What a full set of seeds must have seen strike at least once, beside each sandbox's own faults: a fault that never
+/// struck proves nothing.
+const MUST_STRIKE: [&str; 17] = [
+    "broker_connection_lost",
+    "broker_nacked",
+    "broker_returned",
+    "broker_unconfirmed",
+    "dedup_evicted",
+    "dedup_flushed",
+    "dedup_restarted_empty",
+    "dedup_slow",
+    "destination_hung",
+    "destination_refused",
+    "journal_expired",
+    "journal_late",
+    "page links expired",
+    "stages given up",
+    "records with context",
+    "deletes told by histories",
+    "records that lived again",
+];
+
 /// Lives one world through.
 fn run(plan: Plan) -> Findings {
     let runtime = Builder::new_current_thread()
@@ -129,6 +151,13 @@ fn every_version_shown_arrives_once_in_order_whatever_strikes() {
                 let hit = all.values().any(|it| it.crashes.contains_key(&(op, side)));
                 assert!(hit, "no crash {side:?} {op:?} in the whole set of seeds");
             }
+        }
+        for name in MUST_STRIKE {
+            let struck = all.values().any(|it| {
+                it.strikes.get(name).is_some_and(|strikes| *strikes > 0)
+                    || it.counts.get(name).is_some_and(|count| *count > 0)
+            });
+            assert!(struck, "{name}: never in the whole set of seeds");
         }
     }
 }

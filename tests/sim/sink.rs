@@ -1,7 +1,8 @@
-//! Fake destinations: prompt, slow, flaky, hanging, down for a while, dead for ever. Each notes what really reached it.
+//! Fake destinations: prompt, slow, flaky, hanging, down for a while, dead for ever; and a broker that hands messages
+//! back, refuses them, and loses its connection. Each notes what really reached it.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use ehr_courier::destination::{Attempt, Destination, Notification};
 use jiff::Timestamp;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::book::{Arrival, Book, Ending};
 use crate::life::Life;
+use crate::plan::BrokerShares;
 
 /// A destination's own deadline.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,6 +35,8 @@ pub(crate) enum Temper {
     Hangs(f64),
     /// Says 503 until then.
     DownUntil(Instant),
+    /// A broker whose confirms tell what became of each message, while its connection lasts.
+    Broker(BrokerShares),
     /// Says 410, always.
     Dead,
 }
@@ -44,8 +49,16 @@ pub(crate) struct SinkState {
     pub(crate) calm: Arc<AtomicBool>,
     pub(crate) dice: Mutex<StdRng>,
     pub(crate) book: Arc<Book>,
-    pub(crate) hung: AtomicUsize,
-    pub(crate) refused: AtomicUsize,
+    /// How often each fault struck.
+    pub(crate) strikes: Mutex<BTreeMap<&'static str, u64>>,
+    /// Rung when a broker's connection breaks, for all that wait for a confirm.
+    pub(crate) connection_lost: Notify,
+}
+
+impl SinkState {
+    fn strike(&self, name: &'static str) {
+        *self.strikes.lock().unwrap().entry(name).or_default() += 1;
+    }
 }
 
 /// One life's way to a destination.
@@ -58,9 +71,15 @@ pub(crate) struct Sink {
 
 enum Answer {
     Accept,
-    Refuse,
+    /// It says no, under this name.
+    Refuse(&'static str),
     HangHaving,
     HangEmpty,
+    /// The connection breaks before the confirm.
+    Break,
+    /// Another message's connection broke, after the broker had taken this one in, or before.
+    LostHaving,
+    LostEmpty,
 }
 
 impl Sink {
@@ -77,7 +96,7 @@ impl Sink {
         let mut dice = state.dice.lock().unwrap();
         let quick = Duration::from_millis(dice.random_range(1..30));
         if state.temper == Temper::Dead {
-            return (quick, Answer::Refuse);
+            return (quick, Answer::Refuse("destination_refused"));
         }
         if state.calm.load(Ordering::Relaxed) {
             return (quick, Answer::Accept);
@@ -94,12 +113,25 @@ impl Sink {
                 Duration::from_millis(dice.random_range(100..1000)),
                 Answer::Accept,
             ),
-            Temper::Flaky(share) if dice.random_bool(share) => (quick, Answer::Refuse),
+            Temper::Flaky(share) if dice.random_bool(share) => (quick, Answer::Refuse("destination_refused")),
             Temper::Hangs(share) if dice.random_bool(share) => (quick, hang(dice.random_bool(0.5))),
-            Temper::DownUntil(until) if Instant::now() < until => (quick, Answer::Refuse),
+            Temper::DownUntil(until) if Instant::now() < until => {
+                (quick, Answer::Refuse("destination_refused"))
+            }
+            Temper::Broker(shares) => (quick, confirm(shares, dice.random())),
             Temper::Prompt | Temper::Dead | Temper::Flaky(_) | Temper::Hangs(_) | Temper::DownUntil(_) => {
                 (quick, Answer::Accept)
             }
+        }
+    }
+
+    /// A message that was in flight when the connection broke: taken in or not, without a confirm.
+    fn unconfirmed(&self) -> Answer {
+        self.state.strike("broker_unconfirmed");
+        if self.state.dice.lock().unwrap().random_bool(0.5) {
+            Answer::LostHaving
+        } else {
+            Answer::LostEmpty
         }
     }
 
@@ -153,25 +185,53 @@ impl Sink {
     }
 }
 
+/// What a broker says of a message, by one draw.
+fn confirm(shares: BrokerShares, draw: f64) -> Answer {
+    if draw < shares.returned {
+        Answer::Refuse("broker_returned")
+    } else if draw < shares.returned + shares.nacked {
+        Answer::Refuse("broker_nacked")
+    } else if draw < shares.returned + shares.nacked + shares.lost {
+        Answer::Break
+    } else {
+        Answer::Accept
+    }
+}
+
 #[async_trait]
 impl Destination for Sink {
     async fn deliver(&self, notification: &Notification, _now: Timestamp) -> Attempt {
         self.life.gate().await;
         let (index, record) = self.begin(notification);
         let (wait, answer) = self.answer();
-        tokio::time::sleep(wait).await;
+        let answer = tokio::select! {
+            biased;
+            // All that was in flight shares the fate of the connection, and nobody knows what the broker had taken.
+            () = self.state.connection_lost.notified() => self.unconfirmed(),
+            () = tokio::time::sleep(wait) => answer,
+        };
         // What was sent arrives even if its sender is dead by now: it was on the wire.
         let ending = match answer {
             Answer::Accept => {
                 self.note_received(index);
                 Ending::Accepted
             }
-            Answer::Refuse => {
-                self.state.refused.fetch_add(1, Ordering::Relaxed);
+            Answer::Refuse(name) => {
+                self.state.strike(name);
                 Ending::Failed
             }
+            Answer::Break => {
+                self.state.strike("broker_connection_lost");
+                self.state.connection_lost.notify_waiters();
+                Ending::Failed
+            }
+            Answer::LostHaving => {
+                self.note_received(index);
+                Ending::Failed
+            }
+            Answer::LostEmpty => Ending::Failed,
             Answer::HangHaving | Answer::HangEmpty => {
-                self.state.hung.fetch_add(1, Ordering::Relaxed);
+                self.state.strike("destination_hung");
                 if matches!(answer, Answer::HangHaving) {
                     self.note_received(index);
                 }

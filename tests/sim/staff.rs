@@ -4,21 +4,15 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use courier_fhir::{Auth, FhirConnector, Limits as FhirLimits, Profile, Settings};
-use courier_sdk::{ConnectionName, Connector, Detect, FeedName, FeedSpec, RecordType, Start};
-use ehr_courier::dedup::Dedup;
-use ehr_courier::dedup::memory::MemoryDedup;
+use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
+use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, Include, RecordType, Start};
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
-use ehr_courier::domain::identity::EventId;
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::connection::{Connection, Feed};
 use ehr_courier::pipeline::{Outlet, Worker};
 use ehr_courier::store::Holder;
-use rand::RngExt as _;
-use rand::rngs::StdRng;
 
 use crate::clinic::{ClinicHttp, Watched};
 use crate::crashing::Crashing;
@@ -26,6 +20,7 @@ use crate::dice::fork;
 use crate::journal::JournalConnector;
 use crate::life::Life;
 use crate::plan::{FeedPlan, Kind, OVERLAP, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
+use crate::remembering::Gated;
 use crate::sink::Sink;
 use crate::world::{World, base_url};
 
@@ -51,8 +46,6 @@ pub(crate) fn worker(world: &World, life: &Arc<Life>) -> Worker {
         dedup: Arc::new(Gated {
             inner: Arc::clone(&world.dedup),
             life: Arc::clone(life),
-            misses: plan.dedup_misses,
-            dice: Mutex::new(fork(plan.seed, &label("dedup"))),
         }),
         clock: Arc::new(world.clock),
         connections: plan
@@ -153,7 +146,12 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             start,
             overlap: OVERLAP,
             fetch: plan.fetch,
-            detect: Detect::LastUpdated,
+            detect: plan.detect,
+            include: plan
+                .include
+                .iter()
+                .map(|text| Include::parse(text).unwrap())
+                .collect(),
         },
         every: plan.every,
     }
@@ -165,6 +163,7 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
         Kind::Clinic {
             page_count,
             version_read,
+            expired,
             ..
         } => {
             let mut profile = Profile::builtin("sandbox").unwrap();
@@ -177,10 +176,12 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
                 dice: Mutex::new(fork(world.plan.seed, &format!("{} {}", source.name, life.number))),
                 concurrent: source.concurrent,
                 under_way: AtomicUsize::new(0),
+                expired: *expired,
+                calm: Arc::clone(&world.calm),
             };
             Arc::new(Watched(FhirConnector::new(Settings {
                 base_url: base_url(),
-                auth: Auth::None,
+                credentials: Arc::new(courier_sdk::Fixed::none()),
                 profile,
                 http: Arc::new(http),
                 clock: Arc::new(world.clock),
@@ -199,34 +200,5 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
             book: Arc::clone(&world.book),
             clock: world.clock,
         }),
-    }
-}
-
-/// The deduplication in front of the store: it outlives its workers, but the dead cannot write to it; and it forgets.
-struct Gated {
-    inner: Arc<MemoryDedup>,
-    life: Arc<Life>,
-    misses: f64,
-    dice: Mutex<StdRng>,
-}
-
-#[async_trait]
-impl Dedup for Gated {
-    async fn seen(&self, connection: &ConnectionName, ids: &[EventId]) -> Vec<bool> {
-        self.life.gate().await;
-        let seen = self.inner.seen(connection, ids).await;
-        let mut dice = self.dice.lock().unwrap();
-        seen.into_iter()
-            .map(|seen| seen && !dice.random_bool(self.misses))
-            .collect()
-    }
-
-    async fn mark(&self, connection: &ConnectionName, ids: &[EventId]) {
-        self.life.gate().await;
-        self.inner.mark(connection, ids).await;
-    }
-
-    fn name(&self) -> &'static str {
-        "simulated"
     }
 }

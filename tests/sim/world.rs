@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_sdk::Clock as _;
-use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::domain::name::SubscriptionName;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::sandbox::{Ehr, Faults, Options};
 use ehr_courier::store::memory::MemoryStore;
 use ehr_courier::store::{StageState, Store as _};
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::dice::fork;
 use crate::journal::Journal;
 use crate::life::{Blow, Life, Trigger};
 use crate::plan::{BlowPlan, How, Kind, LATE_MAX, Plan, TemperPlan};
+use crate::remembering::Remembering;
 use crate::sink::{SinkState, Temper};
 
 /// A day that has not seen enough by then never will.
@@ -42,7 +43,7 @@ pub(crate) struct World {
     pub(crate) clock: SimClock,
     pub(crate) book: Arc<Book>,
     pub(crate) store: MemoryStore,
-    pub(crate) dedup: Arc<MemoryDedup>,
+    pub(crate) dedup: Arc<Remembering>,
     pub(crate) clinics: BTreeMap<String, Arc<Ehr>>,
     pub(crate) journals: BTreeMap<String, Arc<Journal>>,
     pub(crate) sinks: BTreeMap<String, Arc<SinkState>>,
@@ -89,7 +90,7 @@ impl World {
             clock,
             book,
             store: MemoryStore::new(),
-            dedup: Arc::default(),
+            dedup: Arc::new(Remembering::new(plan.dedup, fork(plan.seed, "remembering"))),
             clinics: BTreeMap::new(),
             journals: BTreeMap::new(),
             sinks: BTreeMap::new(),
@@ -133,6 +134,7 @@ impl World {
                 TemperPlan::Flaky(share) => Temper::Flaky(share),
                 TemperPlan::Hangs(share) => Temper::Hangs(share),
                 TemperPlan::DownFor(how_long) => Temper::DownUntil(Instant::now() + how_long),
+                TemperPlan::Broker(shares) => Temper::Broker(shares),
                 TemperPlan::Dead => Temper::Dead,
             };
             let state = SinkState {
@@ -142,8 +144,8 @@ impl World {
                 calm: Arc::clone(&self.calm),
                 dice: Mutex::new(fork(self.plan.seed, &subscription.name)),
                 book: Arc::clone(&self.book),
-                hung: AtomicUsize::new(0),
-                refused: AtomicUsize::new(0),
+                strikes: Mutex::default(),
+                connection_lost: Notify::new(),
             };
             self.sinks.insert(subscription.name.clone(), Arc::new(state));
         }

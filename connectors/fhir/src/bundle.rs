@@ -4,6 +4,8 @@
 //! `resourceType`, `id` and `meta` are looked at, so that every FHIR release passes through. It must not
 //! know cursors, links' meaning or HTTP.
 
+pub(crate) mod history;
+
 use bytes::Bytes;
 use courier_sdk::{RecordId, RecordKey, RecordType};
 use jiff::Timestamp;
@@ -60,15 +62,14 @@ pub(crate) struct Page {
 }
 
 #[derive(Deserialize)]
-struct BundleBody<'a> {
+struct BundleBody<E> {
     #[serde(rename = "resourceType")]
     resource_type: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
     total: Option<serde_json::Value>,
     link: Option<Vec<Link>>,
-    #[serde(borrow)]
-    entry: Option<Vec<Entry<'a>>>,
+    entry: Option<Vec<E>>,
     issue: Option<Vec<Issue>>,
 }
 
@@ -120,20 +121,12 @@ struct Issue {
 /// Reads a search's answer.
 pub(crate) fn page(body: &Bytes, asked: &RecordType, depth_max: usize) -> Result<Page, BodyError> {
     let body = checked(body, depth_max.saturating_add(BUNDLE_DEPTH))?;
-    let bundle: BundleBody<'_> = serde_json::from_slice(&body).map_err(|error| malformed(&error))?;
-    if bundle.resource_type.as_deref() == Some("OperationOutcome") {
-        let issues = bundle.issue.unwrap_or_default();
-        let code = failure(&issues).or_else(|| issues.iter().find_map(issue_code));
-        return Err(BodyError::Outcome(code.unwrap_or_else(|| "unknown".to_owned())));
-    }
-    if bundle.resource_type.as_deref() != Some("Bundle") || bundle.kind.as_deref() != Some("searchset") {
-        return Err(BodyError::Unreadable("not a Bundle of type searchset".to_owned()));
-    }
+    let bundle = opened::<Entry<'_>>(&body, "searchset")?;
     let links = bundle.link.unwrap_or_default();
     let entries = bundle.entry.unwrap_or_default();
     let mut page = Page {
         entries: entries.len(),
-        next: next_link(&links)?,
+        next: find_next(&links)?,
         self_link: find(&links, "self").and_then(|link| link.url.clone()),
         total: bundle.total.and_then(|total| total.as_u64()),
         ..Page::default()
@@ -142,6 +135,20 @@ pub(crate) fn page(body: &Bytes, asked: &RecordType, depth_max: usize) -> Result
         add(&mut page, &body, entry, asked)?;
     }
     Ok(page)
+}
+
+/// Parses a Bundle of the kind asked for; an outcome in its place is an error.
+fn opened<'a, E: Deserialize<'a>>(body: &'a Bytes, kind: &str) -> Result<BundleBody<E>, BodyError> {
+    let bundle: BundleBody<E> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    if bundle.resource_type.as_deref() == Some("OperationOutcome") {
+        let issues = bundle.issue.unwrap_or_default();
+        let code = failure(&issues).or_else(|| issues.iter().find_map(issue_code));
+        return Err(BodyError::Outcome(code.unwrap_or_else(|| "unknown".to_owned())));
+    }
+    if bundle.resource_type.as_deref() != Some("Bundle") || bundle.kind.as_deref() != Some(kind) {
+        return Err(BodyError::Unreadable(format!("not a Bundle of type {kind}")));
+    }
+    Ok(bundle)
 }
 
 /// Reads a single record's answer.
@@ -220,6 +227,13 @@ pub(crate) fn usable_version_id(text: String) -> Option<String> {
     usable.then_some(text)
 }
 
+/// The bare value of an `ETag`, weak or strong.
+pub(crate) fn bare_etag(text: &str) -> Option<String> {
+    let text = text.trim();
+    let bare = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
+    usable_version_id(bare.to_owned())
+}
+
 /// Some servers write `versionId` as a number, against the specification; its digits are the id.
 fn version_text(value: serde_json::Value) -> Option<String> {
     match value {
@@ -258,7 +272,7 @@ fn find<'a>(links: &'a [Link], relation: &str) -> Option<&'a Link> {
 }
 
 /// There is a further page, or there is none: a link that leads nowhere is neither.
-fn next_link(links: &[Link]) -> Result<Option<String>, BodyError> {
+fn find_next(links: &[Link]) -> Result<Option<String>, BodyError> {
     let Some(link) = find(links, "next") else {
         return Ok(None);
     };

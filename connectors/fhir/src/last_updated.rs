@@ -48,7 +48,7 @@ pub(crate) const IGNORED_PAGES_MAX: u32 = 50;
 const VISITED_MAX: usize = 64;
 
 /// Servers with second precision show rows up to a second below a finer bound.
-const PRECISION: Duration = Duration::from_secs(1);
+pub(crate) const PRECISION: Duration = Duration::from_secs(1);
 
 /// A feed's durable cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,15 +57,28 @@ pub(crate) struct CursorState {
     v: u8,
     pub(crate) watermark: Stored,
     pub(crate) start: Option<Stored>,
+    /// Which strategy moved it here. Both may go on from it, because both mean the source's stamps.
+    #[serde(default)]
+    pub(crate) by: By,
+}
+
+/// Which strategy moved a cursor; cursors of before there was a choice do not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum By {
+    #[default]
+    LastUpdated,
+    History,
 }
 
 impl CursorState {
-    /// A cursor at an instant, with everything from there on announced.
-    pub(crate) fn at(instant: Timestamp) -> Self {
+    /// A cursor of one strategy.
+    pub(crate) fn of(by: By, watermark: Timestamp, start: Option<Timestamp>) -> Self {
         Self {
             v: VERSION,
-            watermark: Stored(instant),
-            start: None,
+            watermark: Stored(watermark),
+            start: start.map(Stored),
+            by,
         }
     }
 
@@ -90,8 +103,9 @@ impl CursorState {
 pub(crate) struct Plan {
     /// Lower bound of the search, inclusive.
     pub(crate) lower: Option<Timestamp>,
-    floor: Option<Timestamp>,
-    start: Option<Timestamp>,
+    /// Where the cursor stands: no poll moves it back.
+    pub(crate) floor: Option<Timestamp>,
+    pub(crate) start: Option<Timestamp>,
     pub(crate) first: First,
 }
 
@@ -161,7 +175,7 @@ pub(crate) enum Doubt {
 }
 
 impl Doubt {
-    fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::FilterIgnored => "the source ignored a search parameter",
             Self::Unusable => "the answer holds entries without a resource or a usable id",
@@ -438,11 +452,12 @@ impl Poll {
             return Step::Inconclusive(doubt.reason());
         }
         let seen = self.greatest.max(self.floor);
-        Step::Done(CursorState {
-            v: VERSION,
-            watermark: seen.unwrap_or(Stored(Timestamp::UNIX_EPOCH)),
-            start: self.start,
-        })
+        let watermark = seen.map_or(Timestamp::UNIX_EPOCH, |seen| seen.0);
+        Step::Done(CursorState::of(
+            By::LastUpdated,
+            watermark,
+            self.start.map(|start| start.0),
+        ))
     }
 
     /// Notes a doubt; the first one counts.
@@ -452,12 +467,13 @@ impl Poll {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Visit {
+pub(crate) enum Visit {
     First,
     Again,
 }
 
-fn visit(visited: &mut Vec<u64>, link: &str) -> Visit {
+/// Notes a link; says whether it was followed before.
+pub(crate) fn visit(visited: &mut Vec<u64>, link: &str) -> Visit {
     let mark = crate::digest::of(&[link.as_bytes()]);
     if visited.contains(&mark) {
         return Visit::Again;

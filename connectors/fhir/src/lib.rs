@@ -1,15 +1,18 @@
 //! EHR Courier's connector for FHIR servers.
 //!
-//! It finds changes by `_lastUpdated` search and carries each record byte for byte, whatever FHIR release
+//! It finds changes by a type's `_history` or by `_lastUpdated` search, and carries each record byte for byte, whatever FHIR release
 //! it is of. Vendors differ by [`Profile`], which is data. It keeps no state: cursors and page links
 //! travel with the caller. It must not know stores, events, subscriptions or other connectors.
 
 mod answer;
 mod bundle;
+mod capability;
 mod depth;
 mod detection;
 mod digest;
 mod exchange;
+mod history;
+mod include;
 mod instant;
 mod last_updated;
 mod poll;
@@ -18,30 +21,31 @@ mod query;
 mod read;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http,
-    PollRequest, RecordType, VersionRule,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec,
+    Fetched, Http, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
 
-pub use exchange::Auth;
+pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 
+use detection::Histories;
 use exchange::Exchange;
-use last_updated::CursorState;
+use last_updated::{By, CursorState};
 
 /// What a connection gives its connector.
 pub struct Settings {
     /// The server's FHIR base address.
     pub base_url: Url,
-    /// The credentials.
-    pub auth: Auth,
+    /// What requests show to be let in.
+    pub credentials: Arc<dyn Credentials>,
     /// The constants of the kind of server.
     pub profile: Profile,
     /// Through which requests are sent.
@@ -89,6 +93,7 @@ pub struct FhirConnector {
     limits: Limits,
     /// Whether the missing `Date` was told already; a log line's memory, nothing depends on it.
     warned_of_date: AtomicBool,
+    histories: Mutex<Histories>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -107,7 +112,7 @@ impl FhirConnector {
     pub fn new(settings: Settings) -> Self {
         let Settings {
             base_url,
-            auth,
+            credentials,
             profile,
             http,
             clock,
@@ -115,7 +120,7 @@ impl FhirConnector {
         } = settings;
         let exchange = Exchange {
             base: base_url,
-            auth,
+            credentials,
             http,
             deadline: limits.deadline,
         };
@@ -125,6 +130,7 @@ impl FhirConnector {
             clock,
             limits,
             warned_of_date: AtomicBool::new(false),
+            histories: Mutex::default(),
         }
     }
 }
@@ -139,6 +145,14 @@ impl Connector for FhirConnector {
         self.read(change).await
     }
 
+    fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
+        include::references(record.bytes(), include, &self.exchange.base)
+    }
+
+    async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
+        self.read_referred(key).await
+    }
+
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
         self.detect(feed).await
     }
@@ -149,7 +163,7 @@ impl Connector for FhirConnector {
 
     /// Everything from that instant on is announced, unless the ledger knows it.
     fn cursor_at(&self, instant: Timestamp) -> Cursor {
-        poll::cursor(CursorState::at(instant))
+        poll::cursor(CursorState::of(By::LastUpdated, instant, None))
     }
 
     /// 1970 is where a feed stands that has shown nothing yet: no instant to measure a lag from.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use courier_sdk::{
     ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpResponse, Next, Novelty,
-    PageOrder, PollRequest, Record, Resume, Shown as ShownAs,
+    PageOrder, Record, Resume, Shown as ShownAs,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,10 +13,10 @@ use url::Url;
 
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page};
-use crate::exchange::{NoAnswer, Wanted};
+use crate::exchange::Wanted;
 use crate::instant::{self, Stored};
 use crate::last_updated::present::{self, Clocks};
-use crate::last_updated::{self, CursorState, Fill, Filter, First, Plan, Poll, Rules, Shown, Step, Target};
+use crate::last_updated::{By, CursorState, Fill, Filter, First, Plan, Poll, Rules, Shown, Step, Target};
 use crate::profile::FullPage;
 use crate::query::{Applied, Search};
 use crate::{FhirConnector, digest, query};
@@ -26,7 +26,7 @@ use crate::{FhirConnector, digest, query};
 const UNKNOWN_DATE_MARGIN: Duration = Duration::from_mins(5);
 
 /// Where the poll stands before its request.
-enum Stand {
+pub(crate) enum Stand {
     Fresh(Plan),
     Running(Box<Poll>),
 }
@@ -36,11 +36,11 @@ const WHERE_IGNORED: &str =
     "the source ignored a parameter of the feed's where, so that nothing was taken from it";
 
 /// What follows after a page, and which of its rows are silent.
-struct Course {
-    next: Next,
+pub(crate) struct Course {
+    pub(crate) next: Next,
     /// Rows stamped before this instant are silent.
-    start: Option<Timestamp>,
-    fresh_as_of: Timestamp,
+    pub(crate) start: Option<Timestamp>,
+    pub(crate) fresh_as_of: Timestamp,
 }
 
 pub(crate) fn cursor(state: CursorState) -> Cursor {
@@ -48,10 +48,13 @@ pub(crate) fn cursor(state: CursorState) -> Cursor {
 }
 
 impl FhirConnector {
-    pub(crate) async fn poll_page(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError> {
-        let feed = request.feed;
+    /// Asks for one page of a search.
+    pub(crate) async fn search_page(
+        &self,
+        feed: &FeedSpec,
+        stand: Stand,
+    ) -> Result<ChangePage, ConnectorError> {
         let operation = operation(feed);
-        let stand = self.stand(request, &operation)?;
         let url = self.address(feed, &stand)?;
         let wanted = self.exchange.get(
             &operation,
@@ -59,10 +62,7 @@ impl FhirConnector {
             Wanted::Search,
             self.limits.page_bytes_max,
         );
-        let response = wanted.await.map_err(|error| match error {
-            NoAnswer::NotSent(error) => error,
-            NoAnswer::Broken(error) => answer::broken(operation.clone(), &error),
-        })?;
+        let response = wanted.await.map_err(|error| error.of(&operation))?;
         let page = self.read_page(feed, &stand, &response)?;
         if applied(feed, &page, &url) == Some(Applied::NotFilter) {
             let fresh_as_of = match &stand {
@@ -84,7 +84,7 @@ impl FhirConnector {
                             bound,
                             overlap,
                         };
-                        begin_now(feed, asked, &shown)
+                        begin_now(feed, By::LastUpdated, asked, &shown)
                     }
                     (First::Now(_) | First::Known, _) => self.go_on(feed, Poll::begin(&plan, bound), &shown),
                 }
@@ -127,29 +127,6 @@ impl FhirConnector {
             start,
             fresh_as_of,
         }
-    }
-
-    fn stand(&self, request: PollRequest<'_>, operation: &str) -> Result<Stand, ConnectorError> {
-        if let Some(resume) = request.resume {
-            // Written by another release of the courier: the poll begins again, which loses nothing.
-            let expired = || ConnectorError::PageExpired {
-                operation: operation.to_owned(),
-                status: 0,
-            };
-            return Poll::parse(resume.as_str())
-                .map(Box::new)
-                .map(Stand::Running)
-                .ok_or_else(expired);
-        }
-        let cursor = request.cursor.map(|cursor| {
-            // A cursor is never guessed: to begin anew would lose or repeat.
-            CursorState::parse(cursor.as_str()).ok_or_else(|| ConnectorError::Forbidden {
-                operation: operation.to_owned(),
-                reason: "the stored cursor is of a form that this release does not know".to_owned(),
-            })
-        });
-        let plan = last_updated::plan(request.feed, cursor.transpose()?, self.clock.now());
-        Ok(Stand::Fresh(plan))
     }
 
     fn address(&self, feed: &FeedSpec, stand: &Stand) -> Result<Url, ConnectorError> {
@@ -203,20 +180,25 @@ impl FhirConnector {
                 self.clock.now(),
             ));
         }
-        let limit = self.limits.page_bytes_max;
-        if response.body.len() > limit {
-            let reason = format!("the answer exceeds the page limit of {limit} bytes");
-            return Err(ConnectorError::Unreadable {
-                operation: operation(feed),
-                reason,
-            });
-        }
+        self.check_size(&operation(feed), response)?;
         bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
             .map_err(|error| answer::unusable(operation(feed), &error))
     }
 
+    /// Refuses an answer above the page limit.
+    pub(crate) fn check_size(&self, operation: &str, response: &HttpResponse) -> Result<(), ConnectorError> {
+        let limit = self.limits.page_bytes_max;
+        if response.body.len() <= limit {
+            return Ok(());
+        }
+        Err(ConnectorError::Unreadable {
+            operation: operation.to_owned(),
+            reason: format!("the answer exceeds the page limit of {limit} bytes"),
+        })
+    }
+
     /// The source's time at the poll's start, or a careful guess.
-    fn source_time(&self, response: &HttpResponse) -> Timestamp {
+    pub(crate) fn source_time(&self, response: &HttpResponse) -> Timestamp {
         answer::server_time(response).unwrap_or_else(|| {
             if !self.warned_of_date.swap(true, Ordering::Relaxed) {
                 tracing::warn!("source names no usable date, our clock less five minutes is used");
@@ -234,7 +216,7 @@ impl FhirConnector {
         let next = page
             .next
             .as_deref()
-            .map(|link| self.next_link(feed, url, link))
+            .map(|link| self.next_link(&operation(feed), url, link))
             .transpose()?;
         let granted = self_link(page, url)
             .as_ref()
@@ -258,13 +240,13 @@ impl FhirConnector {
     }
 
     /// Follows a link verbatim, but only within the source: neither records nor credentials go elsewhere.
-    fn next_link(&self, feed: &FeedSpec, url: &Url, link: &str) -> Result<String, ConnectorError> {
+    pub(crate) fn next_link(&self, operation: &str, url: &Url, link: &str) -> Result<String, ConnectorError> {
         let joined = url
             .join(link)
             .ok()
             .filter(|next| query::same_origin(&self.exchange.base, next));
         joined.map(String::from).ok_or_else(|| ConnectorError::Forbidden {
-            operation: operation(feed),
+            operation: operation.to_owned(),
             reason: "the link to the next page leads to another origin than base_url".to_owned(),
         })
     }
@@ -281,8 +263,8 @@ fn self_link(page: &Page, url: &Url) -> Option<Url> {
 }
 
 /// A feed's first answer, where it begins now.
-fn begin_now(feed: &FeedSpec, asked: present::Asked, shown: &Shown) -> Course {
-    let (state, clocks) = present::begin(asked, shown);
+pub(crate) fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> Course {
+    let (state, clocks) = present::begin(by, asked, shown);
     match clocks {
         Clocks::Settled => {}
         Clocks::Doubtful => tracing::warn!(
@@ -347,7 +329,7 @@ fn operation(feed: &FeedSpec) -> String {
     format!("search {}", feed.record_type)
 }
 
-fn text(state: &impl Serialize) -> String {
+pub(crate) fn text(state: &impl Serialize) -> String {
     // Cannot fail for structs of instants, numbers and texts; an empty text would be refused when read.
     serde_json::to_string(state).unwrap_or_default()
 }

@@ -69,6 +69,19 @@ pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
     url
 }
 
+/// The address of a type's history, from an instant on (inclusive).
+pub(crate) fn history(base: &Url, record_type: &RecordType, since: Option<Timestamp>, count: u32) -> Url {
+    let mut url = with_segments(base, &[record_type.as_str(), "_history"]);
+    let since = since.map(|since| format!("_since={}&", instant::floor_text(since)));
+    url.set_query(Some(&format!("{}_count={count}", since.unwrap_or_default())));
+    url
+}
+
+/// The address of what the server says of itself.
+pub(crate) fn metadata(base: &Url) -> Url {
+    with_segments(base, &["metadata"])
+}
+
 /// The address of a record's current version.
 pub(crate) fn read(base: &Url, key: &RecordKey) -> Url {
     with_segments(base, &[key.record_type.as_str(), key.id.as_str()])
@@ -173,6 +186,20 @@ mod tests {
             search(&base(), &ids).query(),
             Some("_lastUpdated=le2026-11-20T10:00:00.124Z&_count=200&_elements=id,meta")
         );
+    }
+
+    #[test]
+    fn a_history_names_its_beginning_and_size() {
+        let record_type = RecordType::parse("Slot").unwrap();
+        let since = instant::parse("2026-11-20T11:00:00.1239+01:00");
+        let rows = [
+            (since, "_since=2026-11-20T10:00:00.123Z&_count=9"),
+            (None, "_count=9"),
+        ];
+        for (since, query) in rows {
+            let url = history(&base(), &record_type, since, 9);
+            assert_eq!((url.path(), url.query()), ("/fhir/R4/Slot/_history", Some(query)));
+        }
     }
 
     #[test]

@@ -50,8 +50,7 @@ impl FhirConnector {
             Ok(response) if response.body.len() > bytes_max => Ok(Answer::TooLarge),
             Ok(response) => Ok(Answer::Response(response)),
             Err(NoAnswer::Broken(HttpError::TooLarge { .. })) => Ok(Answer::TooLarge),
-            Err(NoAnswer::Broken(error)) => Err(answer::broken(operation, &error)),
-            Err(NoAnswer::NotSent(error)) => Err(error),
+            Err(error) => Err(error.of(&operation)),
         }
     }
 
@@ -96,9 +95,6 @@ fn operation(change: &ChangeRef) -> String {
     format!("read {}", change.key.record_type)
 }
 
-/// The bare value of an `ETag`, weak or strong.
 fn etag(response: &HttpResponse) -> Option<String> {
-    let value = response.headers.get(ETAG)?.to_str().ok()?.trim();
-    let bare = value.strip_prefix("W/").unwrap_or(value).trim_matches('"');
-    bundle::usable_version_id(bare.to_owned())
+    bundle::bare_etag(response.headers.get(ETAG)?.to_str().ok()?)
 }

@@ -17,9 +17,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::change::{ChangePage, ChangeRef};
+use crate::context::{Include, Reference};
 use crate::detection::{Detect, Detection};
 use crate::error::ConnectorError;
-use crate::id::{FeedName, RecordType};
+use crate::id::{FeedName, RecordKey, RecordType};
 use crate::record::{Cursor, Record, Resume};
 
 /// Where a feed without a cursor begins.
@@ -50,6 +51,8 @@ pub struct FeedSpec {
     pub fetch: FetchMode,
     /// How changes are to be found.
     pub detect: Detect,
+    /// Which references of a record are followed.
+    pub include: Vec<Include>,
 }
 
 /// Whether a changed record is taken from the page that shows it, or read by itself.
@@ -124,6 +127,22 @@ pub trait Connector: Send + Sync {
     /// # Cancel safety
     /// Safe.
     async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError>;
+
+    /// The references of a record that the includes name, each once, in the record's order. Pure.
+    fn references(&self, _record: &Record, _include: &[Include]) -> Vec<Reference> {
+        Vec::new()
+    }
+
+    /// Reads the current state of a record that another refers to; `None` where the source has none to show us.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; the same request may be repeated.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn read_context(&self, _key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
+        Ok(None)
+    }
 
     /// Asks the source how a feed's changes can be found, and makes sure that they can: it asks for the feed's
     /// first page, of which nothing is kept.

@@ -10,6 +10,8 @@
 pub mod change;
 pub mod clock;
 pub mod connector;
+pub mod context;
+pub mod credentials;
 pub mod detection;
 pub mod error;
 pub mod http;
@@ -19,6 +21,8 @@ pub mod record;
 pub use change::{ChangePage, ChangeRef, Next, Novelty, PageOrder, Shown};
 pub use clock::Clock;
 pub use connector::{Connector, FeedSpec, FetchMode, Fetched, PollRequest, Start, VersionRule};
+pub use context::{Context, Include, InvalidInclude, Reference};
+pub use credentials::{Credentials, Fixed, Renewal};
 pub use detection::{DeleteSight, Detect, Detection, Strategy};
 pub use error::ConnectorError;
 pub use http::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};

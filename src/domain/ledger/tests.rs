@@ -39,6 +39,7 @@ fn content(body: &str) -> Content {
     Content {
         hash: ContentHash::of_record(&body, &[]).unwrap(),
         record: Record::new(body),
+        context: None,
     }
 }
 

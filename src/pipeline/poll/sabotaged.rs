@@ -31,6 +31,7 @@ impl Poll<'_> {
                 cursor: cursor.clone(),
                 baseline: self.baseline,
             },
+            context: super::context_rule(self.feed),
             sights: super::sights(self.feed),
             fresh_as_of,
             at: worker.clock.now(),

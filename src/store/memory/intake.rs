@@ -107,6 +107,10 @@ impl ConnectionState {
                     timeliness,
                     feed: batch.feed.clone(),
                     record: change.content.as_ref().map(|content| content.record.clone()),
+                    context: change
+                        .content
+                        .as_ref()
+                        .and_then(|content| content.context.clone()),
                     trace: change.trace,
                 };
                 Written {
@@ -173,8 +177,10 @@ impl ConnectionState {
     fn enqueue(&mut self, batch: &Batch<'_>, arrival: &Arrival) -> Effect {
         match batch.source {
             Source::Inbox => Effect::Enqueued,
-            Source::Page if self.is_quarantined_without_id(&arrival.0) => Effect::Known,
-            Source::Page => {
+            Source::Page | Source::PageWithoutContext if self.is_quarantined_without_id(&arrival.0) => {
+                Effect::Known
+            }
+            Source::Page | Source::PageWithoutContext => {
                 self.put_into_inbox((batch.feed, batch.baseline), arrival, batch.at);
                 Effect::Enqueued
             }

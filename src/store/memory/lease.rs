@@ -1,12 +1,14 @@
 //! Leases and the fence: who may write a connection's state.
 
+use std::collections::BTreeMap;
+
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
 
 use super::state::{ConnectionState, State};
 use crate::domain::delivery::Fence;
 use crate::store::batch::later;
-use crate::store::{Holder, LeaseRequest, StoreError};
+use crate::store::{Holder, LeaseRequest, RenewLeases, StoreError};
 
 /// One connection's lease.
 #[derive(Default)]
@@ -42,20 +44,22 @@ impl State {
         Some(fence)
     }
 
-    pub(super) fn renew_lease(
+    pub(super) fn renew_leases(
         &mut self,
-        request: &LeaseRequest,
-        fence: Fence,
+        renewal: &RenewLeases,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let lease = &mut self.fenced(&request.connection, fence)?.lease;
-        match &lease.term {
-            Some((holder, _)) if *holder == request.holder => {
-                lease.term = Some((request.holder.clone(), later(now, request.ttl)));
-                Ok(())
+    ) -> BTreeMap<ConnectionName, Fence> {
+        let mut renewed = BTreeMap::new();
+        for (name, state) in &mut self.connections {
+            let lease = &mut state.lease;
+            if let (Some(fence), Some((holder, until))) = (lease.fence, &mut lease.term)
+                && *holder == renewal.holder
+            {
+                *until = later(now, renewal.ttl);
+                renewed.insert(name.clone(), fence);
             }
-            Some(_) | None => Err(passed_on(&request.connection)),
         }
+        renewed
     }
 
     pub(super) fn release_lease(&mut self, connection: &ConnectionName, fence: Fence) {

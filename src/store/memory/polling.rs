@@ -1,13 +1,15 @@
 //! Atomic point 1: pages are handed over, and feeds, polls and cursors move.
 
+use std::collections::BTreeSet;
+
 use courier_sdk::{ConnectionName, FeedName};
 
 use super::state::{ConnectionState, FeedRow, PollEnd, QuarantinedChange, State};
 use crate::domain::ledger::Baseline;
 use crate::store::batch::{Arrival, OVERSIZED, change_by_reference, page_batch};
 use crate::store::{
-    AcceptPage, Accepted, BaselineProof, FeedState, PollRef, Progress, SetCursor, Sights, StageState,
-    StoreError,
+    AcceptPage, Accepted, BaselineProof, Discarded, FeedState, PollRef, Progress, SetCursor, Sights,
+    StageState, StoreError,
 };
 
 impl State {
@@ -15,7 +17,7 @@ impl State {
         self.connections
             .get(connection)
             .and_then(|state| state.feeds.get(feed))
-            .map(|row| row.state.clone())
+            .map(FeedRow::seen)
             .unwrap_or_default()
     }
 
@@ -33,7 +35,11 @@ impl State {
             .iter()
             .map(|change| (change.clone(), page.fresh_as_of))
             .collect();
-        let batch = page_batch(&page.poll, state.baseline_of(&page.poll.feed), page.at);
+        let batch = page_batch(
+            &page.poll,
+            state.baseline_of(&page.poll.feed),
+            (page.context, page.at),
+        );
         let mut accepted = state.take_in(&batch, &arrivals);
         accepted.quarantined = state.quarantine_oversized(page);
         let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
@@ -53,14 +59,18 @@ impl State {
         Ok(accepted)
     }
 
-    pub(super) fn abandon_poll(&mut self, poll: &PollRef) -> Result<(), StoreError> {
+    pub(super) fn abandon_poll(&mut self, poll: &PollRef) -> Result<Discarded, StoreError> {
         let state = self.fenced(&poll.connection, poll.fence)?;
         let feed = state.feeds.entry(poll.feed.clone()).or_default();
         if feed.state.poll != poll.poll {
             return Err(StoreError::Conflict { what: "the poll" });
         }
+        let discarded = match feed.state.stage {
+            StageState::Collecting => feed.discarded(),
+            StageState::None | StageState::Releasing => Discarded::default(),
+        };
         feed.end_poll();
-        Ok(())
+        Ok(discarded)
     }
 
     pub(super) fn set_cursor(&mut self, set: &SetCursor) -> Result<(), StoreError> {
@@ -89,6 +99,25 @@ impl State {
 }
 
 impl FeedRow {
+    fn seen(&self) -> FeedState {
+        let staged = match self.state.stage {
+            StageState::Collecting => self.stage.len() as u64,
+            StageState::None | StageState::Releasing => 0,
+        };
+        FeedState {
+            staged,
+            ..self.state.clone()
+        }
+    }
+
+    fn discarded(&self) -> Discarded {
+        let records: BTreeSet<_> = self.stage.iter().map(|staged| &staged.change.key).collect();
+        Discarded {
+            versions: self.stage.len() as u64,
+            records: records.len() as u64,
+        }
+    }
+
     /// Ends the running poll: its resume link and a collecting stage go, and it cannot write any more.
     pub(super) fn end_poll(&mut self) {
         self.state.resume = None;

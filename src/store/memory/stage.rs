@@ -1,9 +1,9 @@
 //! The stage: newest-first polls wait here until their last page is in, then leave oldest first.
 
-use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use super::state::{ConnectionState, FeedRow, PollEnd, StagedChange, State};
-use crate::domain::event::Change;
+use crate::domain::release::{Placed, oldest_first};
 use crate::store::batch::{Arrival, Bounds, change_bytes, page_batch};
 use crate::store::{AcceptPage, Progress, ReleaseStage, Released, SLICE_ROWS_MAX, StageState, StoreError};
 
@@ -47,7 +47,7 @@ impl State {
         }
         let arrivals = feed.take_oldest(release.limit.min(SLICE_ROWS_MAX));
         let accepted = state.take_in(
-            &page_batch(poll, state.baseline_of(&poll.feed), release.at),
+            &page_batch(poll, state.baseline_of(&poll.feed), (release.context, release.at)),
             &arrivals,
         );
         Ok(Released {
@@ -70,29 +70,38 @@ impl FeedRow {
         }
     }
 
-    /// Takes the oldest changes out: by time, then by version number; ties in the reverse of the answer.
+    /// Takes the oldest changes out.
     fn take_oldest(&mut self, limit: usize) -> Vec<Arrival> {
-        if cfg!(sabotage = "unordered_history") {
-            self.stage.sort_by_key(|staged| staged.index);
-        } else {
-            self.stage
-                .sort_by_key(|staged| (age(&staged.change), Reverse(staged.index)));
-        }
+        let placed: Vec<Placed<'_>> = self.stage.iter().map(StagedChange::placed).collect();
         let mut bounds = Bounds::new(limit);
-        let taken = self
-            .stage
+        let taken: Vec<usize> = oldest_first(&placed)
+            .into_iter()
+            .take_while(|index| {
+                let staged = self.stage.get(*index);
+                staged.is_some_and(|staged| bounds.admit(change_bytes(&staged.change)))
+            })
+            .collect();
+        let arrivals = taken
             .iter()
-            .take_while(|staged| bounds.admit(change_bytes(&staged.change)))
-            .count();
+            .filter_map(|index| self.stage.get(*index))
+            .map(|staged| (staged.change.clone(), staged.fresh_as_of))
+            .collect();
+        let taken: BTreeSet<usize> = taken.into_iter().collect();
+        let mut index = 0..;
         self.stage
-            .drain(..taken)
-            .map(|staged| (staged.change, staged.fresh_as_of))
-            .collect()
+            .retain(|_| index.next().is_none_or(|index| !taken.contains(&index)));
+        arrivals
     }
 }
 
-fn age(change: &Change) -> (Option<jiff::Timestamp>, Option<u64>) {
-    (change.order.stamp, change.order.number)
+impl StagedChange {
+    fn placed(&self) -> Placed<'_> {
+        Placed {
+            key: &self.change.key,
+            order: self.change.order,
+            place: self.index,
+        }
+    }
 }
 
 impl ConnectionState {

@@ -2,15 +2,17 @@
 
 use courier_sdk::{ConnectionName, Cursor, FeedName, Resume};
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baseline, stored};
 use super::{control, lease, stage};
 use crate::domain::ledger::Baseline;
 use crate::store::{
-    AcceptPage, BaselineProof, CursorRow, FeedState, PollId, PollRef, Progress, SetCursor, Sights, StageState,
+    AcceptPage, BaselineProof, CursorRow, Discarded, FeedState, PollId, PollRef, Progress, SetCursor, Sights,
+    StageState,
 };
-use crate::wire::sealed;
+use crate::wire::sealed::Place;
 
 /// One feed's row.
 #[derive(Default)]
@@ -48,10 +50,14 @@ pub(super) fn load(db: &Connection, connection: &ConnectionName, feed: &FeedName
         "SELECT {COLUMNS} FROM feed WHERE connection = ?1 AND name = ?2"
     ))?;
     let mut rows = select.query([connection.as_str(), feed.as_str()])?;
-    match rows.next()? {
-        Some(row) => decode(&mut Columns::of(row)),
-        None => Ok(Feed::default()),
+    let mut found = match rows.next()? {
+        Some(row) => decode(db, (connection, feed), &mut Columns::of(row))?,
+        None => Feed::default(),
+    };
+    if found.state.stage == StageState::Collecting {
+        found.state.staged = stage::last_place(db, connection, feed)?;
     }
+    Ok(found)
 }
 
 /// Whether a feed was ever polled.
@@ -73,19 +79,23 @@ pub(super) fn save(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
     let state = &feed.state;
-    let seal = |text: Option<&str>| text.map(|text| sealed::seal(text.as_bytes())).transpose();
+    let names = [connection.as_str(), name.as_str()];
+    let seal = |kind: &'static str, text: Option<&str>| {
+        text.map(|text| db.seals().seal(text.as_bytes(), Place::new(kind, &names)))
+            .transpose()
+    };
     let after = feed.after_stage.as_ref();
     upsert.execute(params![
         connection.as_str(),
         name.as_str(),
-        seal(state.cursor.as_ref().map(Cursor::as_str))?,
+        seal("cursor", state.cursor.as_ref().map(Cursor::as_str))?,
         stored(state.poll.0),
-        seal(state.resume.as_ref().map(Resume::as_str))?,
+        seal("resume", state.resume.as_ref().map(Resume::as_str))?,
         stage_word(state.stage),
         state.advanced_at.map(nanos),
         state.fresh_as_of.map(nanos),
         baseline_word(feed.baseline),
-        seal(after.map(|end| end.cursor.as_str()))?,
+        seal("after_cursor", after.map(|end| end.cursor.as_str()))?,
         after.map(|end| proof_word(end.baseline)),
         after.map(|end| nanos(end.fresh_as_of)),
     ])?;
@@ -104,14 +114,19 @@ pub(super) fn load_at(db: &Connection, page: &AcceptPage) -> Result<Feed, Failur
     Ok(feed)
 }
 
-pub(super) fn abandon_poll(db: &Connection, poll: &PollRef) -> Result<(), Failure> {
+pub(super) fn abandon_poll(db: &Connection, poll: &PollRef) -> Result<Discarded, Failure> {
     lease::check_fence(db, &poll.connection, poll.fence)?;
     let mut feed = load(db, &poll.connection, &poll.feed)?;
     if feed.state.poll != poll.poll {
         return Err(Failure::conflict("the poll"));
     }
+    let discarded = match feed.state.stage {
+        StageState::Collecting => stage::count(db, &poll.connection, &poll.feed)?,
+        StageState::None | StageState::Releasing => Discarded::default(),
+    };
     feed.end_poll(db, &poll.connection, &poll.feed)?;
-    save(db, &poll.connection, &poll.feed, &feed)
+    save(db, &poll.connection, &poll.feed, &feed)?;
+    Ok(discarded)
 }
 
 pub(super) fn set_cursor(db: &Connection, set: &SetCursor) -> Result<(), Failure> {
@@ -141,10 +156,12 @@ pub(super) fn cursors(db: &Connection) -> Result<Vec<CursorRow>, Failure> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let mut columns = Columns::of(row);
+        let (connection, feed) = (columns.connection()?, columns.feed()?);
+        let state = decode(db, (&connection, &feed), &mut columns)?.state;
         found.push(CursorRow {
-            connection: columns.connection()?,
-            feed: columns.feed()?,
-            state: decode(&mut columns)?.state,
+            connection,
+            feed,
+            state,
         });
     }
     Ok(found)
@@ -208,18 +225,25 @@ impl Feed {
 }
 
 /// The columns of [`COLUMNS`].
-fn decode(columns: &mut Columns<'_, '_>) -> Result<Feed, Failure> {
+fn decode(
+    db: &Connection,
+    (connection, feed): (&ConnectionName, &FeedName),
+    columns: &mut Columns<'_, '_>,
+) -> Result<Feed, Failure> {
+    let names = [connection.as_str(), feed.as_str()];
+    let place = |kind| Place::new(kind, &names);
     let state = FeedState {
-        cursor: columns.sealed_text()?.map(Cursor::new),
+        cursor: columns.sealed_text(db, place("cursor"))?.map(Cursor::new),
         poll: PollId(columns.count()?),
-        resume: columns.sealed_text()?.map(Resume::new),
+        resume: columns.sealed_text(db, place("resume"))?.map(Resume::new),
         stage: parse_stage(&columns.text()?)?,
+        staged: 0,
         advanced_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant_if_any()?,
     };
     let baseline = parse_baseline(&columns.text()?)?;
     let after = (
-        columns.sealed_text()?,
+        columns.sealed_text(db, place("after_cursor"))?,
         columns.get::<Option<String>>()?,
         columns.instant_if_any()?,
     );

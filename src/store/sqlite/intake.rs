@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use courier_sdk::{ConnectionName, RecordKey};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Failure, count, nanos, stored};
 use super::{feed, inbox, lease, ledger_rows, quarantine};
 use crate::domain::identity::EventId;
@@ -27,7 +28,11 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
         .iter()
         .map(|change| (change.clone(), page.fresh_as_of))
         .collect();
-    let mut accepted = take_in(db, &page_batch(&page.poll, feed.baseline, page.at), &arrivals)?;
+    let mut accepted = take_in(
+        db,
+        &page_batch(&page.poll, feed.baseline, (page.context, page.at)),
+        &arrivals,
+    )?;
     accepted.quarantined = quarantine_oversized(db, page, feed.baseline)?;
     feed.progress(db, page)?;
     feed::save(db, &page.poll.connection, &page.poll.feed, &feed)?;
@@ -228,8 +233,12 @@ fn enqueue(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Result<Effe
         Source::Inbox => Ok(Effect::Enqueued),
         // A change of which only the record is known cannot be told from a quarantined one: it waits for the operator
         // with it.
-        Source::Page if quarantine::holds_unnamed(db, batch.connection, &arrival.0)? => Ok(Effect::Known),
-        Source::Page => {
+        Source::Page | Source::PageWithoutContext
+            if quarantine::holds_unnamed(db, batch.connection, &arrival.0)? =>
+        {
+            Ok(Effect::Known)
+        }
+        Source::Page | Source::PageWithoutContext => {
             inbox::put(db, batch, arrival)?;
             Ok(Effect::Enqueued)
         }

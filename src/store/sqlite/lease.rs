@@ -1,16 +1,19 @@
 //! Leases and the fence: who may write a connection's state.
 
+use std::collections::BTreeMap;
+
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
-use super::rows::{Failure, count, nanos};
+use super::connection::Connection;
+use super::rows::{Columns, Failure, count, nanos};
 use crate::domain::delivery::Fence;
 use crate::store::batch::later;
-use crate::store::{LeaseRequest, StoreError};
+use crate::store::{LeaseRequest, RenewLeases, StoreError};
 
 /// Voids every lease: the file's lock proves that no other worker lives. Fences stay.
-pub(super) fn void_all(db: &Connection) -> Result<(), rusqlite::Error> {
+pub(super) fn void_all(db: &rusqlite::Connection) -> Result<(), rusqlite::Error> {
     db.execute("UPDATE connection SET holder = NULL, lease_until = NULL", [])
         .map(drop)
 }
@@ -36,20 +39,21 @@ pub(super) fn acquire(
     Ok(fence.map(|fence| Fence(count(fence))))
 }
 
-pub(super) fn renew(
+/// Extends all leases of a holder, in one statement.
+pub(super) fn renew_all(
     db: &Connection,
-    request: &LeaseRequest,
-    fence: Fence,
+    renewal: &RenewLeases,
     now: Timestamp,
-) -> Result<(), Failure> {
-    check_fence(db, &request.connection, fence)?;
+) -> Result<BTreeMap<ConnectionName, Fence>, Failure> {
     let mut update =
-        db.prepare_cached("UPDATE connection SET lease_until = ?3 WHERE name = ?1 AND holder = ?2")?;
-    let until = nanos(later(now, request.ttl));
-    match update.execute(params![request.connection.as_str(), request.holder.0, until])? {
-        0 => Err(passed_on(&request.connection)),
-        _ => Ok(()),
+        db.prepare_cached("UPDATE connection SET lease_until = ?2 WHERE holder = ?1 RETURNING name, fence")?;
+    let mut rows = update.query(params![renewal.holder.0, nanos(later(now, renewal.ttl))])?;
+    let mut renewed = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        renewed.insert(columns.connection()?, Fence(columns.count()?));
     }
+    Ok(renewed)
 }
 
 pub(super) fn release(db: &Connection, connection: &ConnectionName, fence: Fence) -> Result<(), Failure> {

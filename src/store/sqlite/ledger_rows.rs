@@ -1,15 +1,18 @@
 //! The ledger's rows: heads, accepted ids, and the event log's end.
 
-use courier_sdk::{ConnectionName, RecordKey};
+use courier_sdk::{ConnectionName, Record, RecordKey};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number, trace};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::{self, Head, Life};
 use crate::store::batch::{Arrival, Batch};
+use crate::wire::context;
+use crate::wire::sealed::Place;
 
 /// Reads a record's head.
 pub(super) fn head(
@@ -150,10 +153,16 @@ pub(super) fn append(
     (change, fresh_as_of): &Arrival,
     event: &NewEvent<'_>,
 ) -> Result<bool, Failure> {
+    let context = change
+        .content
+        .as_ref()
+        .and_then(|content| content.context.as_ref());
+    let context = context.map(|context| Record::new(context::encode(context)));
+    let names = [batch.connection.as_str(), event.id.as_str()];
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
-             fresh_as_of, recorded_at, late, feed, body, trace)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+             fresh_as_of, recorded_at, late, feed, body, context, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (id, connection) DO NOTHING",
     )?;
     let written = insert.execute(params![
@@ -170,7 +179,12 @@ pub(super) fn append(
         nanos(batch.at),
         event.timeliness == Timeliness::Late,
         batch.feed.as_str(),
-        body(change.content.as_ref().map(|content| &content.record))?,
+        body(
+            db,
+            change.content.as_ref().map(|content| &content.record),
+            Place::new("event", &names),
+        )?,
+        body(db, context.as_ref(), Place::new("context", &names))?,
         trace(change.trace),
     ])?;
     Ok(written == 1)

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Rows, params};
 
+use super::connection::Connection;
 use super::outbox_rows::{self, Line};
 use super::rows::{Columns, Failure, nanos, stored};
 use super::{define, lease};
@@ -31,11 +32,11 @@ struct ClaimTable {
 }
 
 impl Claims {
-    /// Whether a row is being attempted: the cheap part of the question that [`Claims::is_busy`] answers.
-    fn holds(&self, id: DeliveryId, fence: Fence) -> bool {
+    /// Under which fence a row is being attempted, and on which connection.
+    fn of(&self, id: DeliveryId) -> Option<(Fence, String)> {
         let table = self.table();
-        let claim = table.by_delivery.get(&id);
-        claim.is_some_and(|(claimed, _)| *claimed == fence)
+        let (fence, line) = table.by_delivery.get(&id)?;
+        Some((*fence, line.1.clone()))
     }
 
     /// Whether a row of the line is being attempted; a claim under an earlier fence is void.
@@ -43,6 +44,11 @@ impl Claims {
         let table = self.table();
         let claim = table.by_line.get(line).and_then(|id| table.by_delivery.get(id));
         claim.is_some_and(|(claimed, _)| *claimed == fence)
+    }
+
+    /// The line of a row that is being attempted.
+    fn line_of(&self, id: DeliveryId) -> Option<Line> {
+        self.table().by_delivery.get(&id).map(|(_, line)| line.clone())
     }
 
     fn insert(&self, id: DeliveryId, fence: Fence, line: Line) {
@@ -98,12 +104,14 @@ impl Drop for Handover {
     }
 }
 
-/// Fronts of one destination's lines on connections that a holder leases.
-const FRONTS: &str =
-    "SELECT d.id, c.fence, d.due_at, d.subscription, d.connection, d.record_type, d.record_id
-     FROM delivery AS d INDEXED BY delivery_due CROSS JOIN connection AS c
-     WHERE d.state = 'pending' AND d.ready = 1 AND c.name = d.connection
-         AND d.destination = ?1 AND c.holder = ?2 AND c.lease_until > ?3";
+/// One destination's fronts that are due, by the index alone: most of those at its beginning are being attempted, and
+/// are passed over without a look at their rows.
+const DUE: &str = "SELECT id FROM delivery INDEXED BY delivery_due
+     WHERE state = 'pending' AND ready = 1 AND destination = ?1 AND due_at <= ?2 ORDER BY due_at, id";
+
+/// One destination's fronts that fall due later.
+const DUE_LATER: &str = "SELECT id FROM delivery INDEXED BY delivery_due
+     WHERE state = 'pending' AND ready = 1 AND destination = ?1 AND due_at > ?2 ORDER BY due_at, id";
 
 pub(super) fn due(
     db: &Connection,
@@ -113,13 +121,18 @@ pub(super) fn due(
 ) -> Result<DueDestinations, Failure> {
     let mut answer = DueDestinations::default();
     for destination in destinations(db)? {
-        let mut is_due = db.prepare_cached(&format!("{FRONTS} AND d.due_at <= ?3"))?;
-        if first_free(&mut is_due, claims, &destination, holder, now)?.is_some() {
+        let mut fronts = Fronts::new(db, claims, holder, now);
+        let mut is_due = db.prepare_cached(DUE)?;
+        let mut rows = is_due.query(params![destination.as_str(), nanos(now)])?;
+        if fronts.next_free(&mut rows)?.is_some() {
             answer.due.insert(destination.clone());
         }
-        let mut falls_due = db.prepare_cached(&format!("{FRONTS} AND d.due_at > ?3 ORDER BY d.due_at"))?;
-        if let Some(due_at) = first_free(&mut falls_due, claims, &destination, holder, now)? {
-            let earliest = answer.next_due_at.map_or(due_at, |other| other.min(due_at));
+        let mut falls_due = db.prepare_cached(DUE_LATER)?;
+        let mut rows = falls_due.query(params![destination.as_str(), nanos(now)])?;
+        if let Some(front) = fronts.next_free(&mut rows)? {
+            let earliest = answer
+                .next_due_at
+                .map_or(front.due_at, |other| other.min(front.due_at));
             answer.next_due_at = Some(earliest);
         }
     }
@@ -142,22 +155,7 @@ fn destinations(db: &Connection) -> Result<Vec<DestinationName>, Failure> {
     }
 }
 
-fn first_free(
-    fronts: &mut rusqlite::CachedStatement<'_>,
-    claims: &Claims,
-    destination: &DestinationName,
-    holder: &Holder,
-    now: Timestamp,
-) -> Result<Option<Timestamp>, Failure> {
-    let mut rows = fronts.query(params![destination.as_str(), holder.0, nanos(now)])?;
-    while let Some(row) = rows.next()? {
-        if let Some(front) = Front::free(&mut Columns::of(row), claims)? {
-            return Ok(Some(front.due_at));
-        }
-    }
-    Ok(None)
-}
-
+/// A line's front that a holder may attempt.
 struct Front {
     id: DeliveryId,
     fence: Fence,
@@ -165,44 +163,87 @@ struct Front {
     line: Line,
 }
 
-impl Front {
-    /// Reads the front of a line of which no row is being attempted.
-    fn free(columns: &mut Columns<'_, '_>, claims: &Claims) -> Result<Option<Self>, Failure> {
-        let id = DeliveryId(columns.count()?);
-        let fence = Fence(columns.count()?);
-        // Most fronts that are passed over are claimed themselves: they need not be read whole.
-        if claims.holds(id, fence) {
-            return Ok(None);
+/// Finds the fronts that a holder may attempt: their connection is leased to it, and no row of their line is being
+/// attempted.
+struct Fronts<'a> {
+    db: &'a Connection,
+    claims: &'a Claims,
+    holder: &'a Holder,
+    now: Timestamp,
+    /// The fences of the connections that the holder leases; `None` for those that it does not.
+    fences: BTreeMap<String, Option<Fence>>,
+}
+
+impl<'a> Fronts<'a> {
+    fn new(db: &'a Connection, claims: &'a Claims, holder: &'a Holder, now: Timestamp) -> Self {
+        Self {
+            db,
+            claims,
+            holder,
+            now,
+            fences: BTreeMap::new(),
         }
-        let front = Self {
-            id,
-            fence,
-            due_at: columns.instant()?,
-            line: outbox_rows::line(columns)?,
+    }
+
+    /// The next front among rows of ids.
+    fn next_free(&mut self, ids: &mut Rows<'_>) -> Result<Option<Front>, Failure> {
+        while let Some(row) = ids.next()? {
+            let id = DeliveryId(Columns::of(row).count()?);
+            // A claim under an earlier fence is void.
+            if let Some((claimed, connection)) = self.claims.of(id)
+                && self.fence(&connection)? == Some(claimed)
+            {
+                continue;
+            }
+            let Some((due_at, line)) = outbox_rows::due_line_of(self.db, id)? else {
+                continue;
+            };
+            if let Some(fence) = self.fence(&line.1)?
+                && !self.claims.is_busy(&line, fence)
+            {
+                return Ok(Some(Front {
+                    id,
+                    fence,
+                    due_at,
+                    line,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The fence of a connection's lease, if it is the holder's.
+    fn fence(&mut self, connection: &str) -> Result<Option<Fence>, Failure> {
+        if let Some(fence) = self.fences.get(connection) {
+            return Ok(*fence);
+        }
+        let mut select = self.db.prepare_cached(
+            "SELECT fence FROM connection WHERE name = ?1 AND holder = ?2 AND lease_until > ?3",
+        )?;
+        let mut rows = select.query(params![connection, self.holder.0, nanos(self.now)])?;
+        let fence = match rows.next()? {
+            Some(row) => Some(Fence(Columns::of(row).count()?)),
+            None => None,
         };
-        Ok((!claims.is_busy(&front.line, front.fence)).then_some(front))
+        self.fences.insert(connection.to_owned(), fence);
+        Ok(fence)
     }
 }
 
 pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -> Result<Handover, Failure> {
-    let mut fronts = db.prepare_cached(&format!("{FRONTS} AND d.due_at <= ?3 ORDER BY d.due_at, d.id"))?;
-    let mut rows = fronts.query(params![
-        claim.destination.as_str(),
-        claim.holder.0,
-        nanos(claim.at)
-    ])?;
+    let mut is_due = db.prepare_cached(DUE)?;
+    let mut rows = is_due.query(params![claim.destination.as_str(), nanos(claim.at)])?;
+    let mut fronts = Fronts::new(db, claims, &claim.holder, claim.at);
+    let mut select = outbox_rows::select_claimed(db)?;
     let mut bounds = Bounds::new(claim.limit);
     let mut handover = Handover {
         claims: claims.clone(),
         claimed: Vec::new(),
     };
     while handover.claimed.len() < claim.limit
-        && let Some(row) = rows.next()?
+        && let Some(front) = fronts.next_free(&mut rows)?
     {
-        let Some(front) = Front::free(&mut Columns::of(row), claims)? else {
-            continue;
-        };
-        let Some(delivery) = outbox_rows::claimed(db, front.id)? else {
+        let Some(delivery) = outbox_rows::claimed_by(db, &mut select, front.id)? else {
             continue;
         };
         if !bounds.admit(outbox_rows::event_bytes(&delivery.event)) {
@@ -222,6 +263,7 @@ pub(super) fn record(
     let mut recorded = Recorded::default();
     // One transaction: who holds a lease at its beginning holds it at its end.
     let mut held = BTreeMap::new();
+    let mut outcomes = Outcomes::prepare(db)?;
     for attempt in attempts {
         let turn = (&attempt.connection, attempt.fence);
         let holds = match held.get(&turn) {
@@ -231,7 +273,13 @@ pub(super) fn record(
         held.insert(turn, holds);
         if holds {
             recorded.recorded += 1;
-            record_one(db, attempt)?;
+            if outcomes.write(attempt)? == Advance::Due {
+                // What was claimed says which line it is of: its row need not be read again.
+                match claims.line_of(attempt.id) {
+                    Some(line) => outbox_rows::advance(db, &line)?,
+                    None => advance_line_of(db, attempt.id)?,
+                }
+            }
         } else {
             recorded.fenced += 1;
         }
@@ -242,34 +290,55 @@ pub(super) fn record(
     Ok(recorded)
 }
 
-/// Writes down what an attempt led to. A delivery that was cancelled under way stays cancelled unless it arrived.
-fn record_one(db: &Connection, attempt: &AttemptRecord) -> Result<(), Failure> {
-    let id = stored(attempt.id.0);
-    match &attempt.outcome {
-        AttemptOutcome::Released => Ok(()),
-        AttemptOutcome::RetryAt { due_at, detail } => {
-            db.prepare_cached(
+/// Whether the line of a recorded attempt has another front now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Advance {
+    Idle,
+    Due,
+}
+
+/// The statements that write down what attempts led to, looked up once for a batch.
+struct Outcomes<'a> {
+    retry: CachedStatement<'a>,
+    delivered: CachedStatement<'a>,
+    dead: CachedStatement<'a>,
+}
+
+impl<'a> Outcomes<'a> {
+    fn prepare(db: &'a Connection) -> Result<Self, Failure> {
+        Ok(Self {
+            retry: db.prepare_cached(
                 "UPDATE delivery SET attempts = attempts + 1, last_outcome = ?2, due_at = ?3 WHERE id = ?1",
-            )?
-            .execute(params![id, detail, nanos(*due_at)])?;
-            Ok(())
-        }
-        AttemptOutcome::Delivered { detail } => {
-            db.prepare_cached(
+            )?,
+            delivered: db.prepare_cached(
                 "UPDATE delivery SET attempts = attempts + 1, last_outcome = ?2, state = 'done', ready = 0,
                      settled_at = ?3 WHERE id = ?1",
-            )?
-            .execute(params![id, detail, nanos(attempt.at)])?;
-            advance_line_of(db, attempt.id)
-        }
-        AttemptOutcome::Dead { detail } => {
-            db.prepare_cached(
+            )?,
+            dead: db.prepare_cached(
                 "UPDATE delivery SET attempts = attempts + 1, last_outcome = ?2, ready = 0,
                      settled_at = CASE state WHEN 'pending' THEN ?3 ELSE settled_at END,
                      state = CASE state WHEN 'pending' THEN 'dead' ELSE state END WHERE id = ?1",
-            )?
-            .execute(params![id, detail, nanos(attempt.at)])?;
-            advance_line_of(db, attempt.id)
+            )?,
+        })
+    }
+
+    /// Writes down what one attempt led to. A delivery that was cancelled under way stays cancelled unless it arrived.
+    fn write(&mut self, attempt: &AttemptRecord) -> Result<Advance, Failure> {
+        let (id, at) = (stored(attempt.id.0), nanos(attempt.at));
+        match &attempt.outcome {
+            AttemptOutcome::Released => Ok(Advance::Idle),
+            AttemptOutcome::RetryAt { due_at, detail } => {
+                self.retry.execute(params![id, detail, nanos(*due_at)])?;
+                Ok(Advance::Idle)
+            }
+            AttemptOutcome::Delivered { detail } => {
+                self.delivered.execute(params![id, detail, at])?;
+                Ok(Advance::Due)
+            }
+            AttemptOutcome::Dead { detail } => {
+                self.dead.execute(params![id, detail, at])?;
+                Ok(Advance::Due)
+            }
         }
     }
 }

@@ -4,17 +4,20 @@
 //! number, is marked `ready` in the row, so that a claim reads only rows that it may take. While its subscription is
 //! paused no line has a front that is ready: a paused backlog costs the claims of others nothing.
 
-use rusqlite::{Connection, params};
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, damaged, stored};
 use crate::domain::delivery::{ClaimedDelivery, Delivery, DeliveryId, DeliveryState, Fence, Replay};
 use crate::domain::event::{Event, EventKind, Timeliness};
 use crate::domain::fan_out::{ContentLevel, Format};
 use crate::domain::identity::VersionKey;
+use crate::wire::sealed::Place;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
-     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.trace";
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context, e.trace";
 
 /// The columns that [`delivery`] reads, of a table named `d`.
 pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
@@ -23,15 +26,16 @@ pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.des
 /// A subscription, a connection and a record.
 pub(super) type Line = (String, String, String, String);
 
-pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
-    Ok(Event {
-        connection: columns.connection()?,
-        position: columns.count()?,
-        id: columns.event_id()?,
+pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
+    let (connection, position, id) = (columns.connection()?, columns.count()?, columns.event_id()?);
+    let mut event = Event {
+        connection,
+        position,
+        id,
         key: columns.key()?,
         version: VersionKey::from_stored(columns.text()?),
         version_id: columns.get()?,
-        kind: event_kind(&columns.text()?)?,
+        kind: columns.parsed(event_kind)?,
         changed_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant()?,
         recorded_at: columns.instant()?,
@@ -41,9 +45,15 @@ pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
             Timeliness::InOrder
         },
         feed: columns.feed()?,
-        record: columns.record()?,
-        trace: columns.trace()?,
-    })
+        record: None,
+        context: None,
+        trace: None,
+    };
+    let names = [event.connection.as_str(), event.id.as_str()];
+    event.record = columns.record(db, Place::new("event", &names))?;
+    event.context = columns.context(db, Place::new("context", &names))?;
+    event.trace = columns.trace()?;
+    Ok(event)
 }
 
 pub(super) fn event_kind(word: &str) -> Result<EventKind, Failure> {
@@ -60,10 +70,10 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
         subscription: columns.subscription()?,
         number: columns.count()?,
         destination: columns.destination()?,
-        content: ContentLevel::parse(&columns.text()?).ok_or_else(|| damaged("content level"))?,
-        format: Format::parse(&columns.text()?).ok_or_else(|| damaged("format"))?,
+        content: columns.parsed(|word| ContentLevel::parse(word).ok_or_else(|| damaged("content level")))?,
+        format: columns.parsed(|word| Format::parse(word).ok_or_else(|| damaged("format")))?,
         renderer: columns.small_count()?,
-        state: state(&columns.text()?)?,
+        state: columns.parsed(state)?,
         attempts: columns.small_count()?,
         scheduled_from: columns.instant()?,
         due_at: columns.instant()?,
@@ -78,13 +88,26 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
 
 /// Reads one delivery with its event.
 pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
-    let mut select = db.prepare_cached(&format!(
+    claimed_by(db, &mut select_claimed(db)?, id)
+}
+
+/// The statement of [`claimed_by`].
+pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Failure> {
+    Ok(db.prepare_cached(&format!(
         "SELECT c.fence, {DELIVERY_COLUMNS}, {EVENT_COLUMNS}
          FROM delivery AS d
          JOIN connection AS c ON c.name = d.connection
          JOIN event AS e ON e.connection = d.connection AND e.position = d.event
          WHERE d.id = ?1"
-    ))?;
+    ))?)
+}
+
+/// Reads one delivery with its event, by a statement that was looked up once for many.
+pub(super) fn claimed_by(
+    db: &Connection,
+    select: &mut CachedStatement<'_>,
+    id: DeliveryId,
+) -> Result<Option<ClaimedDelivery>, Failure> {
     let mut rows = select.query([stored(id.0)])?;
     let Some(row) = rows.next()? else {
         return Ok(None);
@@ -93,7 +116,7 @@ pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedD
     Ok(Some(ClaimedDelivery {
         fence: Fence(columns.count()?),
         delivery: delivery(&mut columns)?,
-        event: event(&mut columns)?,
+        event: event(db, &mut columns)?,
     }))
 }
 
@@ -107,6 +130,19 @@ pub(super) fn line_of(db: &Connection, id: DeliveryId) -> Result<Option<Line>, F
         Some(row) => line(&mut Columns::of(row)).map(Some),
         None => Ok(None),
     }
+}
+
+/// When a delivery is due, and its line.
+pub(super) fn due_line_of(db: &Connection, id: DeliveryId) -> Result<Option<(Timestamp, Line)>, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT due_at, subscription, connection, record_type, record_id FROM delivery WHERE id = ?1",
+    )?;
+    let mut rows = select.query([stored(id.0)])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(row);
+    Ok(Some((columns.instant()?, line(&mut columns)?)))
 }
 
 /// The four columns of a line.

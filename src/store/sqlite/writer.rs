@@ -1,6 +1,6 @@
 //! One thread that owns a connection to the file and runs what is sent to it, in order.
 //!
-//! **Group commit**: what waits when a write begins joins its transaction, each operation in its own savepoint,
+//! **Group commit**: what waits when a write begins joins its transaction, each later operation in its own savepoint,
 //! so that one fsync pays for many and an error undoes only its own operation. Nobody is answered before the
 //! commit. Nothing is waited for: alone, an operation commits at once. After a failed commit nobody knows what is
 //! on the disk, so every operation that waited and every later one fails. It must not know what operations do.
@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::error;
 
+use super::connection::Connection;
 use super::rows::Failure;
 use crate::store::StoreError;
 
@@ -194,6 +194,13 @@ struct Group<'a> {
     replies: Vec<Reply>,
 }
 
+/// An operation's place in its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    First,
+    Later,
+}
+
 #[derive(Debug, Clone)]
 enum Transaction {
     None,
@@ -227,14 +234,20 @@ impl<'a> Group<'a> {
     fn run_write(&mut self, run: Run) -> Reply {
         self.counters.operations.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("courier_store_operations_total").increment(1);
-        if let Err(broken) = self.begin() {
-            return run(Err(broken)).1;
-        }
-        let (outcome, reply) = run(Ok(self.db));
-        let statements: &[&str] = match outcome {
-            Outcome::Keep => &["RELEASE operation"],
-            Outcome::Undo => &["ROLLBACK TO operation", "RELEASE operation"],
+        let place = match self.begin() {
+            Ok(place) => place,
+            Err(broken) => return run(Err(broken)).1,
         };
+        let (outcome, reply) = run(Ok(self.db));
+        let statements: &[&str] = match (place, outcome) {
+            (Place::First, Outcome::Keep) => &[],
+            (Place::First, Outcome::Undo) => &["ROLLBACK"],
+            (Place::Later, Outcome::Keep) => &["RELEASE operation"],
+            (Place::Later, Outcome::Undo) => &["ROLLBACK TO operation", "RELEASE operation"],
+        };
+        if (place, outcome) == (Place::First, Outcome::Undo) {
+            self.transaction = Transaction::None;
+        }
         for sql in statements {
             if let Err(error) = execute(self.db, sql) {
                 // A full disk or an I/O error has ended the whole transaction: its other operations are gone too.
@@ -244,17 +257,19 @@ impl<'a> Group<'a> {
         reply
     }
 
-    fn begin(&mut self) -> Result<(), Broken> {
+    /// Begins an operation. The first of a transaction needs no savepoint: to undo it is to undo the transaction. That
+    /// spares a copy of each page that it changes.
+    fn begin(&mut self) -> Result<Place, Broken> {
         let begin = |sql| execute(self.db, sql).map_err(|error| Broken(error.to_string().into()));
         match &self.transaction {
-            Transaction::Lost(broken) => return Err(broken.clone()),
-            Transaction::Open => {}
+            Transaction::Lost(broken) => Err(broken.clone()),
+            Transaction::Open => begin("SAVEPOINT operation").map(|()| Place::Later),
             Transaction::None => {
                 begin("BEGIN IMMEDIATE")?;
                 self.transaction = Transaction::Open;
+                Ok(Place::First)
             }
         }
-        begin("SAVEPOINT operation")
     }
 
     /// Commits and answers everybody; what it answers has broken the store for good.

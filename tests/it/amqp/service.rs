@@ -58,6 +58,7 @@ impl Service {
         let surroundings = Surroundings {
             environment: &environment,
             known_profiles: &known_profiles,
+            includable: courier_fhir::includable,
             now: clock.now(),
             secrets: Secrets::Required,
         };

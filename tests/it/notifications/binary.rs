@@ -159,6 +159,7 @@ async fn a_webhook_gets_binary_attributes_as_percent_encoded_ce_headers() {
             kind: event.kind,
             rendered: example.rendered.clone(),
             replay: Replay::Original,
+            trace: None,
         };
         webhook.deliver(&notification, event.recorded_at).await;
         let request = http.0.lock().unwrap().take().unwrap();

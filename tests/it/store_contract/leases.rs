@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ehr_courier::domain::delivery::Fence;
-use ehr_courier::store::{Lane, LeaseRequest, ReleaseStage, SettleResult};
+use ehr_courier::store::{Lane, LeaseRequest, ReleaseStage, RenewLeases, SettleResult};
 
 use super::Home;
 use super::world::*;
@@ -50,14 +50,23 @@ pub(super) async fn a_lapsed_or_returned_lease_goes_to_another(home: &dyn Home) 
     );
 }
 
-pub(super) async fn renewing_needs_the_fence_and_the_holder(home: &dyn Home) {
+pub(super) async fn renewing_extends_what_the_holder_still_has_and_nothing_else(home: &dyn Home) {
     let store = home.open().await;
+    let renew = async |holder: &str, now| {
+        let LeaseRequest { holder, ttl, .. } = short(holder);
+        store
+            .renew_leases(&RenewLeases { holder, ttl }, now)
+            .await
+            .unwrap()
+    };
     let fence = store.acquire_lease(&short("one"), at(0)).await.unwrap().unwrap();
-    store.renew_lease(&short("one"), fence, at(20)).await.unwrap();
+    assert_eq!(renew("one", at(20)).await, [(mercy(), fence)].into());
     assert_eq!(store.acquire_lease(&short("two"), at(40)).await.unwrap(), None);
-    assert_fenced(&store.renew_lease(&short("two"), fence, at(40)).await);
-    store.acquire_lease(&short("two"), at(60)).await.unwrap().unwrap();
-    assert_fenced(&store.renew_lease(&short("one"), fence, at(61)).await);
+    assert_eq!(renew("two", at(40)).await, [].into());
+    let next = store.acquire_lease(&short("two"), at(60)).await.unwrap().unwrap();
+    assert_eq!(renew("one", at(61)).await, [].into());
+    assert_eq!(renew("two", at(61)).await, [(mercy(), next)].into());
+    assert!(next > fence);
 }
 
 pub(super) async fn every_write_under_an_old_fence_is_refused(home: &dyn Home) {
@@ -78,6 +87,7 @@ pub(super) async fn every_write_under_an_old_fence_is_refused(home: &dyn Home) {
     let release = ReleaseStage {
         poll: page.poll.clone(),
         limit: 1,
+        context: ehr_courier::store::ContextRule::None,
         at: at(0),
     };
     assert_fenced(&store.release_stage(&release).await);

@@ -111,6 +111,7 @@ pub(super) async fn a_staged_feed_accepts_no_page(home: &dyn Home) {
     let release = ehr_courier::store::ReleaseStage {
         poll: world.poll_ref().await,
         limit: 1,
+        context: ehr_courier::store::ContextRule::None,
         at: at(0),
     };
     assert_refused(&world.store.release_stage(&release).await);
@@ -129,7 +130,7 @@ pub(super) async fn a_collecting_stage_goes_with_its_poll(home: &dyn Home) {
         let page = world.page(vec![version("1", 1)], next_page("p2")).await;
         world.store.stage_page(&page).await.unwrap();
         match round {
-            0 => world.store.abandon_poll(&page.poll).await.unwrap(),
+            0 => assert_eq!(world.store.abandon_poll(&page.poll).await.unwrap().versions, 1),
             1 => world.store.set_cursor(&set).await.unwrap(),
             _ => {
                 let page = world.page(vec![version("2", 1)], Progress::Inconclusive).await;
@@ -174,4 +175,43 @@ pub(super) async fn a_record_in_another_feeds_stage_waits(home: &dyn Home) {
     let page = world.page_of(&rooms(), vec![version("1", 2)], done("c")).await;
     let accepted = world.store.accept_page(&page).await.unwrap();
     assert_eq!((accepted.appended, accepted.enqueued), (0, 1));
+}
+
+pub(super) async fn numbers_go_before_stamps_within_a_record(home: &dyn Home) {
+    let world = World::open(home).await;
+    // A node's clock was behind: version 3 is stamped before version 2 and before another record's version 9.
+    let stamped = |id: &str, number, second| {
+        let mut change = version(id, number);
+        change.order.stamp = Some(at(second));
+        change
+    };
+    world
+        .stage(vec![
+            stamped("1", 2, 50),
+            stamped("2", 9, 40),
+            stamped("1", 3, 30),
+            stamped("1", 1, 20),
+        ])
+        .await;
+    // Slice by slice as in one.
+    for _ in 0..4 {
+        assert_eq!(world.release(1).await.accepted.late, 0);
+    }
+    let log = ["1 1 updated", "1 2 updated", "1 3 updated", "2 9 updated"];
+    assert_eq!(world.log().await, log);
+}
+
+pub(super) async fn a_collecting_stage_is_counted_and_what_is_discarded_is_told(home: &dyn Home) {
+    let world = World::open(home).await;
+    let changes = vec![version("1", 3), version("1", 2), version("2", 1)];
+    let page = world.page(changes, next_page("p2")).await;
+    world.store.stage_page(&page).await.unwrap();
+    assert_eq!(world.feed().await.staged, 3);
+    let discarded = world.store.abandon_poll(&page.poll).await.unwrap();
+    assert_eq!((discarded.versions, discarded.records), (3, 2));
+    assert_eq!(world.feed().await.staged, 0);
+    let page = world.page(vec![version("1", 1)], next_page("p2")).await;
+    world.store.accept_page(&page).await.unwrap();
+    let discarded = world.store.abandon_poll(&page.poll).await.unwrap();
+    assert_eq!(discarded, ehr_courier::store::Discarded::default());
 }

@@ -8,9 +8,9 @@ use ehr_courier::domain::delivery::{AttemptOutcome, AttemptRecord, ClaimedDelive
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{self, SliceLimits, Subscription};
 use ehr_courier::store::{
-    AcceptPage, Accepted, ClaimChanges, ClaimDeliveries, ClaimedChange, Definitions, EventQuery, FanOut,
-    FanOutView, FeedState, Holder, Lane, PollRef, Progress, Recorded, ReleaseStage, Released, SettleChanges,
-    SettleResult, Settled, Settlement, Sights, Store,
+    AcceptPage, Accepted, ClaimChanges, ClaimDeliveries, ClaimedChange, ContextRule, Definitions, EventQuery,
+    FanOut, FanOutView, FeedState, Holder, Lane, PollRef, Progress, Recorded, ReleaseStage, Released,
+    SettleChanges, SettleResult, Settled, Settlement, Sights, Store,
 };
 
 use super::Home;
@@ -71,6 +71,7 @@ impl World {
             changes,
             oversized: Vec::new(),
             progress,
+            context: ContextRule::None,
             sights: Sights::All,
             fresh_as_of: at(0),
             at: at(0),
@@ -100,6 +101,7 @@ impl World {
         let release = ReleaseStage {
             poll: self.poll_ref().await,
             limit,
+            context: ContextRule::None,
             at: at(0),
         };
         self.store.release_stage(&release).await.unwrap()

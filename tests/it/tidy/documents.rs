@@ -108,6 +108,7 @@ fn the_readmes_configuration_is_valid() {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &courier_fhir::Profile::names(),
+        includable: courier_fhir::includable,
         now: "2026-11-20T10:00:00Z".parse().unwrap(),
         secrets: Secrets::Required,
     };

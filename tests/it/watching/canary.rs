@@ -270,14 +270,17 @@ fn debug_shows_no_canary() {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &Profile::names(),
+        includable: courier_fhir::includable,
         now: "2026-11-20T10:00:00Z".parse().unwrap(),
         secrets: Secrets::Required,
     };
     let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
     let body = bytes::Bytes::from(record().to_string());
     let rendered = ehr_courier::wire::Rendered {
-        content_type: "application/cloudevents+json",
+        content_type: Some("application/cloudevents+json"),
         body: body.clone(),
+        mode: ehr_courier::wire::Mode::Structured,
+        attributes: Vec::new(),
     };
     let shown = [
         format!("{config:?}"),

@@ -10,7 +10,7 @@ use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::{self, Environment, Secrets, Surroundings};
 use ehr_courier::domain::delivery::Fence;
-use ehr_courier::face::health;
+use ehr_courier::face::{self, health};
 use ehr_courier::pipeline::Worker;
 use ehr_courier::pipeline::heartbeat::Part;
 use ehr_courier::store::memory::MemoryStore;
@@ -28,6 +28,7 @@ fn worker() -> Worker {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: clock.now(),
         secrets: Secrets::Required,
     };
@@ -41,7 +42,7 @@ fn worker() -> Worker {
 }
 
 fn report(worker: &Worker) -> Value {
-    serde_json::to_value(health::report(worker, false)).unwrap()
+    serde_json::to_value(health::report(worker, false, face::Reload::None)).unwrap()
 }
 
 /// Everything turns but one part, for longer than that may be silent.

@@ -10,7 +10,7 @@ use super::Findings;
 use super::shown::View;
 use crate::book::{Arrival, Ending, Pages, RecordRef};
 use crate::identity::{event_id, sha256};
-use crate::plan::{SubscriptionPlan, TemperPlan};
+use crate::plan::{FeedPlan, SubscriptionPlan, TemperPlan};
 use crate::world::World;
 
 /// A notification's body, as the published format has it.
@@ -104,9 +104,47 @@ fn check_one(world: &World, view: &View, arrival: &Arrival) -> Result<(), String
     match (plan.content, body.data) {
         (ContentLevel::Empty, None) | (ContentLevel::IdOnly, Some(_)) => Ok(()),
         (ContentLevel::FullResource, None) if is_delete => Ok(()),
+        (ContentLevel::FullResource, Some(data)) if includes(world, &record) => {
+            check_context(view, &record, data, shown)
+        }
         (ContentLevel::FullResource, Some(data)) if sha256(data.get().as_bytes()) == shown => Ok(()),
         _ => Err("the data is not what was shown".to_owned()),
     }
+}
+
+/// Whether the records of this type travel with those that they refer to.
+fn includes(world: &World, record: &RecordRef) -> bool {
+    let mut sources = world.plan.sources.iter().filter(|source| source.name == record.0);
+    let of_type = |feed: &FeedPlan| feed.record_type == record.1 && !feed.include.is_empty();
+    sources.any(|source| source.feeds.iter().any(of_type))
+}
+
+/// A record and its context, as the published format has them.
+#[derive(Deserialize)]
+struct WithContext<'a> {
+    #[serde(borrow)]
+    record: &'a RawValue,
+    #[serde(borrow)]
+    included: Vec<&'a RawValue>,
+    #[serde(rename = "missing")]
+    _missing: Vec<String>,
+}
+
+/// The record is the one that was shown, and so is each that travels with it.
+fn check_context(view: &View, record: &RecordRef, data: &RawValue, shown: [u8; 32]) -> Result<(), String> {
+    let data: WithContext<'_> =
+        serde_json::from_str(data.get()).map_err(|error| format!("no record with context: {error}"))?;
+    if sha256(data.record.get().as_bytes()) != shown {
+        return Err("the record is not what was shown".to_owned());
+    }
+    for included in data.included {
+        let hash = sha256(included.get().as_bytes());
+        let mut contexts = view.contexts.iter();
+        if !contexts.any(|((of, _), known)| of.0 == record.0 && *known == hash) {
+            return Err("phantom: a context that was never shown".to_owned());
+        }
+    }
+    Ok(())
 }
 
 fn plan_of<'a>(world: &'a World, subscription: &str) -> &'a SubscriptionPlan {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use courier_sdk::FetchMode;
+use courier_sdk::{Detect, FetchMode};
 use ehr_courier::sandbox::Request;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
@@ -11,8 +11,12 @@ use jiff::Timestamp;
 use super::Findings;
 use crate::book::{Answer, Asked, Extent, FeedRef, Pages, RecordRef};
 use crate::clinic::showings;
-use crate::identity::event_id;
+use crate::identity::{event_id, sha256};
 use crate::plan::{Kind, OVERLAP, SourcePlan, StartPlan};
+
+/// So many stages lost in a row let a feed catch up by its current state, as is documented.
+const LOST_STAGES_MAX: usize = 3;
+
 use crate::world::{World, base_url};
 
 /// One version, over all answers that carried it.
@@ -63,6 +67,13 @@ pub(super) struct View {
     pub(super) redriven: BTreeSet<String>,
     /// Connections that offer single versions.
     pub(super) version_reads: BTreeSet<String>,
+    /// What was read because another record refers to it, with its body's hash.
+    pub(super) contexts: BTreeMap<(RecordRef, u64), [u8; 32]>,
+    /// By connection and record type: until when histories were given up three times in a row. The feed then caught up
+    /// by its current state, and versions before that need not arrive if a newer one stands.
+    caught_up: BTreeMap<(String, String), u64>,
+    /// Feeds whose source tells of every version, and since when: the beginning of the poll that was complete first.
+    told_since: BTreeMap<FeedRef, Timestamp>,
 }
 
 impl View {
@@ -77,6 +88,9 @@ impl View {
             shared_types: BTreeSet::new(),
             redriven: pages.redriven.clone(),
             version_reads: BTreeSet::new(),
+            contexts: BTreeMap::new(),
+            caught_up: BTreeMap::new(),
+            told_since: BTreeMap::new(),
         };
         let fates = Fates::of(pages);
         for answer in &pages.answers {
@@ -97,7 +111,13 @@ impl View {
                 reads.push((answer.tick, showing.number));
             }
             if showing.extent == Extent::Gone {
-                self.gone.entry(record).or_insert(answer.tick);
+                if answer.asked != Asked::Context {
+                    self.gone.entry(record).or_insert(answer.tick);
+                }
+                continue;
+            }
+            if answer.asked == Asked::Context {
+                self.contexts.insert((record, showing.number), showing.sha256);
                 continue;
             }
             let (connection, record_type, id) = &record;
@@ -136,6 +156,22 @@ impl View {
         }
     }
 
+    /// How many deletes the clinics' histories told, and how many records came after theirs again.
+    pub(super) fn deletes_told(&self, world: &World) -> (u64, u64) {
+        let of_clinic = |record: &RecordRef| world.clinics.contains_key(&record.0);
+        let deletes = self
+            .versions
+            .iter()
+            .filter(|((record, _), version)| of_clinic(record) && version.sha256 == Some(sha256(b"")));
+        let (mut told, mut again) = (0, 0);
+        for ((record, number), _) in deletes {
+            told += 1;
+            let newer = (record.clone(), number + 1)..=(record.clone(), u64::MAX);
+            again += u64::from(self.versions.range(newer).next().is_some());
+        }
+        (told, again)
+    }
+
     fn enter_source(&mut self, world: &World, pages: &Pages, source: &SourcePlan) {
         if matches!(
             source.kind,
@@ -149,6 +185,20 @@ impl View {
         }
         for feed in &source.feeds {
             let name = (source.name.clone(), feed.name.clone());
+            match (&source.kind, caught_up(pages, &name)) {
+                (Kind::Clinic { .. }, Some(tick)) => {
+                    let of_type = (source.name.clone(), feed.record_type.clone());
+                    self.caught_up.insert(of_type, tick);
+                }
+                // Where `_since` is ignored, the feed is searched instead for a while.
+                (Kind::Clinic { names, .. }, None)
+                    if feed.detect == Detect::History && !names.contains(&"ignored_filters") =>
+                {
+                    let since = begin_now(pages, &name).always_from;
+                    self.told_since.insert(name.clone(), since);
+                }
+                (Kind::Clinic { .. } | Kind::Journal { .. }, _) => {}
+            }
             let begin = match feed.start {
                 StartPlan::Beginning => Begin {
                     never_before: Timestamp::MIN,
@@ -179,7 +229,16 @@ impl View {
         let Some(counted) = version.counted else {
             return false;
         };
-        version.stamp >= begin.always_from && !self.is_superseded(record, number, version, counted)
+        version.stamp >= begin.always_from
+            && !self.is_superseded(record, number, version, counted)
+            && !self.is_given_up(record, number, version)
+    }
+
+    /// Collected by a history that came to nothing three times in a row, and not the record's last word.
+    fn is_given_up(&self, record: &RecordRef, number: u64, version: &Version) -> bool {
+        let tick = self.caught_up.get(&(record.0.clone(), record.1.clone()));
+        let newer = (record.clone(), number + 1)..=(record.clone(), u64::MAX);
+        tick.is_some_and(|tick| version.first <= *tick) && self.versions.range(newer).next().is_some()
     }
 
     /// Shown by its id only, and replaced or gone when it was read, where single versions are not offered. A body
@@ -216,6 +275,23 @@ fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
             .max()
             .map_or(Timestamp::MAX, |date| *date + Duration::from_secs(1)),
     }
+}
+
+/// When a feed last had to catch up by its current state, if ever: one worker had lost three stages in a row.
+fn caught_up(pages: &Pages, feed: &FeedRef) -> Option<u64> {
+    let of_feed = |it: &&(u64, usize, FeedRef)| it.2 == *feed;
+    let lost: Vec<_> = pages.given_up.iter().filter(of_feed).collect();
+    let complete = |from: u64, to: u64| {
+        let mut done = pages.completed.iter();
+        done.any(|(tick, of)| of == feed && (from..to).contains(tick))
+    };
+    lost.windows(LOST_STAGES_MAX)
+        .filter_map(|row| {
+            let (first, last) = (row.first()?, row.last()?);
+            let one_worker = row.iter().all(|it| it.1 == first.1);
+            (one_worker && !complete(first.0, last.0)).then_some(last.0)
+        })
+        .max()
 }
 
 /// Who asked for an answer: the life and the feed.
@@ -259,7 +335,7 @@ impl Fates {
         };
         let end = pages.ends.get(&answer.life).copied().unwrap_or(u64::MAX);
         let was_frozen = pages.frozen.contains(&answer.life);
-        if matches!(answer.asked, Asked::Version | Asked::Record) {
+        if matches!(answer.asked, Asked::Version | Asked::Record | Asked::Context) {
             let settled = after(self.settled.get(&(answer.life, answer.connection.clone())));
             return settled.filter(|tick| *tick < end && !was_frozen);
         }
@@ -275,22 +351,35 @@ impl Fates {
 /// The sandboxes' own ledgers and the book must tell the same.
 pub(super) fn check_ledgers(world: &World, view: &View, findings: &mut Findings) {
     for (connection, ehr) in &world.clinics {
-        let ledger: BTreeSet<(RecordRef, u64)> = ehr
-            .ledger()
-            .into_iter()
-            .filter(|shown| !shown.deleted)
-            .map(|shown| {
-                let record = (connection.clone(), shown.record_type, shown.id);
-                (record, shown.version_id.parse().unwrap())
-            })
-            .collect();
-        let book: BTreeSet<(RecordRef, u64)> = view
-            .versions
-            .keys()
-            .filter(|(record, _)| record.0 == *connection)
+        let of_ledger = |deleted: bool| -> BTreeSet<(RecordRef, u64)> {
+            let ledger = ehr.ledger().into_iter();
+            ledger
+                .filter(|shown| shown.deleted == deleted)
+                .map(|shown| {
+                    let record = (connection.clone(), shown.record_type, shown.id);
+                    (record, shown.version_id.parse().unwrap())
+                })
+                .collect()
+        };
+        let of_book = |deleted: bool| -> BTreeSet<(RecordRef, u64)> {
+            let versions = view.versions.iter();
+            versions
+                .filter(|((record, _), version)| {
+                    record.0 == *connection && (version.sha256 == Some(sha256(b""))) == deleted
+                })
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        let contexts = view.contexts.keys().filter(|(record, _)| record.0 == *connection);
+        let living = of_book(false).into_iter().chain(contexts.cloned()).collect();
+        let deletes = of_book(true);
+        // A delete that only a read found has no version in the book.
+        let differ = of_ledger(false)
+            .symmetric_difference(&living)
+            .chain(deletes.difference(&of_ledger(true)))
             .cloned()
-            .collect();
-        for (record, number) in ledger.symmetric_difference(&book) {
+            .collect::<Vec<_>>();
+        for (record, number) in differ {
             findings
                 .violations
                 .push(format!("the ledger and the book differ at {record:?} {number}"));
@@ -303,7 +392,13 @@ pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
     for source in &world.plan.sources {
         for feed in &source.feeds {
             let begin = view.begins[&(source.name.clone(), feed.record_type.clone())];
-            for (id, number, stamp) in present(world, source, &feed.record_type) {
+            let mut owed = present(world, source, &feed.record_type, "");
+            if let Some(since) = view.told_since.get(&(source.name.clone(), feed.name.clone())) {
+                // What came after the first poll must have been seen whether it still stands or not.
+                let all = present(world, source, &feed.record_type, "/_history");
+                owed.extend(all.into_iter().filter(|(.., stamp)| stamp >= since));
+            }
+            for (id, number, stamp) in owed {
                 let record = (source.name.clone(), feed.record_type.clone(), id);
                 let seen = view
                     .versions
@@ -324,7 +419,13 @@ pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
     }
 }
 
-fn present(world: &World, source: &SourcePlan, record_type: &str) -> Vec<(String, u64, Timestamp)> {
+/// What stands in a source, or all that a type's history lists: id, version, stamp.
+fn present(
+    world: &World,
+    source: &SourcePlan,
+    record_type: &str,
+    history: &str,
+) -> Vec<(String, u64, Timestamp)> {
     if let Some(journal) = world.journals.get(&source.name) {
         return journal
             .all()
@@ -335,7 +436,7 @@ fn present(world: &World, source: &SourcePlan, record_type: &str) -> Vec<(String
     }
     let ehr = &world.clinics[&source.name];
     let mut url = base_url();
-    url.set_path(&format!("/fhir/{record_type}"));
+    url.set_path(&format!("/fhir/{record_type}{history}"));
     url.set_query(Some("_count=1000"));
     let mut all = Vec::new();
     loop {

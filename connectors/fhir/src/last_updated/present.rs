@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{CursorState, Fill, PRECISION, Shown, VERSION};
-use crate::instant::{self, Stored};
+use super::{By, CursorState, Fill, PRECISION, Shown};
+use crate::instant;
 
 /// What a first answer is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub(crate) enum Clocks {
 ///
 /// The watermark is the greatest stamp shown that is not after `Date`, and never after our own clock: the next
 /// poll then asks for all that this one asked for, so that what this one did not show is shown then.
-pub(crate) fn begin(asked: Asked, shown: &Shown) -> (CursorState, Clocks) {
+pub(crate) fn begin(by: By, asked: Asked, shown: &Shown) -> (CursorState, Clocks) {
     let Asked {
         lower, ours, bound, ..
     } = asked;
@@ -66,12 +66,7 @@ pub(crate) fn begin(asked: Asked, shown: &Shown) -> (CursorState, Clocks) {
     } else {
         Clocks::Settled
     };
-    let state = CursorState {
-        v: VERSION,
-        watermark: Stored(watermark),
-        start: Some(Stored(start)),
-    };
-    (state, clocks)
+    (CursorState::of(by, watermark, Some(start)), clocks)
 }
 
 /// Up to which stamp a row of the first answer is silent, exclusive: `Date` cuts off fractions of a second.
@@ -99,6 +94,7 @@ fn extent(shown: &Shown) -> Extent {
 mod tests {
     use super::super::Filter;
     use super::*;
+    use crate::instant::Stored;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -151,7 +147,7 @@ mod tests {
                 bound: at(bound),
                 overlap: Duration::from_mins(5),
             };
-            let (state, clocks) = begin(asked, &page(stamps, next));
+            let (state, clocks) = begin(By::LastUpdated, asked, &page(stamps, next));
             let expected = (Stored(at(watermark)), Some(Stored(at(start))));
             assert_eq!(
                 (state.watermark, state.start),

@@ -27,12 +27,17 @@ fn feed(start: Start) -> FeedSpec {
         overlap: RULES.overlap,
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
+        include: Vec::new(),
     }
 }
 
 /// A poll from a cursor at `watermark`, begun when the source's clock says `bound`.
 fn poll(watermark: i64, bound: i64) -> Poll {
-    let plan = plan(&feed(Start::Now), Some(CursorState::at(at(watermark))), at(0));
+    let plan = plan(
+        &feed(Start::Now),
+        Some(CursorState::of(By::LastUpdated, at(watermark), None)),
+        at(0),
+    );
     Poll::begin(&plan, at(bound))
 }
 
@@ -357,11 +362,12 @@ fn stored_forms_of_another_version_are_not_read() {
         None
     );
     assert_eq!(CursorState::parse("{}"), None);
-    let text = r#"{"v":1,"watermark":"2026-11-20T10:00:00.123456789Z","start":null}"#;
-    assert_eq!(
-        serde_json::to_string(&CursorState::parse(text).unwrap()).unwrap(),
-        text
-    );
+    let text = r#"{"v":1,"watermark":"2026-11-20T10:00:00.123456789Z","start":null,"by":"history"}"#;
+    let read = CursorState::parse(text).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    // One of before there was a choice.
+    let earlier = CursorState::parse(&text.replace(r#","by":"history""#, "")).unwrap();
+    assert_eq!((earlier.watermark, earlier.by), (read.watermark, By::LastUpdated));
 }
 
 proptest! {

@@ -29,6 +29,7 @@ fn feed(start: Start) -> FeedSpec {
         overlap: Duration::from_mins(5),
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
+        include: Vec::new(),
     }
 }
 

@@ -1,0 +1,152 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::last_updated::{Fill, Filter, First};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+/// A poll from a cursor at 1000 with an overlap of 300, begun when the source's clock says 2000.
+fn poll() -> History {
+    let plan = Plan {
+        lower: Some(at(700)),
+        floor: Some(at(1000)),
+        start: None,
+        first: First::Known,
+    };
+    History::begin(&plan, at(2000))
+}
+
+fn page(seconds: &[i64], next: Option<&str>) -> Shown {
+    Shown {
+        stamps: seconds.iter().map(|second| Some(at(*second))).collect(),
+        digest: 0,
+        entries: seconds.len(),
+        matches: seconds.len() as u64,
+        total: None,
+        unusable: 0,
+        filter: Filter::Unsaid,
+        next: next.map(str::to_owned),
+        fill: Fill::Whole,
+    }
+}
+
+fn ask(step: Step) -> History {
+    match step {
+        // What is stored between two pages comes back whole.
+        Step::Ask(poll) => History::parse(&serde_json::to_string(&poll).unwrap()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn watermark(step: Step) -> Timestamp {
+    match step {
+        Step::Done(state) => {
+            assert_eq!(state.by, By::History);
+            state.watermark.0
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_cursor_moves_with_the_last_page_to_the_greatest_stamp_of_all() {
+    let poll = ask(poll().absorb(&page(&[1900, 1800], Some("p2"))));
+    assert_eq!(poll.link.as_deref(), Some("p2"));
+    let poll = ask(poll.absorb(&page(&[1700, 1700], Some("p3"))));
+    assert_eq!(watermark(poll.absorb(&page(&[800], None))), at(1900));
+}
+
+#[test]
+fn an_empty_history_leaves_the_cursor_and_a_stamp_of_2099_does_not_move_it() {
+    assert_eq!(watermark(poll().absorb(&page(&[], None))), at(1000));
+    assert_eq!(watermark(poll().absorb(&page(&[800], None))), at(1000));
+    assert_eq!(
+        watermark(poll().absorb(&page(&[2_000_000_000, 1500], None))),
+        at(1500)
+    );
+}
+
+#[test]
+fn empty_pages_are_followed_three_times_and_end_the_poll() {
+    let poll = ask(poll().absorb(&page(&[1900], Some("p2"))));
+    let poll = ask(poll.absorb(&page(&[], Some("p3"))));
+    // A page between them begins the count anew.
+    let poll = ask(poll.absorb(&page(&[1800], Some("p4"))));
+    let poll = ask(poll.absorb(&page(&[], Some("p5"))));
+    let poll = ask(poll.absorb(&page(&[], Some("p6"))));
+    assert_eq!(watermark(poll.absorb(&page(&[], Some("p7")))), at(1900));
+}
+
+#[test]
+fn a_since_that_was_ignored_is_proved_by_the_rows_and_ends_the_poll_in_doubt() {
+    // Servers with second precision show rows up to a second below the bound.
+    assert_eq!(watermark(poll().absorb(&page(&[1500, 699], None))), at(1500));
+    let step = poll().absorb(&page(&[1500, 698], None));
+    assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
+    let mut state = poll();
+    for number in 0..IGNORED_PAGES_MAX - 1 {
+        state = ask(state.absorb(&page(&[1], Some(&format!("p{number}")))));
+    }
+    let step = state.absorb(&page(&[1], Some("more")));
+    assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
+}
+
+#[test]
+fn circles_and_entries_without_a_name_leave_the_cursor() {
+    let state = ask(poll().absorb(&page(&[1900], Some("p2"))));
+    assert_eq!(
+        state.absorb(&page(&[1800], Some("p2"))),
+        Step::Inconclusive(Doubt::Circle)
+    );
+    let nameless = Shown {
+        unusable: 1,
+        ..page(&[1900], None)
+    };
+    assert_eq!(poll().absorb(&nameless), Step::Inconclusive(Doubt::Unusable));
+}
+
+#[test]
+fn a_search_under_way_is_no_history_and_the_other_way_round() {
+    let history = serde_json::to_string(&poll()).unwrap();
+    assert!(crate::last_updated::Poll::parse(&history).is_none());
+    let plan = Plan {
+        lower: None,
+        floor: None,
+        start: None,
+        first: First::Known,
+    };
+    let search = serde_json::to_string(&crate::last_updated::Poll::begin(&plan, at(0))).unwrap();
+    assert!(History::parse(&search).is_none());
+}
+
+proptest! {
+    /// However a history is cut into pages, and whatever is pushed on to the next one, the cursor ends at the same
+    /// place, never behind where it was and never after the source's own time.
+    #[test]
+    fn paging_does_not_change_where_a_poll_ends(
+        mut stamps in prop::collection::vec(700_i64..2_500, 0..60),
+        size in 1_usize..9,
+        pushed in 0_usize..3,
+    ) {
+        stamps.sort_unstable();
+        stamps.reverse();
+        let expected = stamps.iter().copied().filter(|stamp| *stamp <= 2000).max().unwrap_or(0).max(1000);
+        let mut state = poll();
+        let mut begin: usize = 0;
+        let end = loop {
+            let shown = &stamps[begin.saturating_sub(pushed)..(begin + size).min(stamps.len())];
+            begin += size;
+            let link = format!("p{begin}");
+            match state.absorb(&page(shown, (begin < stamps.len()).then_some(link.as_str()))) {
+                Step::Ask(next) => state = *next,
+                other => break watermark(other),
+            }
+        };
+        prop_assert_eq!(end, at(expected));
+        prop_assert!(instant::back(end, Duration::ZERO) <= at(2000));
+    }
+}

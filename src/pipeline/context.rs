@@ -1,0 +1,89 @@
+//! Context: the records that a changed record refers to, read before its change is settled and frozen with its event.
+//!
+//! A reference that cannot be followed is named as missing and holds nothing back; a source that is away is waited for.
+
+use courier_sdk::{ConnectorError, Context, Novelty, Shown};
+use tracing::debug;
+
+use super::Worker;
+use super::connection::Connection;
+use crate::domain::event::Change;
+use crate::store::ClaimedChange;
+
+/// The most references of a record that are followed; the others are missing.
+const REFERENCES_MAX: usize = 20;
+
+/// The most bytes of a record's context; what exceeds them is missing. As much as one transaction of the store.
+const CONTEXT_BYTES_MAX: usize = 4 << 20;
+
+/// Whether a change waits for its context: its feed includes some, and it carries a record that will be told of.
+pub(super) fn is_due(connection: &Connection, claimed: &ClaimedChange, change: &Change) -> bool {
+    let includes = connection
+        .feed(&claimed.feed)
+        .is_some_and(|feed| !feed.spec.include.is_empty());
+    includes
+        && change.shown != Shown::Deleted
+        && change.novelty == Novelty::Announce
+        && change.content.is_some()
+}
+
+/// Reads a change's context, one reference after the other.
+///
+/// # Errors
+/// [`ConnectorError`] where the source is away, throttles or does not know us; on the change's last try only what
+/// concerns the whole connection.
+pub(super) async fn gather(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: &ClaimedChange,
+    change: &Change,
+) -> Result<Context, ConnectorError> {
+    let mut context = Context::default();
+    let (Some(feed), Some(content)) = (connection.feed(&claimed.feed), &change.content) else {
+        return Ok(context);
+    };
+    let limits = &worker.limits;
+    let killed = claimed.claims > limits.fetch_claims;
+    let last = claimed.attempts + 1 >= limits.fetch_attempts;
+    let references = connection
+        .connector
+        .references(&content.record, &feed.spec.include);
+    for (nth, reference) in references.into_iter().enumerate() {
+        let key = reference.key.filter(|_| nth < REFERENCES_MAX && !killed);
+        let found = match key {
+            None => None,
+            Some(key) => {
+                let leave = connection.budget.leave().await;
+                let answer = connection.connector.read_context(&key).await;
+                drop(leave);
+                let outcome = match &answer {
+                    Ok(_) => "ok",
+                    Err(error) => error.class(),
+                };
+                connection.count_request(&worker.watch.connections, outcome);
+                match answer {
+                    Ok(found) => found,
+                    Err(error @ (ConnectorError::Throttled { .. } | ConnectorError::Unauthorized { .. })) => {
+                        return Err(error);
+                    }
+                    Err(error @ ConnectorError::Transient { .. }) if !last => return Err(error),
+                    Err(
+                        error @ (ConnectorError::Transient { .. }
+                        | ConnectorError::PageExpired { .. }
+                        | ConnectorError::Unreadable { .. }
+                        | ConnectorError::Refused { .. }
+                        | ConnectorError::Forbidden { .. }),
+                    ) => {
+                        debug!(connection = %connection.name, %error, "a reference could not be followed");
+                        None
+                    }
+                }
+            }
+        };
+        match found.filter(|record| context.bytes() + record.bytes().len() <= CONTEXT_BYTES_MAX) {
+            Some(record) => context.included.push(record),
+            None => context.missing.push(reference.text),
+        }
+    }
+    Ok(context)
+}

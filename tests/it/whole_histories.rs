@@ -1,0 +1,244 @@
+//! The courier on a source with a history, over TCP: deletes and context arrive; a history that is too long is caught
+//! up by a search, and gone on with afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use courier_fhir::Profile;
+use courier_sdk::{Clock, ConnectionName};
+use ehr_courier::app;
+use ehr_courier::clock::SystemClock;
+use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::destination::signature::SigningKey;
+use ehr_courier::pipeline;
+use ehr_courier::pipeline::connection::Connection;
+use ehr_courier::pipeline::limits::Limits;
+use ehr_courier::receiver::{self, Received};
+use ehr_courier::sandbox::{self, Ehr, Options, Pace};
+use ehr_courier::store::memory::MemoryStore;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const PATIENCE: Duration = Duration::from_mins(1);
+
+struct Scene {
+    ehr: Arc<Ehr>,
+    worker: Arc<pipeline::Worker>,
+    received: mpsc::Receiver<Received>,
+    /// Each notification in order: subject, kind, version, and its body.
+    arrived: Vec<(String, String, String, Vec<u8>)>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+async fn loopback() -> (TcpListener, Url) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    (listener, url)
+}
+
+fn configuration(source: &Url, hook: &Url, feed: &str) -> String {
+    format!(
+        "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
+         [connections.clinic]\nprofile = \"sandbox\"\nbase_url = \"{source}\"\nevery = \"1s\"\n\
+         allow_networks = [\"127.0.0.0/8\"]\n[[connections.clinic.feeds]]\n{feed}\n\
+         [destinations.hook]\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret = \"env:HOOK_SECRET\"\n\
+         allow_networks = [\"127.0.0.0/8\"]\n\
+         [[subscriptions]]\nname = \"all\"\ncontent = \"full-resource\"\ndestination = \"hook\"\n"
+    )
+}
+
+impl Scene {
+    async fn raise(feed: &str, page_size_max: usize, limits: impl FnOnce(Limits) -> Limits) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (source, source_url) = loopback().await;
+        let (hook, hook_url) = loopback().await;
+        let options = Options {
+            page_size_max,
+            patients: 1,
+            ..Options::new(1, source_url.clone())
+        };
+        let ehr = Arc::new(Ehr::new(options, Arc::clone(&clock)));
+        let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
+        let known_profiles = Profile::names();
+        let surroundings = Surroundings {
+            environment: &environment,
+            known_profiles: &known_profiles,
+            includable: courier_fhir::includable,
+            now: clock.now(),
+            secrets: Secrets::Required,
+        };
+        let text = configuration(&source_url, &hook_url, feed);
+        let config = config::from_text(Path::new("courier.toml"), &text, &surroundings).unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let mut worker = app::compose(&config, store, Arc::clone(&clock)).unwrap();
+        worker.limits = limits(worker.limits);
+        let worker = Arc::new(worker);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let served = sandbox::serve(source, Arc::clone(&ehr), Pace::per_second(0.0), stop.clone());
+        tasks.spawn(async move { served.await.unwrap() });
+        let (sink, received) = mpsc::channel(1024);
+        let keys = vec![SigningKey::parse(SECRET).unwrap()];
+        let receiving = receiver::serve(hook, keys, clock, sink, stop.clone());
+        tasks.spawn(async move { receiving.await.unwrap() });
+        let running = pipeline::run(Arc::clone(&worker), stop.clone());
+        tasks.spawn(async move { running.await.unwrap() });
+        let mut scene = Self {
+            ehr,
+            worker,
+            received,
+            arrived: Vec::new(),
+            stop,
+            tasks,
+        };
+        scene.until("the first poll", |scene| scene.polled()).await;
+        scene
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.worker.connections[&ConnectionName::parse("clinic").unwrap()]
+    }
+
+    fn polled(&self) -> bool {
+        let feed = &self.connection().feeds[0].spec.name;
+        let condition = self.connection().condition(feed);
+        condition.is_some_and(|condition| condition.succeeded_at.is_some())
+    }
+
+    /// Waits until `holds`, taking in what arrives meanwhile.
+    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "gave up waiting for {what}"
+            );
+            let next = tokio::time::timeout(Duration::from_millis(50), self.received.recv()).await;
+            if let Ok(Some(received)) = next {
+                let event: Value = serde_json::from_slice(&received.body).unwrap();
+                let text = |name: &str| event[name].as_str().unwrap().to_owned();
+                let kind = text("type").replace("ehr.record.", "");
+                let (subject, version) = (text("subject"), text("recordversion"));
+                self.arrived
+                    .push((subject, kind, version, received.body.to_vec()));
+            }
+        }
+    }
+
+    fn versions_of(&self, subject: &str) -> Vec<String> {
+        let own = self.arrived.iter().filter(|(other, ..)| other == subject);
+        own.map(|(_, kind, version, _)| format!("{kind} {version}"))
+            .collect()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_deletes_and_context_arrive_in_order() {
+    let feed = "record = \"Appointment\"\ninclude = [\"Appointment:patient\"]";
+    let mut scene = Scene::raise(feed, 1_000, |limits| limits).await;
+    scene
+        .ehr
+        .write("Patient", "p-1", r#"{"multipleBirthInteger" : 2e0}"#)
+        .unwrap();
+    let text =
+        r#"{"participant":[{"actor":{"reference":"Patient/p-1"}},{"actor":{"reference":"Patient/gone"}}]}"#;
+    scene.ehr.write("Appointment", "a", text).unwrap();
+    scene.ehr.write("Appointment", "a", "{}").unwrap();
+    scene.ehr.delete("Appointment", "a").unwrap();
+    scene
+        .until("the delete", |scene| {
+            scene.versions_of("Appointment/a").len() >= 3
+        })
+        .await;
+    assert_eq!(
+        scene.versions_of("Appointment/a"),
+        ["created 1", "updated 2", "deleted 3"]
+    );
+    let bodies: BTreeMap<&str, &str> = scene
+        .arrived
+        .iter()
+        .filter(|(subject, ..)| subject == "Appointment/a")
+        .map(|(_, _, version, body)| (version.as_str(), std::str::from_utf8(body).unwrap()))
+        .collect();
+    let first: Value = serde_json::from_str(bodies["1"]).unwrap();
+    assert_eq!(first["datacontenttype"], "application/json");
+    assert_eq!(first["data"]["record"]["id"], "a");
+    assert_eq!(first["data"]["included"][0]["id"], "p-1");
+    assert_eq!(first["data"]["missing"], serde_json::json!(["Patient/gone"]));
+    assert!(bodies["1"].contains("2e0"), "byte for byte");
+    let second: Value = serde_json::from_str(bodies["2"]).unwrap();
+    assert_eq!(second["data"]["included"], serde_json::json!([]));
+    assert!(!bodies["3"].contains("\"data\""));
+    // What was only context is no event.
+    assert!(scene.versions_of("Patient/p-1").is_empty());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_longer_than_a_stage_is_caught_up_by_a_search_and_gone_on_with() {
+    let feed = "record = \"Patient\"\noverlap = \"0s\"";
+    let small = |limits| Limits {
+        stage: 20,
+        pages_per_turn: 2,
+        ..limits
+    };
+    let mut scene = Scene::raise(feed, 4, small).await;
+    for number in 0..60 {
+        scene
+            .ehr
+            .write("Patient", &format!("p{}", number % 3), "{}")
+            .unwrap();
+    }
+    let current = ["Patient/p0", "Patient/p1", "Patient/p2"];
+    let caught_up = |scene: &Scene| {
+        current.iter().all(|subject| {
+            scene
+                .versions_of(subject)
+                .last()
+                .is_some_and(|last| last.ends_with(" 20"))
+        })
+    };
+    scene.until("the current state", caught_up).await;
+    assert!(scene.arrived.len() < 60, "the versions between were given up");
+    // The next poll begins here: what was given up lies before.
+    scene.ehr.write("Patient", "between", "{}").unwrap();
+    scene
+        .until("the next poll", |scene| {
+            !scene.versions_of("Patient/between").is_empty()
+        })
+        .await;
+    for _ in 0..3 {
+        scene.ehr.write("Patient", "later", "{}").unwrap();
+    }
+    scene
+        .until("the history again", |scene| {
+            scene.versions_of("Patient/later").len() >= 3
+        })
+        .await;
+    assert_eq!(
+        scene.versions_of("Patient/later"),
+        ["created 1", "updated 2", "updated 3"]
+    );
+    let ids: BTreeSet<_> = scene
+        .arrived
+        .iter()
+        .map(|(subject, _, version, _)| (subject, version))
+        .collect();
+    assert_eq!(ids.len(), scene.arrived.len(), "nothing twice");
+    scene.end().await;
+}
