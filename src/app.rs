@@ -3,21 +3,21 @@
 //! The order at the end: readiness goes first, then polling and claiming, then what is in flight (within the grace),
 //! then the leases, then the store.
 
+mod credentials;
 mod dedup;
 pub mod operate;
 mod reload;
 mod watching;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_fhir::{Auth, FhirConnector, Profile};
+use courier_fhir::{FhirConnector, Profile};
 use courier_sdk::Clock;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -42,6 +42,7 @@ use crate::pipeline::{self, Outlet, PipelineError, Worker};
 use crate::store::sqlite::{OpenMode, SqliteStore};
 use crate::store::{Holder, Store, StoreError};
 use crate::telemetry::{self, TelemetryError};
+use crate::wire::sealed::Seals;
 
 pub use dedup::dedup;
 pub use reload::Reloading;
@@ -93,7 +94,7 @@ pub enum AppError {
 /// [`AppError`] when it cannot start, or a part of it cannot go on. A reload that is refused is no error.
 pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) -> Result<(), AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = SqliteStore::open(&config.state.database, OpenMode::Service).map_err(AppError::Store)?;
+    let store = open_store(&config, OpenMode::Service).map_err(AppError::Store)?;
     let mut worker = compose(&config, Arc::new(store), clock)?;
     worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
     let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
@@ -214,19 +215,13 @@ pub fn connection(
         reason,
     };
     let profile = Profile::builtin(&entry.profile).map_err(|error| compose(error.to_string()))?;
-    let auth = match &entry.auth {
-        config::Auth::None => Auth::None,
-        config::Auth::Basic { user, password } => Auth::Basic {
-            user: user.clone(),
-            password: password.clone(),
-        },
-        config::Auth::Bearer { token } => Auth::Bearer(token.clone()),
-    };
+    let http = clients.of(&entry.egress);
+    let credentials = credentials::of(entry, Arc::<GuardedClient>::clone(&http), clock).map_err(compose)?;
     let settings = courier_fhir::Settings {
         base_url: entry.base_url.clone(),
-        auth,
+        credentials,
         profile,
-        http: clients.of(&entry.egress),
+        http,
         clock: Arc::clone(clock),
         limits: courier_fhir::Limits::default(),
     };
@@ -308,10 +303,36 @@ impl Clients {
     }
 }
 
+/// Opens the store of a configuration for this process alone.
+///
+/// # Errors
+/// Those of [`SqliteStore::open_sealed`].
+pub fn open_store(config: &Config, mode: OpenMode) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open_sealed(&config.state.database, mode, &seals(&config.state.key)?)
+}
+
 /// Opens the store of a configuration for listing, beside a running service.
 ///
 /// # Errors
-/// [`StoreError`] when there is no store, or one that this version cannot read.
-pub fn open_for_reading(database: &Path) -> Result<SqliteStore, StoreError> {
-    SqliteStore::read_only(database)
+/// [`StoreError`] when there is no store, or one that this version or this key cannot read.
+pub fn open_for_reading(config: &Config) -> Result<SqliteStore, StoreError> {
+    SqliteStore::read_only_sealed(&config.state.database, &seals(&config.state.key)?)
+}
+
+/// What seals the store of a configuration.
+///
+/// # Errors
+/// [`StoreError::WrongKey`] when the key was not read.
+pub fn seals(key: &config::Key) -> Result<Seals, StoreError> {
+    let wrong = |reason: &str| StoreError::WrongKey {
+        reason: reason.to_owned(),
+    };
+    match key {
+        config::Key::PlainText => Ok(Seals::plain()),
+        config::Key::Encrypted { key, previous } => {
+            let previous = previous.iter().map(ExposeSecret::expose_secret);
+            Seals::encrypted(key.expose_secret(), previous).map_err(|error| wrong(&error.to_string()))
+        }
+        config::Key::Unread => Err(wrong("the key of the store was not read")),
+    }
 }

@@ -133,7 +133,9 @@ impl CliError {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::Config(_) => CONFIGURATION,
+            Self::Config(_)
+            | Self::App(AppError::Compose { .. } | AppError::Store(StoreError::WrongKey { .. }))
+            | Self::Store(StoreError::WrongKey { .. }) => CONFIGURATION,
             Self::App(AppError::Store(StoreError::Locked { .. }))
             | Self::Store(StoreError::Locked { .. }) => LOCKED,
             Self::App(_) | Self::Store(_) | Self::Failed(_) | Self::Io(_) => 1,

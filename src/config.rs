@@ -5,6 +5,7 @@
 //! found, each with file, line, key and remedy, and shows no secret. A key whose feature is not built is
 //! refused, never ignored. This module knows nothing of stores, connectors or sockets.
 
+mod auth;
 mod broker;
 mod connection;
 mod dedup;
@@ -18,6 +19,7 @@ mod raw;
 mod record;
 mod resolve;
 mod source;
+mod state;
 mod suggest;
 mod telemetry;
 mod value;
@@ -59,14 +61,16 @@ pub struct Surroundings<'a> {
     pub secrets: Secrets<'a>,
 }
 
-/// Which secrets are read. Those that are not are empty in the [`Config`]: nothing can be signed with them. That
-/// they are references, not literals, is checked all the same.
+/// Which secrets are read. Those that are not are empty or `Unread` in the [`Config`]: nothing can be signed or opened
+/// with them. That they are references, not literals, is checked all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrets<'a> {
     /// All: each must be there.
     Required,
     /// Those of one connection.
     OfConnection(&'a ConnectionName),
+    /// The key of the state.
+    OfState,
     /// None: the configuration is only looked at.
     Unneeded,
 }
@@ -95,7 +99,7 @@ pub struct Config {
 }
 
 /// Where the courier keeps its state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct State {
     /// The SQLite file; relative paths were joined to the configuration file's folder.
     pub database: PathBuf,
@@ -105,11 +109,20 @@ pub struct State {
     pub key: Key,
 }
 
-/// How bodies and secrets are protected at rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How bodies and secrets are protected at rest. `Debug` shows no key.
+#[derive(Debug, Clone)]
 pub enum Key {
     /// Not at all: the configuration says so in so many words.
     PlainText,
+    /// Encrypted.
+    Encrypted {
+        /// The key's 32 bytes.
+        key: SecretSlice<u8>,
+        /// Earlier keys, 32 bytes each, which only open.
+        previous: Vec<SecretSlice<u8>>,
+    },
+    /// The key was not read ([`Secrets`]): no store can be opened.
+    Unread,
 }
 
 /// What stands in front of the store. `Debug` shows no address: it may hold a password.
@@ -201,6 +214,39 @@ pub enum Auth {
         /// The token.
         token: SecretString,
     },
+    /// A fixed header.
+    ApiKey {
+        /// Its name, in lower case.
+        header: String,
+        /// Its value.
+        value: SecretString,
+    },
+    /// OAuth 2.0 client credentials with a secret.
+    OAuth2 {
+        /// The client's id.
+        client_id: String,
+        /// Its secret.
+        client_secret: SecretString,
+        /// Where tokens are granted.
+        token_url: Url,
+        /// What is asked for, or empty.
+        scope: String,
+    },
+    /// SMART Backend Services.
+    Smart {
+        /// The client's id.
+        client_id: String,
+        /// Its private key in PEM.
+        key: SecretString,
+        /// The key's id, if it was given one.
+        key_id: Option<String>,
+        /// Where tokens are granted; asked of the source if absent.
+        token_url: Option<Url>,
+        /// What is asked for.
+        scope: String,
+    },
+    /// There are some, which were not read ([`Secrets`]).
+    Unread,
 }
 
 /// How hard a source may be worked.

@@ -74,6 +74,7 @@ impl From<StoreError> for Refusal {
             | StoreError::Conflict { .. }
             | StoreError::Locked { .. }
             | StoreError::Unusable { .. }
+            | StoreError::WrongKey { .. }
             | StoreError::Engine { .. } => Self::Store(error),
         }
     }

@@ -11,17 +11,18 @@ mod clinic;
 mod face;
 mod faults;
 mod history;
+#[cfg(test)]
+mod history_tests;
 mod ledger;
 mod metadata;
 mod query;
 mod records;
+mod smart;
 mod spoil;
 #[cfg(test)]
 mod tcp_tests;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_of_history;
 mod text;
 mod world;
 
@@ -43,6 +44,7 @@ pub use faults::{
     ServerErrors, Slow, StaleCache, Throttle, parse_fault,
 };
 pub use ledger::Shown;
+pub use smart::{InvalidPublicKey, SmartClient};
 
 use records::Members;
 use world::World;
@@ -64,6 +66,8 @@ pub enum Access {
         /// The token.
         token: String,
     },
+    /// A token that the sandbox granted to this SMART backend service.
+    Smart(SmartClient),
 }
 
 /// How a sandbox is made.
@@ -237,6 +241,16 @@ impl Ehr {
     /// Returns every version that an answer ever carried, by type, id and version.
     pub fn ledger(&self) -> Vec<Shown> {
         self.world().ledger.all()
+    }
+
+    /// Takes back every token that was granted.
+    pub fn revoke_tokens(&self) {
+        self.world().grants.revoke();
+    }
+
+    /// Returns how many tokens were granted.
+    pub fn tokens_granted(&self) -> u64 {
+        self.world().grants.granted
     }
 
     /// Empties the ledger.

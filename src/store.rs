@@ -57,6 +57,12 @@ pub enum StoreError {
         /// Why, and what to do about it.
         reason: String,
     },
+    /// The configured key is not the one that sealed the store: exit.
+    #[error("{reason}")]
+    WrongKey {
+        /// Which key is needed, and what to do.
+        reason: String,
+    },
     /// The engine failed. After a failed fsync the process must not go on.
     #[error("the store failed while {operation}")]
     Engine {

@@ -12,12 +12,13 @@ use serde_json::json;
 
 use super::output::{Colour, Output};
 use super::{CliError, ConfigFile, check, duration};
+use crate::app;
 use crate::app::operate::{Needs, desk};
 use crate::clock::SystemClock;
 use crate::config::{Environment, Secrets};
 use crate::operate;
 use crate::store::Epoch;
-use crate::store::sqlite::{OpenMode, SqliteStore, backup};
+use crate::store::sqlite::{OpenMode, backup};
 
 #[derive(Debug, Args)]
 pub(super) struct BackupCommand {
@@ -64,8 +65,8 @@ pub(super) async fn recover(
     environment: &Environment,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let config = check::load_with(&command.file.config, environment, Secrets::Unneeded)?;
-    let store = SqliteStore::open(&config.state.database, OpenMode::Recovery)?;
+    let config = check::load_with(&command.file.config, environment, Secrets::OfState)?;
+    let store = app::open_store(&config, OpenMode::Recovery)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let desk = desk(&config, Arc::new(store), &clock, &Needs::Connectors)?;
     let report = operate::recover(&desk, Epoch::drawn(rand::random()), command.rewind).await?;

@@ -27,7 +27,7 @@ use crate::domain::identity::{EventId, VersionKey};
 use crate::pipeline::{self, Worker};
 use crate::receiver::{self, Received};
 use crate::sandbox::{self, Ehr, Options, Pace, Written};
-use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::store::sqlite::OpenMode;
 use bus::Bus;
 
 /// What the sandbox's clinic does: one change after the other, this far apart.
@@ -123,7 +123,7 @@ async fn raise(seed: u64, broker: Option<&str>) -> Result<Stage, CliError> {
     text.push_str(&broker.map(|_url| bus::configuration()).unwrap_or_default());
     let config =
         config::from_text(&folder.join("courier.toml"), &text, &surroundings).map_err(CliError::Config)?;
-    let store = SqliteStore::open(&config.state.database, OpenMode::Service)?;
+    let store = app::open_store(&config, OpenMode::Service)?;
     let mut worker = app::compose(&config, Arc::new(store), Arc::clone(&clock))?;
     let bus = match broker {
         Some(_url) => Some(Bus::board(&config, &mut worker).await?),

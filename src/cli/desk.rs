@@ -13,7 +13,7 @@ use crate::domain::name::DestinationName;
 use crate::face::control::socket_of;
 use crate::operate::{self, Answer, Ask, Refusal};
 use crate::store::Store;
-use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::store::sqlite::OpenMode;
 
 impl From<Refusal> for CliError {
     fn from(refusal: Refusal) -> Self {
@@ -37,12 +37,13 @@ pub(super) async fn ask(file: &ConfigFile, environment: &Environment, ask: &Ask)
     let config = match &needs {
         // Nobody else has the key that a sample is signed with.
         Needs::Destination(_) => check::load(&file.config, environment)?,
-        Needs::Names | Needs::Connectors => config,
+        // Whoever opens the store needs its key.
+        Needs::Names | Needs::Connectors => check::load_with(&file.config, environment, Secrets::OfState)?,
     };
     let store: Arc<dyn Store> = if ask.only_looks() {
-        Arc::new(app::open_for_reading(&config.state.database)?)
+        Arc::new(app::open_for_reading(&config)?)
     } else {
-        Arc::new(SqliteStore::open(&config.state.database, OpenMode::Offline)?)
+        Arc::new(app::open_store(&config, OpenMode::Offline)?)
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let desk = desk(&config, store, &clock, &needs)?;

@@ -16,7 +16,7 @@ use crate::clock::SystemClock;
 use crate::config::Environment;
 use crate::destination::signature::SigningKey;
 use crate::receiver::{self, Received};
-use crate::sandbox::{self, Ehr, Faults, Options, Pace};
+use crate::sandbox::{self, Access, Ehr, Faults, Options, Pace, SmartClient};
 
 /// What `--fault` takes.
 fn fault_help() -> String {
@@ -49,7 +49,21 @@ pub(super) struct SandboxCommand {
     /// runs: `PUT /faults` with a JSON object, as `GET /faults` shows it.
     #[arg(long = "fault", value_name = "FAULT", long_help = fault_help())]
     faults: Vec<String>,
+    /// Let in only a SMART backend service that has the private half of this public key (PEM, RSA or P-384).
+    #[arg(long, value_name = "FILE")]
+    smart_client_key: Option<std::path::PathBuf>,
+    /// That service's client id.
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "courier",
+        requires = "smart_client_key"
+    )]
+    smart_client_id: String,
 }
+
+/// What SMART recommends.
+const TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_mins(5);
 
 #[derive(Debug, Args)]
 pub(super) struct ListenCommand {
@@ -76,6 +90,7 @@ pub(super) async fn sandbox(command: SandboxCommand, output: &mut Output) -> Res
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let options = Options {
         patients: command.patients,
+        auth: access(&command)?,
         ..Options::new(command.seed, base_url.clone())
     };
     let ehr = Arc::new(Ehr::new(options, clock));
@@ -85,6 +100,17 @@ pub(super) async fn sandbox(command: SandboxCommand, output: &mut Output) -> Res
     ));
     let pace = Pace::per_second(command.pace);
     Ok(sandbox::serve(listener, ehr, pace, signals::until_terminated()?).await?)
+}
+
+fn access(command: &SandboxCommand) -> Result<Access, CliError> {
+    let Some(path) = &command.smart_client_key else {
+        return Ok(Access::Open);
+    };
+    let refused =
+        |reason: String| CliError::Usage(format!("--smart-client-key {}: {reason}", path.display()));
+    let pem = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let client = SmartClient::new(&command.smart_client_id, &pem, TOKEN_LIFETIME);
+    Ok(Access::Smart(client.map_err(|error| refused(error.to_string()))?))
 }
 
 /// Receives, verifies and prints notifications until SIGTERM or SIGINT.

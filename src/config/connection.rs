@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Start};
 use jiff::Timestamp;
-use secrecy::SecretString;
 use toml::Spanned;
 use url::Url;
 
 use super::problem::Origin;
-use super::raw::{Number, RawAuth, RawConnection, RawFeed, RawLimits, Text};
+use super::raw::{Number, RawConnection, RawFeed, RawLimits, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Auth, Connection, Feed, Limits, record};
+use super::{Audit, Auth, Connection, Feed, Limits, auth, record};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -30,7 +29,6 @@ const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
 const CONCURRENT_MAX: i64 = 64;
 /// One an hour at least, or a poll would wait for days.
 const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
-const LATER_AUTH: [&str; 4] = ["api-key", "oauth2", "smart-backend-services", "refresh-token"];
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
@@ -65,7 +63,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         context.accept(value::reachable(url, egress), text, &format!("{path}.base_url"));
     }
     let auth = raw.auth.as_ref().map_or(Some(Auth::None), |raw| {
-        auth(raw, &format!("{path}.auth"), context)
+        auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
     });
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
     let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), context);
@@ -122,85 +120,6 @@ fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'
         )),
     });
     context.accept(url, text, &path)
-}
-
-fn auth(raw: &Spanned<RawAuth>, path: &str, context: &mut Context<'_>) -> Option<Auth> {
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Kind {
-        None,
-        Basic,
-        Bearer,
-    }
-    let RawAuth {
-        kind,
-        user,
-        password,
-        token,
-    } = raw.get_ref();
-    let Some(kind) = kind else {
-        return context.missing(
-            raw,
-            &format!("{path}.type"),
-            "write type = \"none\", \"basic\" or \"bearer\"",
-        );
-    };
-    let known = [
-        ("none", Kind::None),
-        ("basic", Kind::Basic),
-        ("bearer", Kind::Bearer),
-    ];
-    let kind = context.word(kind, &format!("{path}.type"), &known, &LATER_AUTH)?;
-    for (key, text, of) in [
-        ("user", user, Kind::Basic),
-        ("password", password, Kind::Basic),
-        ("token", token, Kind::Bearer),
-    ] {
-        if let Some(text) = text.as_ref().filter(|_| kind != of) {
-            let right = if of == Kind::Basic { "basic" } else { "bearer" };
-            let refused = refusal(
-                "this key does not belong to this type",
-                format!("remove `{key}`, or write type = \"{right}\""),
-            );
-            context.accept::<()>(Err(refused), text, &format!("{path}.{key}"));
-        }
-    }
-    match kind {
-        Kind::None => Some(Auth::None),
-        Kind::Basic => {
-            let user = match user {
-                Some(user) => context.accept(user_name(user.get_ref()), user, &format!("{path}.user")),
-                None => context.missing(raw, &format!("{path}.user"), "write user = \"…\" in it"),
-            };
-            let password = secret(raw, password.as_ref(), &format!("{path}.password"), context);
-            Some(Auth::Basic {
-                user: user?,
-                password: password?,
-            })
-        }
-        Kind::Bearer => Some(Auth::Bearer {
-            token: secret(raw, token.as_ref(), &format!("{path}.token"), context)?,
-        }),
-    }
-}
-
-fn user_name(text: &str) -> Result<String, Refusal> {
-    if text.is_empty() || text.contains(':') || text.chars().any(char::is_control) {
-        let help = "write the user name alone; the password stands in `password`";
-        return Err(refusal("not a user name for HTTP Basic", help));
-    }
-    Ok(text.to_owned())
-}
-
-fn secret(
-    auth: &Spanned<RawAuth>,
-    text: Option<&Text>,
-    path: &str,
-    context: &mut Context<'_>,
-) -> Option<SecretString> {
-    let Some(text) = text else {
-        return context.missing(auth, path, "write \"env:NAME\" or \"file:PATH\" for it");
-    };
-    context.secret(text, path, Ok)
 }
 
 fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Option<Limits> {
@@ -299,7 +218,7 @@ fn feed(
 ) -> Option<Feed> {
     let written = raw.get_ref();
     let record_type = match &written.record {
-        Some(text) => context.accept(record_type(text.get_ref()), text, &format!("{path}.record")),
+        Some(text) => context.accept(followed_type(text.get_ref()), text, &format!("{path}.record")),
         None => context.missing(raw, &format!("{path}.record"), "write record = \"Appointment\""),
     };
     let name = written.name.as_ref().map(|text| {
@@ -360,6 +279,14 @@ fn feed(
         detect: detect?,
         include: include?,
     })
+}
+
+/// Parses the type that a feed follows: a mistyped one would be polled in vain.
+fn followed_type(text: &str) -> Result<RecordType, Refusal> {
+    match record::meant(text) {
+        Some(meant) => Err(refusal("FHIR knows no such type", format!("write \"{meant}\""))),
+        None => record_type(text),
+    }
 }
 
 fn detect(
@@ -436,10 +363,6 @@ pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
         text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !shaped {
         return Err(refusal("not a record type", help));
-    }
-    if let Some(meant) = record::meant(text) {
-        let help = format!("write \"{meant}\"");
-        return Err(refusal("FHIR knows no such type", help));
     }
     RecordType::parse(text).map_err(|error| refusal(error.to_string(), help))
 }

@@ -11,34 +11,10 @@ use super::problem::Problems;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 9] = [
-    (
-        "connections.*.auth.client_id",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.client_secret",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.key",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.header",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
+const NOT_BUILT: [(&str, &str); 3] = [
     (
         "connections.*.auth.refresh_token",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.scope",
-        "leave it out: only basic (user, password) and bearer (token) are built",
-    ),
-    (
-        "connections.*.auth.token_url",
-        "leave it out: only basic (user, password) and bearer (token) are built",
+        "leave it out: a refresh token that changes at each use is not kept yet; use oauth2 or smart-backend-services",
     ),
     (
         "subscriptions.*.filter",

@@ -57,9 +57,13 @@ pub(super) struct RawState {
     /// How long settled bodies and events are kept: 1h to 3650d. Default: 7d.
     #[schemars(with = "Option<String>")]
     pub(super) retention: Option<Text>,
-    /// The key that encrypts bodies at rest. Only "none" for now: you accept plain text. Required.
-    #[schemars(with = "Option<String>", extend("enum" = ["none"]))]
+    /// The key that encrypts bodies, cursors and links at rest: `env:NAME` or `file:PATH` of 32 bytes in base64, or
+    /// "none": you accept plain text. Required.
+    #[schemars(with = "Option<String>", regex(pattern = "^(none$|(env|file):)"))]
     pub(super) key: Option<Text>,
+    /// Earlier keys, which still open what they sealed: `env:NAME` or `file:PATH` each. Default: none.
+    #[schemars(with = "Option<Vec<String>>", inner(regex(pattern = "^(env|file):")))]
+    pub(super) previous_keys: Option<Texts>,
 }
 
 /// What stands in front of the store and spares it look-ups.
@@ -123,7 +127,7 @@ pub(super) struct RawConnection {
 pub(super) struct RawAuth {
     /// How to authenticate. Required.
     #[serde(rename = "type")]
-    #[schemars(with = "String", extend("enum" = ["none", "basic", "bearer"]))]
+    #[schemars(with = "String", extend("enum" = ["none", "basic", "bearer", "api-key", "oauth2", "smart-backend-services"]))]
     pub(super) kind: Option<Text>,
     /// The user name (basic).
     #[schemars(with = "Option<String>")]
@@ -134,6 +138,31 @@ pub(super) struct RawAuth {
     /// The token (bearer): `env:NAME` or `file:PATH`.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) token: Option<Text>,
+    /// The header's name (api-key), for example x-api-key.
+    #[schemars(with = "Option<String>")]
+    pub(super) header: Option<Text>,
+    /// The header's value (api-key): `env:NAME` or `file:PATH`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) value: Option<Text>,
+    /// The id under which the courier is registered (oauth2, smart-backend-services).
+    #[schemars(with = "Option<String>")]
+    pub(super) client_id: Option<Text>,
+    /// The client's secret (oauth2): `env:NAME` or `file:PATH`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) client_secret: Option<Text>,
+    /// The private key in PEM, RSA or P-384 (smart-backend-services): `env:NAME` or `file:PATH`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) key: Option<Text>,
+    /// The key's id at the source (smart-backend-services). Default: the key's thumbprint (RFC 7638).
+    #[schemars(with = "Option<String>")]
+    pub(super) key_id: Option<Text>,
+    /// Where tokens are granted. Required for oauth2; smart-backend-services asks the source by default.
+    #[schemars(with = "Option<String>")]
+    pub(super) token_url: Option<Text>,
+    /// The scopes to ask for, with spaces between (oauth2, smart-backend-services). Default: system/*.rs for
+    /// smart-backend-services, none for oauth2.
+    #[schemars(with = "Option<String>")]
+    pub(super) scope: Option<Text>,
 }
 
 /// How hard a source may be worked.

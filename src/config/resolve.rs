@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -12,16 +11,13 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::environment::Overrides;
 use super::fingerprint::Fingerprints;
 use super::problem::{Origin, Problems};
-use super::raw::{RawConfig, RawHttp, RawState, Text, Texts};
+use super::raw::{RawConfig, RawHttp, Text, Texts};
 use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Config, ConfigErrors, Egress, Http, Key, Secrets, State, Surroundings};
-use super::{connection, dedup, delivery, keys, parts, raw, telemetry};
+use super::{Audit, Config, ConfigErrors, Egress, Http, Secrets, Surroundings};
+use super::{connection, dedup, delivery, keys, parts, raw, state, telemetry};
 
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
-const RETENTION_DEFAULT: Duration = Duration::from_hours(7 * 24);
 const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
 /// One for each who asks, twice while they are changed: each request is compared with all.
 const TOKENS_MAX: usize = 64;
@@ -143,7 +139,7 @@ fn resolve(
         destinations.extend(delivery::destinations(raw.destinations, &mut context));
         subscribing.push(raw.subscriptions);
         if index == 0 {
-            let state = state(&raw.state.unwrap_or_default(), &overrides, &mut context);
+            let state = state::resolve(&raw.state.unwrap_or_default(), &overrides, &mut context);
             let dedup = dedup::resolve(raw.dedup.as_ref(), &overrides, &mut context);
             let http = http(&raw.http.unwrap_or_default(), &overrides, &mut context);
             let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
@@ -189,69 +185,6 @@ pub(super) fn scalar<'a>(
     overrides
         .get(key)
         .or_else(|| text.map(|text| (text.get_ref().as_str(), Origin::from(text))))
-}
-
-fn state(raw: &RawState, overrides: &Overrides, context: &mut Context<'_>) -> Option<State> {
-    let help = "write url = \"sqlite://courier.db\" below [state]";
-    let database = match scalar("state.url", raw.url.as_ref(), overrides) {
-        Some((text, origin)) => {
-            let database = database(text, context.folder);
-            context.accept(database, origin, "state.url")
-        }
-        None => context.missing(Origin::File, "state.url", help),
-    };
-    let retention = match scalar("state.retention", raw.retention.as_ref(), overrides) {
-        Some((text, origin)) => {
-            let retention = value::duration(text, &(HOUR..=DAY * 3_650), "1h and 3650d");
-            context.accept(retention, origin, "state.retention")
-        }
-        None => Some(RETENTION_DEFAULT),
-    };
-    let plain = "write key = \"none\" below [state]: you accept that bodies are kept in plain text";
-    let key = match scalar("state.key", raw.key.as_ref(), overrides) {
-        Some(("none", _)) => {
-            context.audits.push(Audit::PlainTextState);
-            Some(Key::PlainText)
-        }
-        Some((text, origin)) => {
-            let reference = text.starts_with("file:") || text.starts_with("env:");
-            let message = if reference {
-                "encryption is not built yet"
-            } else {
-                "a key must not stand here"
-            };
-            context.accept(Err(refusal(message, plain)), origin, "state.key")
-        }
-        None => context.missing(Origin::File, "state.key", plain),
-    };
-    Some(State {
-        database: database?,
-        retention: retention?,
-        key: key?,
-    })
-}
-
-fn database(text: &str, folder: &Path) -> Result<PathBuf, Refusal> {
-    let help = "write \"sqlite://courier.db\" (beside this file) or \"sqlite:///var/lib/courier/courier.db\"";
-    let Some(path) = text.strip_prefix("sqlite://") else {
-        let postgres = text.starts_with("postgres://") || text.starts_with("postgresql://");
-        return Err(refusal(
-            if postgres {
-                "PostgreSQL is not built yet"
-            } else {
-                "not a store"
-            },
-            help,
-        ));
-    };
-    let odd = path.is_empty() || path.ends_with('/') || path.contains(['?', '#', '%', ':', '\0']);
-    if odd {
-        return Err(refusal(
-            "not the path of a file; options are not taken here",
-            help,
-        ));
-    }
-    Ok(folder.join(path))
 }
 
 fn http(raw: &RawHttp, overrides: &Overrides, context: &mut Context<'_>) -> Option<Http> {
@@ -343,17 +276,22 @@ impl Context<'_> {
         path: &str,
         take: impl FnOnce(SecretString) -> Result<T, Refusal>,
     ) -> Option<T> {
-        let needed = match self.surroundings.secrets {
-            Secrets::Required => true,
-            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.auth.")),
-            Secrets::Unneeded => false,
-        };
-        let secret = if needed {
+        let secret = if self.reads(path) {
             value::secret(text.get_ref(), self.folder, self.surroundings.environment).and_then(take)
         } else {
             value::secret_reference(text.get_ref()).map(|()| T::default())
         };
         self.accept(secret, text, path)
+    }
+
+    /// Whether the secret at a path is needed.
+    pub(super) fn reads(&self, path: &str) -> bool {
+        match self.surroundings.secrets {
+            Secrets::Required => true,
+            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.auth.")),
+            Secrets::OfState => path.starts_with("state."),
+            Secrets::Unneeded => false,
+        }
     }
 
     /// Takes one of a few words. `later` are the words whose feature is not built.

@@ -45,8 +45,26 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 11] = [
-    "auth", "base_url", "feeds", "key", "limits", "password", "secret", "token", "tokens", "url", "where",
+const GUARDED: [&str; 19] = [
+    "auth",
+    "base_url",
+    "client_id",
+    "client_secret",
+    "feeds",
+    "header",
+    "key",
+    "key_id",
+    "limits",
+    "password",
+    "previous_keys",
+    "scope",
+    "secret",
+    "token",
+    "token_url",
+    "tokens",
+    "url",
+    "value",
+    "where",
 ];
 
 /// The sections of the file.

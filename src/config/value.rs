@@ -265,6 +265,22 @@ pub(super) fn secret_reference(text: &str) -> Result<(), Refusal> {
 
 /// Reads the secret that `env:NAME` or `file:PATH` refers to; one trailing newline of a file is left out.
 pub(super) fn secret(text: &str, folder: &Path, environment: &Environment) -> Result<SecretString, Refusal> {
+    let value = secret_text(text, folder, environment)?;
+    if value.expose_secret().chars().any(char::is_control) {
+        return Err(refusal(
+            "the secret holds control characters",
+            "keep it on one line, without tabs",
+        ));
+    }
+    Ok(value)
+}
+
+/// Reads a secret that may have several lines, as keys in PEM have.
+pub(super) fn secret_text(
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<SecretString, Refusal> {
     secret_reference(text)?;
     let value = if let Some(name) = text.strip_prefix("env:") {
         let help = "set it before the start, or refer to another with `env:NAME` or `file:PATH`";
@@ -282,12 +298,6 @@ pub(super) fn secret(text: &str, folder: &Path, environment: &Environment) -> Re
         return Err(refusal(
             "the secret is empty",
             "put the secret into the variable or file that is named here",
-        ));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(refusal(
-            "the secret holds control characters",
-            "keep it on one line, without tabs",
         ));
     }
     Ok(SecretString::from(value))

@@ -330,9 +330,9 @@ fn after_error(
                 due_at: after(worker.clock.now(), pause),
             }
         }
-        ConnectorError::Unauthorized { status, .. } => {
+        ConnectorError::Unauthorized { reason, .. } => {
             connection.budget.pause(Duration::from_mins(1));
-            warn!(connection = %connection.name, status, "fetch was not authorised; the connection waits");
+            warn!(connection = %connection.name, reason, "fetch was not authorised; the connection waits");
             SettleResult::Release {
                 due_at: after(worker.clock.now(), Duration::from_mins(1)),
             }

@@ -42,6 +42,10 @@ pub(super) struct Cached {
 
 impl World {
     pub(super) fn answer(&mut self, request: &Request) -> Answer {
+        if let Some(mut granted) = self.grant(request) {
+            self.date(&mut granted);
+            return granted;
+        }
         let mut draft = match self.refusal(request) {
             Some(answer) => Draft {
                 answer,
@@ -63,8 +67,23 @@ impl World {
         draft.answer
     }
 
+    /// Answers what a SMART server answers to whoever has no token yet.
+    fn grant(&mut self, request: &Request) -> Option<Answer> {
+        let Access::Smart(client) = &self.options.auth else {
+            return None;
+        };
+        let (base_url, at) = (&self.options.base_url, (self.own_now(), self.random.random()));
+        self.grants.answer(client, base_url, request, at)
+    }
+
     fn refusal(&mut self, request: &Request) -> Option<Answer> {
-        if !allowed(&self.options.auth, &request.headers) {
+        let admitted = match &self.options.auth {
+            Access::Smart(_) => self.grants.admit(&request.headers, self.own_now()),
+            fixed @ (Access::Open | Access::Basic { .. } | Access::Bearer { .. }) => {
+                allowed(fixed, &request.headers)
+            }
+        };
+        if !admitted {
             let mut answer = outcome(StatusCode::UNAUTHORIZED, "login", "who are you");
             set(
                 &mut answer,
@@ -378,5 +397,6 @@ fn allowed(access: &Access, headers: &HeaderMap) -> bool {
             given == format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
         }
         Access::Bearer { token } => given == format!("Bearer {token}"),
+        Access::Smart(_) => false,
     }
 }

@@ -15,6 +15,7 @@ use super::clinic::{Change, Clinic, Draft, Kind};
 use super::faults::{Faults, Strikes};
 use super::ledger::{Ledger, stamp_text};
 use super::records::{Moment, Records, Version};
+use super::smart::Grants;
 use super::{Options, Written};
 
 /// How long versions may share one stamp: with the longest late commit and a stale answer on top, it stays
@@ -35,6 +36,7 @@ pub(super) struct World {
     pub(super) snapshots_made: u64,
     pub(super) cached: BTreeMap<String, Vec<Cached>>,
     pub(super) burst_left: u32,
+    pub(super) grants: Grants,
     pub(super) bomb: OnceLock<(Bytes, usize)>,
     shared: Option<SharedStamp>,
 }
@@ -60,6 +62,7 @@ impl World {
             snapshots_made: 0,
             cached: BTreeMap::new(),
             burst_left: 0,
+            grants: Grants::default(),
             bomb: OnceLock::new(),
             shared: None,
         };

@@ -6,6 +6,7 @@
 //! know what the other stores look like.
 
 pub mod backup;
+mod connection;
 mod control;
 mod define;
 mod depths;
@@ -21,6 +22,7 @@ mod outbox_rows;
 mod quarantine;
 mod rows;
 mod schema;
+mod seal_keys;
 mod stage;
 mod sweep;
 mod writer;
@@ -31,8 +33,8 @@ use std::path::Path;
 use async_trait::async_trait;
 use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
-use rusqlite::Connection;
 
+use self::connection::Connection;
 use self::outbox::Claims;
 use self::rows::Failure;
 pub use self::schema::OpenMode;
@@ -47,6 +49,7 @@ use super::{
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::wire::sealed::Seals;
 
 /// A store in one SQLite file.
 pub struct SqliteStore {
@@ -58,20 +61,31 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens a store for this process alone, creates it where `mode` allows that, and brings an older file up to
-    /// date. Leases of earlier processes end; their fences stay.
+    /// Opens a store in plain text, as [`SqliteStore::open_sealed`] does.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] while another process has it open; [`StoreError::Unusable`] when the file is missing,
-    /// newer than this binary or no store at all; [`StoreError::Engine`].
+    /// Those of [`SqliteStore::open_sealed`].
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, StoreError> {
+        Self::open_sealed(path, mode, &Seals::plain())
+    }
+
+    /// Opens a store for this process alone, creates it where `mode` allows that, and brings an older file up to
+    /// date. Leases of earlier processes end; their fences stay. What is written from now on is sealed with `seals`.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while another process has it open; [`StoreError::WrongKey`] when it is encrypted with a
+    /// key that `seals` does not have; [`StoreError::Unusable`] when the file is missing, newer than this binary or no
+    /// store at all; [`StoreError::Engine`].
+    pub fn open_sealed(path: &Path, mode: OpenMode, seals: &Seals) -> Result<Self, StoreError> {
         schema::ensure_file(path, mode)?;
         let lock = schema::lock(path)?;
         let db = schema::open_for_writing(path)?;
         schema::check_origin(&db, path, mode)?;
+        seal_keys::admit(&db, seals).map_err(|failure| failure.named("looking at the store's keys"))?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
-        let reading = schema::open_for_reading(path)?;
+        let db = Connection::new(db, seals.clone());
+        let reading = Connection::new(schema::open_for_reading(path)?, seals.clone());
         Ok(Self {
             writer: Some(Writer::start("store-writer", db, Some(lock))?),
             reader: Writer::start("store-reader", reading, None)?,
@@ -79,12 +93,23 @@ impl SqliteStore {
         })
     }
 
+    /// Opens a store in plain text for listings, as [`SqliteStore::read_only_sealed`] does.
+    ///
+    /// # Errors
+    /// Those of [`SqliteStore::read_only_sealed`].
+    pub fn read_only(path: &Path) -> Result<Self, StoreError> {
+        Self::read_only_sealed(path, &Seals::plain())
+    }
+
     /// Opens a store for listings, beside a running service. What writes or claims is refused.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] when the file is missing or of another version; [`StoreError::Engine`].
-    pub fn read_only(path: &Path) -> Result<Self, StoreError> {
+    /// [`StoreError::WrongKey`] when it is encrypted with a key that `seals` does not have; [`StoreError::Unusable`]
+    /// when the file is missing or of another version; [`StoreError::Engine`].
+    pub fn read_only_sealed(path: &Path, seals: &Seals) -> Result<Self, StoreError> {
         let reading = schema::open_for_reading(path)?;
+        seal_keys::check(&reading, seals).map_err(|failure| failure.named("looking at the store's keys"))?;
+        let reading = Connection::new(reading, seals.clone());
         Ok(Self {
             writer: None,
             reader: Writer::start("store-reader", reading, None)?,
@@ -337,7 +362,7 @@ impl Store for SqliteStore {
     }
 
     async fn epoch(&self) -> Result<Epoch, StoreError> {
-        self.list("reading the epoch", control::epoch).await
+        self.list("reading the epoch", |db| control::epoch(db)).await
     }
 
     async fn recover(&self, recovery: &Recovery) -> Result<Recovered, StoreError> {

@@ -40,7 +40,7 @@ const SLOW: Duration = Duration::from_secs(10);
 /// From the answer that shows a change of the quiet source to its notification.
 const BOUND: Duration = Duration::from_secs(3);
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Simulated {
     began: Timestamp,
     origin: Instant,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use courier_fhir::{Auth, FhirConnector, Limits, Profile, Settings};
+use courier_fhir::{FhirConnector, Limits, Profile, Settings};
 use courier_sdk::{
     Clock, Connector as _, Cursor, DeleteSight, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
     HttpRequest, HttpResponse, Include, Next, Novelty, PageOrder, PollRequest, Record, RecordType, Shown,
@@ -72,7 +72,7 @@ fn world(page_count: u32) -> World {
     });
     let connector = FhirConnector::new(Settings {
         base_url,
-        auth: Auth::None,
+        credentials: Arc::new(courier_sdk::Fixed::none()),
         profile: Profile::builtin("sandbox").unwrap(),
         http: Arc::<InProcess>::clone(&source),
         clock: Arc::<HandClock>::clone(&clock),

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod amqp;
 #[cfg(test)]
+mod at_rest;
+#[cfg(test)]
 mod bad_connection;
 #[cfg(test)]
 mod command_line;
@@ -28,6 +30,8 @@ mod redis;
 mod reload;
 #[cfg(test)]
 mod schema_migration;
+#[cfg(test)]
+mod smart;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]

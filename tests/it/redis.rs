@@ -9,7 +9,7 @@ use courier_sdk::{ConnectionName, RecordId, RecordKey, RecordType};
 use ehr_courier::dedup::redis::RedisDedup;
 use ehr_courier::dedup::{Dedup, REMEMBERED_MAX};
 use ehr_courier::domain::identity::{EventId, VersionKey};
-use ehr_courier::face::health;
+use ehr_courier::face::{self, health};
 use ehr_courier::store::{Holder, LeaseRequest};
 use secrecy::SecretString;
 
@@ -151,7 +151,9 @@ async fn survive(
         scene.until_spared().await;
         scene
             .until("no trouble is left", |scene| {
-                health::report(&scene.worker, false).failing_dedup.is_none()
+                health::report(&scene.worker, false, face::Reload::None)
+                    .failing_dedup
+                    .is_none()
             })
             .await;
     }
@@ -225,7 +227,7 @@ async fn an_evicting_redis_loses_and_repeats_nothing() {
 async fn until_degraded(scene: &Scene) {
     let deadline = tokio::time::Instant::now() + server::PATIENCE;
     loop {
-        let report = health::report(&scene.worker, false);
+        let report = health::report(&scene.worker, false, face::Reload::None);
         assert!(report.ready, "{:?}", report.reason);
         if report.failing_dedup.is_some() {
             return;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use courier_fhir::{Auth, FhirConnector, Limits, Profile, Settings};
+use courier_fhir::{FhirConnector, Limits, Profile, Settings};
 use courier_sdk::{
     ChangePage, Clock, Connector as _, Cursor, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
     HttpRequest, HttpResponse, Next, Novelty, PollRequest, RecordType, Start,
@@ -101,7 +101,7 @@ async fn begin(skew: i64, lasting: bool, page_count: u32) -> (usize, usize) {
     ehr.set_faults(skewed);
     let connector = FhirConnector::new(Settings {
         base_url,
-        auth: Auth::None,
+        credentials: Arc::new(courier_sdk::Fixed::none()),
         profile: Profile::builtin("sandbox").unwrap(),
         http: Arc::new(InProcess(Arc::clone(&ehr))),
         clock: Arc::<HandClock>::clone(&clock),

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_fhir::{Auth, FhirConnector, Limits as FhirLimits, Profile, Settings};
+use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
 use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, Include, RecordType, Start};
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
@@ -181,7 +181,7 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
             };
             Arc::new(Watched(FhirConnector::new(Settings {
                 base_url: base_url(),
-                auth: Auth::None,
+                credentials: Arc::new(courier_sdk::Fixed::none()),
                 profile,
                 http: Arc::new(http),
                 clock: Arc::new(world.clock),

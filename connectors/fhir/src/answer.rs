@@ -50,7 +50,10 @@ pub(crate) fn refusal(
     }
     match status {
         // 403 is about one record type or filter, so that it sets one feed aside; 401 is about who we are.
-        401 => ConnectorError::Unauthorized { operation, status },
+        401 => ConnectorError::Unauthorized {
+            operation,
+            reason: "the source refuses the credentials (status 401)".to_owned(),
+        },
         429 | 503 => ConnectorError::Throttled {
             operation,
             retry_after: retry_after(response, now),

@@ -2,51 +2,23 @@
 //!
 //! Guarantees: credentials go to the base address's origin only, and never into `Debug`, errors or logs.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use courier_sdk::{AtLimit, ConnectorError, Http, HttpError, HttpRequest, HttpResponse};
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use secrecy::{ExposeSecret, SecretString};
+use courier_sdk::{
+    AtLimit, ConnectorError, Credentials, Http, HttpError, HttpRequest, HttpResponse, Renewal,
+};
+use http::header::{ACCEPT, CACHE_CONTROL};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::{answer, query};
 
-/// Credentials for the source.
-#[derive(Clone)]
-pub enum Auth {
-    /// None are sent.
-    None,
-    /// HTTP Basic.
-    Basic {
-        /// The user's name.
-        user: String,
-        /// The password.
-        password: SecretString,
-    },
-    /// A fixed bearer token.
-    Bearer(SecretString),
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Basic { .. } => "Basic",
-            Self::Bearer(_) => "Bearer",
-        })
-    }
-}
-
 /// Sends requests to one source.
 pub(crate) struct Exchange {
     pub(crate) base: Url,
-    pub(crate) auth: Auth,
+    pub(crate) credentials: Arc<dyn Credentials>,
     pub(crate) http: Arc<dyn Http>,
     pub(crate) deadline: Duration,
 }
@@ -80,7 +52,7 @@ impl NoAnswer {
 }
 
 impl Exchange {
-    /// Asks for one address.
+    /// Asks for one address; once more with new credentials, where those shown were refused and there are new ones.
     ///
     /// # Cancel safety
     /// Dropping the future abandons the request.
@@ -95,47 +67,44 @@ impl Exchange {
             let reason = "the address leads to another origin than base_url".to_owned();
             return Err(NoAnswer::NotSent(forbidden(operation, reason)));
         }
-        let request = HttpRequest {
+        let mut request = HttpRequest {
             method: Method::GET,
             url,
-            headers: self.headers(operation, wanted).map_err(NoAnswer::NotSent)?,
+            headers: HeaderMap::new(),
             body: Bytes::new(),
             deadline: self.deadline,
             response_bytes_max: bytes_max,
             at_limit: AtLimit::Fail,
         };
+        let shown = self.present(operation).await?;
+        request.headers = headers(wanted, &shown);
+        let response = self.http.send(request.clone()).await.map_err(NoAnswer::Broken)?;
+        let refused = response.status == StatusCode::UNAUTHORIZED;
+        if !refused || self.credentials.refused(&shown) == Renewal::Pointless {
+            return Ok(response);
+        }
+        request.headers = headers(wanted, &self.present(operation).await?);
         self.http.send(request).await.map_err(NoAnswer::Broken)
     }
 
-    fn headers(&self, operation: &str, wanted: Wanted) -> Result<HeaderMap, ConnectorError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/fhir+json"));
-        // HAPI answers a repeated search from a cache for a minute unless told otherwise.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        if wanted == Wanted::Search {
-            headers.insert(
-                HeaderName::from_static("prefer"),
-                HeaderValue::from_static("handling=strict"),
-            );
-        }
-        let credentials = match &self.auth {
-            Auth::None => return Ok(headers),
-            Auth::Basic { user, password } => {
-                let pair = SecretString::from(format!("{user}:{}", password.expose_secret()));
-                format!("Basic {}", STANDARD.encode(pair.expose_secret()))
-            }
-            Auth::Bearer(token) => format!("Bearer {}", token.expose_secret()),
-        };
-        let mut value = HeaderValue::try_from(credentials).map_err(|_| {
-            forbidden(
-                operation,
-                "the credentials hold characters that no header can carry".to_owned(),
-            )
-        })?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-        Ok(headers)
+    async fn present(&self, operation: &str) -> Result<HeaderMap, NoAnswer> {
+        let shown = self.credentials.present(operation).await;
+        shown.map_err(NoAnswer::NotSent)
     }
+}
+
+fn headers(wanted: Wanted, shown: &HeaderMap) -> HeaderMap {
+    let mut headers = shown.clone();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/fhir+json"));
+    // HAPI answers a repeated search from a cache for a minute unless told otherwise.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if wanted == Wanted::Search {
+        headers.insert(
+            HeaderName::from_static("prefer"),
+            HeaderValue::from_static("handling=strict"),
+        );
+    }
+    headers
 }
 
 fn forbidden(operation: &str, reason: String) -> ConnectorError {

@@ -27,13 +27,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http,
-    Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
+    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec,
+    Fetched, Http, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
 
-pub use exchange::Auth;
 pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 
@@ -45,8 +44,8 @@ use last_updated::{By, CursorState};
 pub struct Settings {
     /// The server's FHIR base address.
     pub base_url: Url,
-    /// The credentials.
-    pub auth: Auth,
+    /// What requests show to be let in.
+    pub credentials: Arc<dyn Credentials>,
     /// The constants of the kind of server.
     pub profile: Profile,
     /// Through which requests are sent.
@@ -113,7 +112,7 @@ impl FhirConnector {
     pub fn new(settings: Settings) -> Self {
         let Settings {
             base_url,
-            auth,
+            credentials,
             profile,
             http,
             clock,
@@ -121,7 +120,7 @@ impl FhirConnector {
         } = settings;
         let exchange = Exchange {
             base: base_url,
-            auth,
+            credentials,
             http,
             deadline: limits.deadline,
         };

@@ -23,13 +23,13 @@ pub enum ConnectorError {
         /// What `Retry-After` said, if it said anything usable.
         retry_after: Option<Duration>,
     },
-    /// The credentials are not accepted (401): the connection is set aside and shown.
-    #[error("{operation} was not authorised (status {status})")]
+    /// The credentials are not accepted (401), or there are none to show: the connection is set aside and shown.
+    #[error("{operation} was not authorised: {reason}")]
     Unauthorized {
         /// What was being done.
         operation: String,
-        /// The HTTP status.
-        status: u16,
+        /// Who refused, with which status; no secret.
+        reason: String,
     },
     /// The link to the next page is no longer good: forget it and poll again from the cursor.
     #[error("{operation}: the page link has expired (status {status})")]

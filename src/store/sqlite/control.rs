@@ -1,8 +1,9 @@
 //! What operators change: pauses, recoveries, and the trail that is left of it.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, nanos, row_limit, stored};
 use super::{define, feed};
 use crate::domain::name::SubscriptionName;
@@ -79,7 +80,7 @@ pub(super) fn paused(db: &Connection) -> Result<Vec<PauseRow>, Failure> {
     Ok(found)
 }
 
-pub(super) fn epoch(db: &Connection) -> Result<Epoch, Failure> {
+pub(super) fn epoch(db: &rusqlite::Connection) -> Result<Epoch, Failure> {
     let mut select = db.prepare_cached("SELECT epoch FROM store")?;
     Ok(Epoch::from_stored(select.query_row([], |row| row.get(0))?))
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use courier_sdk::{ConnectionName, RecordType};
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 use tracing::info;
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, count, damaged, nanos, stored};
 use super::{fan_out, lease};
 use crate::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Subscription, Topic};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use courier_sdk::ConnectionName;
-use rusqlite::Connection;
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure};
 use crate::store::Depths;
 

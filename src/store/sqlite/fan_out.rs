@@ -1,8 +1,9 @@
 //! Atomic point 3: the log becomes deliveries with dense numbers, lane by lane.
 
 use courier_sdk::{ConnectionName, RecordKey};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, count, nanos, row_limit, stored};
 use super::{define, lease, outbox_rows};
 use crate::domain::delivery::RENDERER;
@@ -136,7 +137,7 @@ fn events_after(
     let mut bounds = Bounds::new(limit);
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
-        let event = outbox_rows::event(&mut Columns::of(row))?;
+        let event = outbox_rows::event(db, &mut Columns::of(row))?;
         if !bounds.admit(outbox_rows::event_bytes(&event)) {
             break;
         }

@@ -2,8 +2,9 @@
 
 use courier_sdk::{ConnectionName, Cursor, FeedName, Resume};
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baseline, stored};
 use super::{control, lease, stage};
 use crate::domain::ledger::Baseline;
@@ -11,7 +12,7 @@ use crate::store::{
     AcceptPage, BaselineProof, CursorRow, Discarded, FeedState, PollId, PollRef, Progress, SetCursor, Sights,
     StageState,
 };
-use crate::wire::sealed;
+use crate::wire::sealed::Place;
 
 /// One feed's row.
 #[derive(Default)]
@@ -50,7 +51,7 @@ pub(super) fn load(db: &Connection, connection: &ConnectionName, feed: &FeedName
     ))?;
     let mut rows = select.query([connection.as_str(), feed.as_str()])?;
     let mut found = match rows.next()? {
-        Some(row) => decode(&mut Columns::of(row))?,
+        Some(row) => decode(db, (connection, feed), &mut Columns::of(row))?,
         None => Feed::default(),
     };
     if found.state.stage == StageState::Collecting {
@@ -78,19 +79,23 @@ pub(super) fn save(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
     let state = &feed.state;
-    let seal = |text: Option<&str>| text.map(|text| sealed::seal(text.as_bytes())).transpose();
+    let names = [connection.as_str(), name.as_str()];
+    let seal = |kind: &'static str, text: Option<&str>| {
+        text.map(|text| db.seals().seal(text.as_bytes(), Place::new(kind, &names)))
+            .transpose()
+    };
     let after = feed.after_stage.as_ref();
     upsert.execute(params![
         connection.as_str(),
         name.as_str(),
-        seal(state.cursor.as_ref().map(Cursor::as_str))?,
+        seal("cursor", state.cursor.as_ref().map(Cursor::as_str))?,
         stored(state.poll.0),
-        seal(state.resume.as_ref().map(Resume::as_str))?,
+        seal("resume", state.resume.as_ref().map(Resume::as_str))?,
         stage_word(state.stage),
         state.advanced_at.map(nanos),
         state.fresh_as_of.map(nanos),
         baseline_word(feed.baseline),
-        seal(after.map(|end| end.cursor.as_str()))?,
+        seal("after_cursor", after.map(|end| end.cursor.as_str()))?,
         after.map(|end| proof_word(end.baseline)),
         after.map(|end| nanos(end.fresh_as_of)),
     ])?;
@@ -151,10 +156,12 @@ pub(super) fn cursors(db: &Connection) -> Result<Vec<CursorRow>, Failure> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let mut columns = Columns::of(row);
+        let (connection, feed) = (columns.connection()?, columns.feed()?);
+        let state = decode(db, (&connection, &feed), &mut columns)?.state;
         found.push(CursorRow {
-            connection: columns.connection()?,
-            feed: columns.feed()?,
-            state: decode(&mut columns)?.state,
+            connection,
+            feed,
+            state,
         });
     }
     Ok(found)
@@ -218,11 +225,17 @@ impl Feed {
 }
 
 /// The columns of [`COLUMNS`].
-fn decode(columns: &mut Columns<'_, '_>) -> Result<Feed, Failure> {
+fn decode(
+    db: &Connection,
+    (connection, feed): (&ConnectionName, &FeedName),
+    columns: &mut Columns<'_, '_>,
+) -> Result<Feed, Failure> {
+    let names = [connection.as_str(), feed.as_str()];
+    let place = |kind| Place::new(kind, &names);
     let state = FeedState {
-        cursor: columns.sealed_text()?.map(Cursor::new),
+        cursor: columns.sealed_text(db, place("cursor"))?.map(Cursor::new),
         poll: PollId(columns.count()?),
-        resume: columns.sealed_text()?.map(Resume::new),
+        resume: columns.sealed_text(db, place("resume"))?.map(Resume::new),
         stage: parse_stage(&columns.text()?)?,
         staged: 0,
         advanced_at: columns.instant_if_any()?,
@@ -230,7 +243,7 @@ fn decode(columns: &mut Columns<'_, '_>) -> Result<Feed, Failure> {
     };
     let baseline = parse_baseline(&columns.text()?)?;
     let after = (
-        columns.sealed_text()?,
+        columns.sealed_text(db, place("after_cursor"))?,
         columns.get::<Option<String>>()?,
         columns.instant_if_any()?,
     );

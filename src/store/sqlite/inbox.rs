@@ -3,8 +3,9 @@
 use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{OptionalExtension, params, params_from_iter};
 
+use super::connection::Connection;
 use super::intake::{self};
 use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, nanos, stored, text};
 use super::{feed, lease, ledger_rows, quarantine};
@@ -20,7 +21,7 @@ use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleRe
 pub(super) fn put(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Result<(), Failure> {
     let (change, fresh_as_of) = arrival;
     if let Some(id) = waiting_row(db, batch.connection, change)? {
-        return show_again(db, id, arrival, batch.at);
+        return show_again(db, batch, id, arrival);
     }
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO inbox (connection, feed, fresh_as_of, baseline, due_at, written_at, generation, attempts, claims,
@@ -34,7 +35,11 @@ pub(super) fn put(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Resu
         text(baseline_word(batch.baseline)),
         Value::Integer(nanos(batch.at)),
     ];
-    insert.execute(params_from_iter(own.into_iter().chain(change_values(change)?)))?;
+    insert.execute(params_from_iter(own.into_iter().chain(change_values(
+        db,
+        batch.connection,
+        change,
+    )?)))?;
     Ok(())
 }
 
@@ -74,9 +79,9 @@ fn waiting_row(
 
 fn show_again(
     db: &Connection,
+    batch: &Batch<'_>,
     id: i64,
     (change, fresh_as_of): &Arrival,
-    at: Timestamp,
 ) -> Result<(), Failure> {
     // A row that failed waits its back-off out: the source shows it at every poll.
     let mut update = db.prepare_cached(
@@ -91,9 +96,13 @@ fn show_again(
     let own = [
         Value::Integer(id),
         Value::Integer(nanos(*fresh_as_of)),
-        Value::Integer(nanos(at)),
+        Value::Integer(nanos(batch.at)),
     ];
-    update.execute(params_from_iter(own.into_iter().chain(change_values(change)?)))?;
+    update.execute(params_from_iter(own.into_iter().chain(change_values(
+        db,
+        batch.connection,
+        change,
+    )?)))?;
     Ok(())
 }
 
@@ -126,7 +135,7 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
             fresh_as_of: columns.instant()?,
             attempts: columns.small_count()?,
             claims: columns.small_count()?.saturating_add(1),
-            change: columns.change()?,
+            change: columns.change(db, &claim.connection)?,
         };
         // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is found
         // out and its neighbours are not blamed.
@@ -205,7 +214,7 @@ fn claimed_row(db: &Connection, settle: &SettleChanges, id: InboxId) -> Result<O
         fresh_as_of: columns.instant()?,
         generation: columns.count()?,
         baseline: columns.baseline()?,
-        change: columns.change()?,
+        change: columns.change(db, &settle.connection)?,
     }))
 }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use courier_sdk::{ConnectionName, RecordKey};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Failure, count, nanos, stored};
 use super::{feed, inbox, lease, ledger_rows, quarantine};
 use crate::domain::identity::EventId;

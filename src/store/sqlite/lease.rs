@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, count, nanos};
 use crate::domain::delivery::Fence;
 use crate::store::batch::later;
 use crate::store::{LeaseRequest, RenewLeases, StoreError};
 
 /// Voids every lease: the file's lock proves that no other worker lives. Fences stay.
-pub(super) fn void_all(db: &Connection) -> Result<(), rusqlite::Error> {
+pub(super) fn void_all(db: &rusqlite::Connection) -> Result<(), rusqlite::Error> {
     db.execute("UPDATE connection SET holder = NULL, lease_until = NULL", [])
         .map(drop)
 }

@@ -2,8 +2,9 @@
 
 use courier_sdk::{ConnectionName, Record, RecordKey};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number, trace};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
@@ -11,6 +12,7 @@ use crate::domain::identity::{EventId, VersionKey};
 use crate::domain::ledger::{self, Head, Life};
 use crate::store::batch::{Arrival, Batch};
 use crate::wire::context;
+use crate::wire::sealed::Place;
 
 /// Reads a record's head.
 pub(super) fn head(
@@ -156,6 +158,7 @@ pub(super) fn append(
         .as_ref()
         .and_then(|content| content.context.as_ref());
     let context = context.map(|context| Record::new(context::encode(context)));
+    let names = [batch.connection.as_str(), event.id.as_str()];
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
              fresh_as_of, recorded_at, late, feed, body, context, trace)
@@ -176,8 +179,12 @@ pub(super) fn append(
         nanos(batch.at),
         event.timeliness == Timeliness::Late,
         batch.feed.as_str(),
-        body(change.content.as_ref().map(|content| &content.record))?,
-        body(context.as_ref())?,
+        body(
+            db,
+            change.content.as_ref().map(|content| &content.record),
+            Place::new("event", &names),
+        )?,
+        body(db, context.as_ref(), Place::new("context", &names))?,
         trace(change.trace),
     ])?;
     Ok(written == 1)

@@ -2,8 +2,9 @@
 
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::connection::Connection;
 use super::outbox;
 use super::outbox_rows::{self, DELIVERY_COLUMNS, EVENT_COLUMNS};
 use super::rows::{Columns, Failure, count, instant, nanos, row_limit, stored};
@@ -69,7 +70,7 @@ pub(super) fn event(db: &Connection, id: &EventId) -> Result<Option<EventDetail>
     let Some(row) = rows.next()? else {
         return Ok(None);
     };
-    let event = outbox_rows::event(&mut Columns::of(row))?;
+    let event = outbox_rows::event(db, &mut Columns::of(row))?;
     let mut select = db.prepare_cached(&format!(
         "SELECT {DELIVERY_COLUMNS} FROM delivery AS d WHERE d.connection = ?1 AND d.event = ?2
          ORDER BY d.subscription, d.number"

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, Rows, params};
+use rusqlite::{CachedStatement, Rows, params};
 
+use super::connection::Connection;
 use super::outbox_rows::{self, Line};
 use super::rows::{Columns, Failure, nanos, stored};
 use super::{define, lease};
@@ -242,7 +243,7 @@ pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -
     while handover.claimed.len() < claim.limit
         && let Some(front) = fronts.next_free(&mut rows)?
     {
-        let Some(delivery) = outbox_rows::claimed_by(&mut select, front.id)? else {
+        let Some(delivery) = outbox_rows::claimed_by(db, &mut select, front.id)? else {
             continue;
         };
         if !bounds.admit(outbox_rows::event_bytes(&delivery.event)) {

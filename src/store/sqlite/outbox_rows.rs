@@ -5,13 +5,15 @@
 //! paused no line has a front that is ready: a paused backlog costs the claims of others nothing.
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{CachedStatement, params};
 
+use super::connection::Connection;
 use super::rows::{Columns, Failure, damaged, stored};
 use crate::domain::delivery::{ClaimedDelivery, Delivery, DeliveryId, DeliveryState, Fence, Replay};
 use crate::domain::event::{Event, EventKind, Timeliness};
 use crate::domain::fan_out::{ContentLevel, Format};
 use crate::domain::identity::VersionKey;
+use crate::wire::sealed::Place;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
@@ -24,11 +26,12 @@ pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.des
 /// A subscription, a connection and a record.
 pub(super) type Line = (String, String, String, String);
 
-pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
-    Ok(Event {
-        connection: columns.connection()?,
-        position: columns.count()?,
-        id: columns.event_id()?,
+pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
+    let (connection, position, id) = (columns.connection()?, columns.count()?, columns.event_id()?);
+    let mut event = Event {
+        connection,
+        position,
+        id,
         key: columns.key()?,
         version: VersionKey::from_stored(columns.text()?),
         version_id: columns.get()?,
@@ -42,10 +45,15 @@ pub(super) fn event(columns: &mut Columns<'_, '_>) -> Result<Event, Failure> {
             Timeliness::InOrder
         },
         feed: columns.feed()?,
-        record: columns.record()?,
-        context: columns.context()?,
-        trace: columns.trace()?,
-    })
+        record: None,
+        context: None,
+        trace: None,
+    };
+    let names = [event.connection.as_str(), event.id.as_str()];
+    event.record = columns.record(db, Place::new("event", &names))?;
+    event.context = columns.context(db, Place::new("context", &names))?;
+    event.trace = columns.trace()?;
+    Ok(event)
 }
 
 pub(super) fn event_kind(word: &str) -> Result<EventKind, Failure> {
@@ -80,7 +88,7 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
 
 /// Reads one delivery with its event.
 pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
-    claimed_by(&mut select_claimed(db)?, id)
+    claimed_by(db, &mut select_claimed(db)?, id)
 }
 
 /// The statement of [`claimed_by`].
@@ -96,6 +104,7 @@ pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Fai
 
 /// Reads one delivery with its event, by a statement that was looked up once for many.
 pub(super) fn claimed_by(
+    db: &Connection,
     select: &mut CachedStatement<'_>,
     id: DeliveryId,
 ) -> Result<Option<ClaimedDelivery>, Failure> {
@@ -107,7 +116,7 @@ pub(super) fn claimed_by(
     Ok(Some(ClaimedDelivery {
         fence: Fence(columns.count()?),
         delivery: delivery(&mut columns)?,
-        event: event(&mut columns)?,
+        event: event(db, &mut columns)?,
     }))
 }
 

@@ -3,8 +3,9 @@
 use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{params, params_from_iter};
 
+use super::connection::Connection;
 use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, nanos, row_limit, text};
 use super::{inbox, lease, ledger_rows};
 use crate::domain::event::Change;
@@ -38,9 +39,11 @@ pub(super) fn put(db: &Connection, entry: &Entry<'_>) -> Result<bool, Failure> {
         text(entry.reason),
         Value::Integer(nanos(entry.at)),
     ];
-    let written = insert.execute(params_from_iter(
-        own.into_iter().chain(change_values(entry.change)?),
-    ))?;
+    let written = insert.execute(params_from_iter(own.into_iter().chain(change_values(
+        db,
+        entry.connection,
+        entry.change,
+    )?)))?;
     Ok(written == 1)
 }
 
@@ -75,7 +78,7 @@ pub(super) fn list(db: &Connection, limit: usize) -> Result<Vec<QuarantineRow>, 
         let mut columns = Columns::of(row);
         let (connection, feed) = (columns.connection()?, columns.feed()?);
         let (reason, at) = (columns.text()?, columns.instant()?);
-        let change = columns.change()?;
+        let change = columns.change(db, &connection)?;
         found.push(QuarantineRow {
             connection,
             feed,
@@ -137,6 +140,6 @@ fn next(db: &Connection, connection: &ConnectionName, after: i64) -> Result<Opti
         feed: columns.feed()?,
         fresh_as_of: columns.instant()?,
         baseline: columns.baseline()?,
-        change: columns.change()?,
+        change: columns.change(db, connection)?,
     }))
 }

@@ -13,6 +13,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, Value};
 use thiserror::Error;
 
+use super::connection::Connection;
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
@@ -21,7 +22,7 @@ use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::domain::trace::TraceContext;
 use crate::store::StoreError;
 use crate::wire::context;
-use crate::wire::sealed::{self, SealError};
+use crate::wire::sealed::{Place, SealError};
 
 /// Why an operation did not happen.
 #[derive(Debug)]
@@ -172,23 +173,27 @@ impl<'a, 'b> Columns<'a, 'b> {
         parse_baseline(&self.text()?)
     }
 
-    /// A sealed body, opened.
-    pub(super) fn sealed(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    /// A sealed blob, opened.
+    pub(super) fn sealed(&mut self, db: &Connection, place: Place<'_>) -> Result<Option<Vec<u8>>, Failure> {
         match self.get::<Option<Vec<u8>>>()? {
-            Some(sealed) => Ok(Some(sealed::open(&sealed)?)),
+            Some(sealed) => Ok(Some(db.seals().open(&sealed, place)?)),
             None => Ok(None),
         }
     }
 
-    pub(super) fn sealed_text(&mut self) -> Result<Option<String>, Failure> {
-        match self.sealed()? {
+    pub(super) fn sealed_text(
+        &mut self,
+        db: &Connection,
+        place: Place<'_>,
+    ) -> Result<Option<String>, Failure> {
+        match self.sealed(db, place)? {
             Some(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged("text")),
             None => Ok(None),
         }
     }
 
-    pub(super) fn context(&mut self) -> Result<Option<Context>, Failure> {
-        match self.sealed()? {
+    pub(super) fn context(&mut self, db: &Connection, place: Place<'_>) -> Result<Option<Context>, Failure> {
+        match self.sealed(db, place)? {
             Some(stored) => context::decode(Bytes::from(stored))
                 .map(Some)
                 .ok_or_else(|| damaged("context")),
@@ -196,8 +201,8 @@ impl<'a, 'b> Columns<'a, 'b> {
         }
     }
 
-    pub(super) fn record(&mut self) -> Result<Option<Record>, Failure> {
-        Ok(self.sealed()?.map(|body| Record::new(Bytes::from(body))))
+    pub(super) fn record(&mut self, db: &Connection, place: Place<'_>) -> Result<Option<Record>, Failure> {
+        Ok(self.sealed(db, place)?.map(|body| Record::new(Bytes::from(body))))
     }
 
     /// A trace's context; one that cannot be read ends the trace and nothing else.
@@ -206,8 +211,8 @@ impl<'a, 'b> Columns<'a, 'b> {
         Ok(stored.as_deref().and_then(TraceContext::parse))
     }
 
-    /// The columns of [`CHANGE_COLUMNS`].
-    pub(super) fn change(&mut self) -> Result<Change, Failure> {
+    /// The columns of [`CHANGE_COLUMNS`], of a change on this connection.
+    pub(super) fn change(&mut self, db: &Connection, connection: &ConnectionName) -> Result<Change, Failure> {
         let key = self.key()?;
         let shown = parse_shown(&self.text()?)?;
         let novelty = parse_novelty(&self.text()?)?;
@@ -216,7 +221,8 @@ impl<'a, 'b> Columns<'a, 'b> {
         let order = self.order()?;
         let first_version = self.get()?;
         let hash: Option<String> = self.get()?;
-        let content = match (self.record()?, hash) {
+        let names = change_names(connection, &key, hash.as_deref());
+        let content = match (self.record(db, Place::new("change", &names))?, hash) {
             (Some(record), Some(hash)) => Some(Content {
                 record,
                 hash: ContentHash::from_stored(hash),
@@ -260,7 +266,11 @@ pub(super) const CHANGE_COLUMNS: &str = "record_type, record_id, shown, novelty,
      order_number, order_stamp, first_version, hash, body, trace";
 
 /// The values of [`CHANGE_COLUMNS`].
-pub(super) fn change_values(change: &Change) -> Result<[Value; 14], Failure> {
+pub(super) fn change_values(
+    db: &Connection,
+    connection: &ConnectionName,
+    change: &Change,
+) -> Result<[Value; 14], Failure> {
     let (clue, version, event_id) = match &change.version {
         VersionClue::Known(version, id) => ("known", Some(version.as_str()), Some(id.as_str())),
         VersionClue::ByContent => ("by-content", None, None),
@@ -268,6 +278,8 @@ pub(super) fn change_values(change: &Change) -> Result<[Value; 14], Failure> {
         VersionClue::Unknown => ("unknown", None, None),
     };
     let record = change.content.as_ref().map(|content| &content.record);
+    let hash = change.content.as_ref().map(|content| content.hash.as_str());
+    let names = change_names(connection, &change.key, hash);
     Ok([
         text(change.key.record_type.as_str()),
         text(change.key.id.as_str()),
@@ -280,10 +292,24 @@ pub(super) fn change_values(change: &Change) -> Result<[Value; 14], Failure> {
         int_if_any(change.order.number.map(stored_order_number)),
         int_if_any(change.order.stamp.map(nanos)),
         Value::Integer(i64::from(change.first_version)),
-        text_if_any(change.content.as_ref().map(|content| content.hash.as_str())),
-        body(record)?,
+        text_if_any(hash),
+        body(db, record, Place::new("change", &names))?,
         trace(change.trace),
     ])
+}
+
+/// What a change's body is bound to: it stays with its record and its hash, in whichever table it waits.
+fn change_names<'a>(
+    connection: &'a ConnectionName,
+    key: &'a RecordKey,
+    hash: Option<&'a str>,
+) -> [&'a str; 4] {
+    [
+        connection.as_str(),
+        key.record_type.as_str(),
+        key.id.as_str(),
+        hash.unwrap_or_default(),
+    ]
 }
 
 pub(super) fn text(value: &str) -> Value {
@@ -304,9 +330,9 @@ pub(super) fn trace(context: Option<TraceContext>) -> Value {
 }
 
 /// A body, sealed.
-pub(super) fn body(record: Option<&Record>) -> Result<Value, Failure> {
+pub(super) fn body(db: &Connection, record: Option<&Record>, place: Place<'_>) -> Result<Value, Failure> {
     Ok(match record {
-        Some(record) => Value::Blob(sealed::seal(record.bytes())?),
+        Some(record) => Value::Blob(db.seals().seal(record.bytes(), place)?),
         None => Value::Null,
     })
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use courier_sdk::{ConnectionName, FeedName, RecordKey};
 use rusqlite::types::Value;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{params, params_from_iter};
 
+use super::connection::Connection;
 use super::intake::{self};
 use super::rows::{self, CHANGE_COLUMNS, Columns, Failure, change_values, nanos, row_limit, stored, text};
 use super::{feed, lease};
@@ -121,7 +122,11 @@ fn append(db: &Connection, page: &AcceptPage) -> Result<(), Failure> {
             Value::Integer(place),
             Value::Integer(nanos(page.fresh_as_of)),
         ];
-        insert.execute(params_from_iter(own.into_iter().chain(change_values(change)?)))?;
+        insert.execute(params_from_iter(own.into_iter().chain(change_values(
+            db,
+            &page.poll.connection,
+            change,
+        )?)))?;
     }
     Ok(())
 }
@@ -145,7 +150,7 @@ fn take_oldest(db: &Connection, poll: &PollRef, limit: usize) -> Result<Vec<Arri
         };
         let mut columns = Columns::of(columns);
         let fresh_as_of = columns.instant()?;
-        let change = columns.change()?;
+        let change = columns.change(db, &poll.connection)?;
         if !bounds.admit(change_bytes(&change)) {
             break;
         }

@@ -2,8 +2,9 @@
 
 use courier_sdk::ConnectionName;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
+use super::connection::Connection;
 use super::outbox::Claims;
 use super::rows::{Columns, Failure, nanos, row_limit, stored};
 use crate::store::batch::earlier;

@@ -181,7 +181,7 @@ fn a_newer_store_is_refused() {
     let path = world.path();
     let World { directory, store } = world;
     drop(store);
-    let db = Connection::open(&path).unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
     db.pragma_update(None, "user_version", 99).unwrap();
     drop(db);
     let refused = SqliteStore::open(&path, OpenMode::Service);
@@ -360,30 +360,46 @@ async fn a_damaged_body_is_an_error_that_says_so_and_shows_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn what_is_sealed_cannot_be_read_from_the_file() {
-    let world = World::new();
-    let fence = world.lease().await;
-    let mut first = page(
-        fence,
-        0,
-        None,
-        vec![
+async fn bodies_cursors_and_links_are_in_the_file_in_plain_text_only_without_a_key() {
+    let key = Seals::encrypted(&[7; 32], []).unwrap();
+    for (seals, in_plain_text) in [(Seals::plain(), true), (key, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("courier.db");
+        let store = SqliteStore::open_sealed(&path, OpenMode::Service, &seals).unwrap();
+        let fence = lease(&store).await;
+        // Short texts, which the compression leaves as they are.
+        let changes = vec![
             change(1, "1", None),
             change(2, "1", Some(b"{\"v\":\"needle-body\"}")),
-        ],
-    );
-    first.progress = Progress::Page(Resume::new("needle-link ".repeat(50)));
-    world.store.accept_page(&first).await.unwrap();
-    let plain = world.store.list("listing", |db| {
-        let blobs: i64 = db.query_row(
-            "SELECT count(*) FROM event JOIN feed ON true
-             WHERE typeof(event.body) = 'blob' AND typeof(feed.resume) = 'blob'",
-            [],
-            |row| row.get(0),
-        )?;
-        Ok(blobs)
-    });
-    assert_eq!(plain.await.unwrap(), 1);
+        ];
+        let mut first = page(fence, 0, None, changes);
+        first.progress = Progress::Page(Resume::new("needle-link".to_owned()));
+        store.accept_page(&first).await.unwrap();
+        let mut staged = page(
+            fence,
+            0,
+            None,
+            vec![change(3, "1", Some(b"{\"v\":\"needle-stage\"}"))],
+        );
+        staged.poll.feed = FeedName::parse("history").unwrap();
+        staged.progress = Progress::Done {
+            cursor: Cursor::new("needle-cursor".to_owned()),
+            baseline: BaselineProof::Unproven,
+        };
+        store.stage_page(&staged).await.unwrap();
+        let mut bytes = Vec::new();
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            bytes.extend(std::fs::read(entry.unwrap().path()).unwrap());
+        }
+        for needle in ["needle-body", "needle-link", "needle-stage", "needle-cursor"] {
+            let found = bytes
+                .windows(needle.len())
+                .any(|window| window == needle.as_bytes());
+            assert_eq!(found, in_plain_text, "{needle}");
+        }
+        let read = store.feed(&connection(), &feed()).await.unwrap();
+        assert_eq!(read.resume.unwrap().as_str(), "needle-link");
+    }
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ pub(super) async fn a_trace_goes_with_its_change_into_the_event_and_to_the_deliv
         let found = events.iter().find(|(record, _)| record == id);
         found.and_then(|(_, trace)| *trace)
     };
-    let log = world.log().await;
+    let log = world.view(&Lane::Common).await.events;
     let seen: Vec<_> = log
         .iter()
         .map(|event| (event.key.id.to_string(), event.trace))

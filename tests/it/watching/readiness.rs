@@ -10,7 +10,7 @@ use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::{self, Environment, Secrets, Surroundings};
 use ehr_courier::domain::delivery::Fence;
-use ehr_courier::face::health;
+use ehr_courier::face::{self, health};
 use ehr_courier::pipeline::Worker;
 use ehr_courier::pipeline::heartbeat::Part;
 use ehr_courier::store::memory::MemoryStore;
@@ -42,7 +42,7 @@ fn worker() -> Worker {
 }
 
 fn report(worker: &Worker) -> Value {
-    serde_json::to_value(health::report(worker, false)).unwrap()
+    serde_json::to_value(health::report(worker, false, face::Reload::None)).unwrap()
 }
 
 /// Everything turns but one part, for longer than that may be silent.

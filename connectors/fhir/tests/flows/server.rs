@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use courier_fhir::{Auth, FhirConnector, Limits, Profile, Settings};
-use courier_sdk::{Clock, Http, HttpError, HttpRequest, HttpResponse};
+use courier_fhir::{FhirConnector, Limits, Profile, Settings};
+use courier_sdk::{Clock, Fixed, Http, HttpError, HttpRequest, HttpResponse};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use jiff::{Timestamp, ToSpan};
 use url::Url;
@@ -316,7 +317,7 @@ impl Clock for OurClock {
 pub(crate) fn connector(server: &Server) -> FhirConnector {
     FhirConnector::new(Settings {
         base_url: Url::parse("https://ehr.example/fhir").unwrap(),
-        auth: Auth::Bearer("s3cret".into()),
+        credentials: Arc::new(Fixed::header(AUTHORIZATION, "Bearer s3cret").unwrap()),
         profile: Profile::builtin("sandbox").unwrap(),
         http: Arc::new(server.clone()),
         clock: Arc::new(OurClock(server.with(|state| state.ours))),
