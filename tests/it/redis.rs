@@ -151,7 +151,9 @@ async fn survive(
         scene.until_spared().await;
         scene
             .until("no trouble is left", |scene| {
-                health::report(&scene.worker, false, face::Reload::None).failing_dedup.is_none()
+                health::report(&scene.worker, false, face::Reload::None)
+                    .failing_dedup
+                    .is_none()
             })
             .await;
     }
