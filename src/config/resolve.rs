@@ -1,7 +1,7 @@
 //! From the written file to the valid [`Config`]: the steps, the fixed sections, and what all sections share.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 use serde::Deserialize;

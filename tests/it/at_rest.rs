@@ -43,6 +43,7 @@ fn load(folder: &Path, source: &Url, hook: &Url, state: &str) -> Config {
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &known_profiles,
+        includable: courier_fhir::includable,
         now: SystemClock.now(),
         secrets: Secrets::Required,
     };

@@ -209,6 +209,7 @@ impl Scene {
         let surroundings = Surroundings {
             environment: &environment,
             known_profiles: &known_profiles,
+            includable: courier_fhir::includable,
             now: clock.now(),
             secrets: Secrets::Required,
         };

@@ -243,7 +243,7 @@ pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -
     while handover.claimed.len() < claim.limit
         && let Some(front) = fronts.next_free(&mut rows)?
     {
-        let Some(delivery) = outbox_rows::claimed_by(&mut select, front.id)? else {
+        let Some(delivery) = outbox_rows::claimed_by(db, &mut select, front.id)? else {
             continue;
         };
         if !bounds.admit(outbox_rows::event_bytes(&delivery.event)) {

@@ -88,7 +88,7 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
 
 /// Reads one delivery with its event.
 pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
-    claimed_by(&mut select_claimed(db)?, id)
+    claimed_by(db, &mut select_claimed(db)?, id)
 }
 
 /// The statement of [`claimed_by`].
@@ -104,6 +104,7 @@ pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Fai
 
 /// Reads one delivery with its event, by a statement that was looked up once for many.
 pub(super) fn claimed_by(
+    db: &Connection,
     select: &mut CachedStatement<'_>,
     id: DeliveryId,
 ) -> Result<Option<ClaimedDelivery>, Failure> {

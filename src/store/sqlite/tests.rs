@@ -373,7 +373,7 @@ async fn bodies_cursors_and_links_are_in_the_file_in_plain_text_only_without_a_k
             change(2, "1", Some(b"{\"v\":\"needle-body\"}")),
         ];
         let mut first = page(fence, 0, None, changes);
-        first.progress = Progress::Page(Resume::new("needle-link"));
+        first.progress = Progress::Page(Resume::new("needle-link".to_owned()));
         store.accept_page(&first).await.unwrap();
         let mut staged = page(
             fence,
@@ -383,7 +383,7 @@ async fn bodies_cursors_and_links_are_in_the_file_in_plain_text_only_without_a_k
         );
         staged.poll.feed = FeedName::parse("history").unwrap();
         staged.progress = Progress::Done {
-            cursor: Cursor::new("needle-cursor"),
+            cursor: Cursor::new("needle-cursor".to_owned()),
             baseline: BaselineProof::Unproven,
         };
         store.stage_page(&staged).await.unwrap();
