@@ -82,11 +82,21 @@ impl Worker {
         })
     }
 
-    /// Begins a span of fan-out in each trace that a slice of events belongs to.
-    pub(super) fn begin_fan_out(&self, events: &[Event]) -> Vec<Begun> {
-        let parents: BTreeSet<TraceContext> = events.iter().filter_map(|event| event.trace).collect();
+    /// Begins a span of fan-out in each trace that events between two positions belong to, the first excluded.
+    pub(super) fn begin_fan_out(&self, events: &[Event], after: u64, to: u64) -> Vec<Begun> {
+        let passed = events
+            .iter()
+            .filter(|event| event.position > after && event.position <= to);
+        let parents: BTreeSet<TraceContext> = passed.filter_map(|event| event.trace).collect();
         let begin = |parent| self.begin_span(Stage::FanOut, Some(parent));
         parents.into_iter().filter_map(begin).collect()
+    }
+
+    /// Ends the spans of a slice that was written.
+    pub(super) fn end_fan_out(&self, spans: Vec<Begun>, connection: &ConnectionName) {
+        for span in spans {
+            self.end_span(span, SpanOutcome::Done, connection, Vec::new());
+        }
     }
 
     /// Ends a span: it is exported, or dropped where more end than can leave.
@@ -102,11 +112,17 @@ impl Worker {
         };
         let mut all = vec![("connection", connection.to_string())];
         all.extend(fields);
+        let Begun {
+            stage,
+            context,
+            parent,
+            started_at,
+        } = span;
         let ended = Span {
-            stage: span.stage,
-            context: span.context,
-            parent: span.parent,
-            started_at: span.started_at,
+            stage,
+            context,
+            parent,
+            started_at,
             ended_at: self.clock.now(),
             outcome,
             fields: all,

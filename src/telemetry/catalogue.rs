@@ -68,11 +68,16 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 26] = [
+pub const METRICS: [Metric; 27] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
         "1 while the broker takes no messages, for want of memory or disk.",
+    ),
+    seconds(
+        "courier_amqp_confirm_seconds",
+        &["destination"],
+        "From the publication of a message to the broker's confirm.",
     ),
     gauge(
         "courier_amqp_connected",
