@@ -100,6 +100,7 @@ impl Worker {
     }
 
     /// Ends a span: it is exported, or dropped where more end than can leave.
+    #[expect(clippy::needless_pass_by_value, reason = "a span ends once")]
     pub(super) fn end_span(
         &self,
         span: Begun,
@@ -112,17 +113,11 @@ impl Worker {
         };
         let mut all = vec![("connection", connection.to_string())];
         all.extend(fields);
-        let Begun {
-            stage,
-            context,
-            parent,
-            started_at,
-        } = span;
         let ended = Span {
-            stage,
-            context,
-            parent,
-            started_at,
+            stage: span.stage,
+            context: span.context,
+            parent: span.parent,
+            started_at: span.started_at,
             ended_at: self.clock.now(),
             outcome,
             fields: all,
