@@ -243,6 +243,12 @@ impl View {
         tick.is_some_and(|tick| version.first <= *tick) && !self.standing.contains(&(record.clone(), number))
     }
 
+    /// Whether a type's history came to nothing so often that it was searched instead.
+    pub(super) fn caught_up(&self, connection: &str, record_type: &str) -> bool {
+        self.caught_up
+            .contains_key(&(connection.to_owned(), record_type.to_owned()))
+    }
+
     /// Notes what stands where histories were given up: the sources are asked for it, so that their ledgers are of no
     /// use afterwards.
     pub(super) fn note_standing(&mut self, world: &World) {
