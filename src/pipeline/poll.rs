@@ -100,7 +100,7 @@ impl<'a> Poll<'a> {
             && let Next::Inconclusive { .. } = page.next
         {
             let discarded = worker.store.abandon_poll(&self.reference()).await?;
-            stage::note_lost(self, discarded);
+            stage::note_lost(worker, self, discarded);
             return Ok(self.go_on(worker, page.next, order, page.fresh_as_of));
         }
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))

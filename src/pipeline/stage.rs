@@ -35,7 +35,7 @@ pub(super) async fn review(
     }
     if state.staged >= worker.limits.stage {
         let discarded = worker.store.abandon_poll(&poll.reference()).await?;
-        catch_up(poll, discarded, "more versions than a stage holds");
+        catch_up(worker, poll, discarded, "more versions than a stage holds");
         return Ok(ControlFlow::Break(TurnEnd::MoreToCome));
     }
     if state.resume.is_none() {
@@ -47,7 +47,7 @@ pub(super) async fn review(
 }
 
 /// Notes that what a poll had collected came to nothing.
-pub(super) fn note_lost(poll: &Poll<'_>, discarded: Discarded) {
+pub(super) fn note_lost(worker: &Worker, poll: &Poll<'_>, discarded: Discarded) {
     if discarded == Discarded::default() {
         return;
     }
@@ -59,6 +59,7 @@ pub(super) fn note_lost(poll: &Poll<'_>, discarded: Discarded) {
     );
     if lost >= LOST_STAGES_MAX {
         catch_up(
+            worker,
             poll,
             discarded,
             "its pages could not be collected three times in a row",
@@ -67,15 +68,15 @@ pub(super) fn note_lost(poll: &Poll<'_>, discarded: Discarded) {
 }
 
 /// Lets the feed catch up by a search for its current state.
-fn catch_up(poll: &Poll<'_>, discarded: Discarded, reason: &str) {
+fn catch_up(worker: &Worker, poll: &Poll<'_>, discarded: Discarded, reason: &str) {
     let (connection, feed) = (&poll.connection.name, &poll.feed.spec.name);
     let unseen = discarded.versions.saturating_sub(discarded.records);
     error!(
         %connection, %feed, reason, versions_not_seen = unseen,
         "the feed catches up by its current state: earlier versions and deletes meanwhile are not told of"
     );
-    metrics::counter!("courier_versions_not_seen_total", "connection" => connection.to_string())
-        .increment(unseen);
+    let label = worker.watch.connections.of(connection.as_str());
+    metrics::counter!("courier_versions_not_seen_total", "connection" => label).increment(unseen);
     poll.connection.search_instead(feed);
 }
 

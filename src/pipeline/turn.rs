@@ -179,7 +179,7 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
     };
     if restart && poll.resume.is_some() {
         let discarded = worker.store.abandon_poll(&poll.reference()).await?;
-        stage::note_lost(poll, discarded);
+        stage::note_lost(worker, poll, discarded);
     }
     if let ConnectorError::PageExpired { .. } = error {
         // An old link says nothing of how the source fares: the poll begins anew at the feed's own pace.

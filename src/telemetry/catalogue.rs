@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 26] = [
+pub const METRICS: [Metric; 27] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -184,6 +184,11 @@ pub const METRICS: [Metric; 26] = [
         "courier_up",
         &["version"],
         "1 while the service runs; its label is the version.",
+    ),
+    counter(
+        "courier_versions_not_seen_total",
+        &["connection"],
+        "Earlier versions and deletes that are not told of, because their pages could not be collected.",
     ),
     gauge(
         "courier_waiting_rows",

@@ -4,11 +4,12 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 40] = [
+pub const FIELDS: [(&str, &str); 45] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
     ("attempts", "how many attempts"),
+    ("before", "what was in force before"),
     ("cancelled", "how many deliveries were cancelled"),
     ("cause", "why the engine of the store failed"),
     ("changes", "how many changes"),
@@ -38,8 +39,10 @@ pub const FIELDS: [(&str, &str); 40] = [
     ("late", "events among them that came after a newer version"),
     ("listen", "the address of the listener"),
     ("log", "events that wait for fan-out"),
+    ("lost", "stages in a row that came to nothing"),
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
+    ("now", "what is in force now"),
     ("operation", "what was asked of a service"),
     ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
@@ -50,5 +53,10 @@ pub const FIELDS: [(&str, &str); 40] = [
     ("subscription", "the subscription's name"),
     ("subscriptions", "how many subscriptions"),
     ("to", "where a cursor stands, or deliveries go, from now on"),
+    ("versions", "how many versions"),
+    (
+        "versions_not_seen",
+        "versions that a search for the current state does not show",
+    ),
     ("what", "what moved meanwhile"),
 ];

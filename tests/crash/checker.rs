@@ -41,8 +41,10 @@ pub(crate) type Shown = BTreeMap<Version, Option<String>>;
 pub(crate) struct Facts<'a> {
     /// The connection's name.
     pub(crate) connection: &'a str,
-    /// Every version ever shown.
+    /// Every version with a record ever shown.
     pub(crate) shown: &'a Shown,
+    /// Every delete that a history told, with its own version.
+    pub(crate) deletes: &'a BTreeSet<Version>,
     /// Those that must arrive.
     pub(crate) due: &'a BTreeSet<Version>,
     /// Records that were told to be gone.
@@ -185,6 +187,12 @@ fn identify(
                 arrival.id
             ));
         }
+        // One that a read found has no version of its own.
+        let (record_type, id) = envelope.record.clone();
+        let version = (record_type, id, envelope.version.clone());
+        if facts.deletes.contains(&version) {
+            versions.insert(version);
+        }
         return;
     }
     let (record_type, id) = envelope.record.clone();
@@ -221,12 +229,27 @@ fn compare_record(facts: &Facts<'_>, arrival: &Arrival, envelope: &Envelope, ver
         .windows(marker.len())
         .position(|window| window == marker)
         .map(|at| at + marker.len());
-    let record = start.and_then(|start| arrival.body.get(start..arrival.body.len() - 1));
+    let data = start.and_then(|start| arrival.body.get(start..arrival.body.len() - 1));
+    let record = data.map(without_context);
     if record.map(sha256).as_ref() != Some(wanted) {
         verdict
             .problems
             .push(format!("{} does not carry the record's own bytes", arrival.id));
     }
+}
+
+/// The record itself, where it travels with those that it refers to.
+fn without_context(data: &[u8]) -> &[u8] {
+    #[derive(serde::Deserialize)]
+    struct WithContext<'a> {
+        #[serde(borrow)]
+        record: &'a serde_json::value::RawValue,
+        #[serde(rename = "included")]
+        _included: Vec<serde::de::IgnoredAny>,
+        #[serde(rename = "missing")]
+        _missing: Vec<String>,
+    }
+    serde_json::from_slice::<WithContext<'_>>(data).map_or(data, |with| with.record.get().as_bytes())
 }
 
 fn keep_order(envelope: &Envelope, newest: &mut BTreeMap<(String, String), u64>, verdict: &mut Verdict) {
@@ -302,6 +325,7 @@ mod tests {
         let facts = Facts {
             connection: "clinic",
             shown: &shown,
+            deletes: &BTreeSet::new(),
             due: &due,
             gone: &BTreeSet::new(),
             kills,

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::receiver::SECRET;
+use crate::redis;
 
 /// How often the end of a process is looked for.
 const LOOK: Duration = Duration::from_millis(5);
@@ -90,6 +91,7 @@ pub(crate) fn binary(folder: &Path) -> Command {
         .current_dir(folder)
         .env_clear()
         .env("HOOK_SECRET", SECRET)
+        .env("REDIS_URL", redis::address())
         .env("TMPDIR", folder);
     command.stdin(Stdio::null());
     command

@@ -18,8 +18,10 @@ pub(crate) type Version = (String, String, String);
 /// What the answers showed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
-    /// Everything that any answer showed.
+    /// Every version with a record that any answer showed.
     shown: BTreeSet<Version>,
+    /// Every delete that a history told, with its own version.
+    deletes: BTreeSet<Version>,
     sums: BTreeMap<Version, Option<String>>,
     proven: BTreeSet<Version>,
     last_page: BTreeMap<String, Vec<Version>>,
@@ -57,7 +59,8 @@ impl Journal {
     }
 
     fn note(&mut self, body: &[u8]) -> Vec<Version> {
-        let mut versions = Vec::new();
+        let mut versions = deletes_in(body);
+        self.deletes.extend(versions.iter().cloned());
         for (version, sum) in versions_in(body) {
             self.shown.insert(version.clone());
             if let Some(sum) = sum {
@@ -78,7 +81,12 @@ impl Journal {
         &self.sums
     }
 
-    /// Every version that any answer showed.
+    /// Every delete that a history told.
+    pub(crate) fn deletes(&self) -> &BTreeSet<Version> {
+        &self.deletes
+    }
+
+    /// Every version with a record that any answer showed.
     pub(crate) fn shown(&self) -> &BTreeSet<Version> {
         &self.shown
     }
@@ -126,6 +134,38 @@ fn versions_in(body: &[u8]) -> Vec<Seen> {
         .and_then(seen)
         .into_iter()
         .collect()
+}
+
+/// The deletes that a history tells.
+fn deletes_in(body: &[u8]) -> Vec<Version> {
+    #[derive(Deserialize)]
+    struct Bundle {
+        entry: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        request: Option<Asked>,
+        response: Option<Answered>,
+    }
+    #[derive(Deserialize)]
+    struct Asked {
+        method: String,
+        url: String,
+    }
+    #[derive(Deserialize)]
+    struct Answered {
+        etag: String,
+    }
+    let Ok(bundle) = serde_json::from_slice::<Bundle>(body) else {
+        return Vec::new();
+    };
+    let delete = |entry: Entry| {
+        let (asked, answered) = (entry.request?, entry.response?);
+        let (record_type, id) = asked.url.split_once('/')?;
+        let number = answered.etag.strip_prefix("W/\"")?.strip_suffix('"')?;
+        (asked.method == "DELETE").then(|| (record_type.to_owned(), id.to_owned(), number.to_owned()))
+    };
+    bundle.entry.into_iter().filter_map(delete).collect()
 }
 
 fn seen(resource: &str) -> Option<Seen> {

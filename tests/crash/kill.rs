@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::checker::Verdict;
 use crate::receiver::Manner;
+use crate::redis;
 use crate::world::World;
 
 /// Changes per second while it is being killed.
@@ -119,6 +120,13 @@ fn agree_with_the_store(world: &World, verdicts: &[Verdict]) {
             "listed and received differ: {differing:?} …"
         );
     }
+    let remembered = redis::remembered(&world.courier.database());
+    assert!(!remembered.is_empty(), "Redis remembers nothing");
+    let ahead: Vec<&String> = remembered.difference(&listed).take(5).collect();
+    assert!(
+        ahead.is_empty(),
+        "Redis remembers what was not committed: {ahead:?} …"
+    );
     let counted = |row: &Value| ["pending", "done", "dead"].map(|state| row[state].as_u64().unwrap());
     let states: BTreeSet<[u64; 3]> = rows.iter().map(counted).collect();
     assert_eq!(

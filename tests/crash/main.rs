@@ -17,6 +17,8 @@ mod kill;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]
+mod redis;
+#[cfg(test)]
 mod source;
 #[cfg(test)]
 mod terminate;

@@ -87,7 +87,8 @@ impl Source {
     /// Answers and notes in one breath: no answer is noted that was not given, and none given that is not noted.
     fn noted(&self, request: &Request) -> Answer {
         let path = request.path.strip_prefix("/fhir/").unwrap_or_default();
-        let record_type = (!path.contains('/') && path != "metadata").then_some(path);
+        let listed = path.strip_suffix("/_history").unwrap_or(path);
+        let record_type = (!listed.contains('/') && listed != "metadata").then_some(listed);
         let mut journal = self.journal.lock().unwrap();
         if let Some(record_type) = record_type {
             journal.asked(record_type, Instant::now());

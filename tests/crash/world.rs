@@ -22,13 +22,17 @@ const SUBSCRIPTIONS: [(&str, Content); 2] = [
     ("/records", Content::FullResource),
 ];
 
-/// The feeds; one of them shows ids only and reads each record.
+/// The feeds: one shows ids only and reads each record, one reads the records that its own refer to, two are told by
+/// histories, deletes included.
 const FEEDS: [(&str, &str); 5] = [
-    ("Patient", "page"),
-    ("Appointment", "page"),
-    ("Encounter", "read"),
-    ("Observation", "page"),
-    ("DiagnosticReport", "page"),
+    ("Patient", "detect = \"last-updated\""),
+    (
+        "Appointment",
+        "detect = \"last-updated\"\ninclude = [\"Appointment:patient\", \"Appointment:practitioner\"]",
+    ),
+    ("Encounter", "detect = \"last-updated\"\nfetch = \"read\""),
+    ("Observation", "detect = \"history\""),
+    ("DiagnosticReport", "detect = \"history\""),
 ];
 
 /// How long the world may take to become quiet once the clinic stands still.
@@ -108,9 +112,11 @@ impl World {
             })
             .collect();
         let due: BTreeSet<Version> = self.source.journal().proven().clone();
+        let deletes: BTreeSet<Version> = self.source.journal().deletes().clone();
         let facts = Facts {
             connection: CONNECTION,
             shown: &shown,
+            deletes: &deletes,
             due: &due,
             gone: &gone,
             kills: &self.kills,
@@ -219,6 +225,9 @@ fn configuration(source: &Source, receiver: &Receiver) -> String {
 url = "sqlite://courier.db"
 key = "none"
 
+[dedup]
+url = "env:REDIS_URL"
+
 [http]
 listen = "127.0.0.1:0"
 
@@ -231,11 +240,11 @@ allow_networks = ["127.0.0.0/8"]
 "#,
         url = source.url
     );
-    for (record, fetch) in FEEDS {
+    for (record, keys) in FEEDS {
         write!(
             text,
-            "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nfetch = \"{fetch}\"\n\
-             start = \"beginning\"\noverlap = \"10s\"\ndetect = \"last-updated\"\n"
+            "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nstart = \"beginning\"\noverlap = \"10s\"\n\
+             {keys}\n"
         )
         .unwrap();
     }

@@ -138,8 +138,10 @@ pub(crate) struct Pages {
     pub(crate) claims: BTreeMap<u64, (String, String)>,
     pub(crate) recorded: Vec<Recorded>,
     pub(crate) reigns: BTreeMap<String, Vec<Reign>>,
-    /// Polls that were given up with what they had collected: (tick, life, feed, versions).
-    pub(crate) given_up: Vec<(u64, usize, FeedRef, u64)>,
+    /// Polls that were given up with what they had collected: (tick, life, feed).
+    pub(crate) given_up: Vec<(u64, usize, FeedRef)>,
+    /// Polls that were handed over whole: (tick, feed).
+    pub(crate) completed: Vec<(u64, FeedRef)>,
     /// First complete poll of a feed: its tick.
     pub(crate) complete: BTreeMap<FeedRef, u64>,
     pub(crate) redriven: BTreeSet<String>,

@@ -66,6 +66,7 @@ impl<S> Crashing<S> {
             Progress::Page(_) | Progress::Inconclusive => pages.handed.push((tick, self.life.number, feed)),
             Progress::Done { .. } => {
                 pages.complete.entry(feed.clone()).or_insert(tick);
+                pages.completed.push((tick, feed.clone()));
                 pages.handed.push((tick, self.life.number, feed));
             }
         }
@@ -183,9 +184,7 @@ impl<S: Store> Store for Crashing<S> {
                 let feed = (poll.connection.to_string(), poll.feed.to_string());
                 let mut pages = self.book.open();
                 let tick = pages.next();
-                pages
-                    .given_up
-                    .push((tick, self.life.number, feed, discarded.versions));
+                pages.given_up.push((tick, self.life.number, feed));
                 *pages.counts.entry("stages given up").or_default() += 1;
             }
         };

@@ -12,10 +12,10 @@ use super::Findings;
 use crate::book::{Answer, Asked, Extent, FeedRef, Pages, RecordRef};
 use crate::clinic::showings;
 use crate::identity::{event_id, sha256};
-use crate::plan::{FeedPlan, Kind, OVERLAP, SourcePlan, StartPlan};
+use crate::plan::{Kind, OVERLAP, SourcePlan, StartPlan};
 
 /// So many stages lost in a row let a feed catch up by its current state, as is documented.
-const LOST_STAGES_MAX: u32 = 3;
+const LOST_STAGES_MAX: usize = 3;
 
 use crate::world::{World, base_url};
 
@@ -72,8 +72,8 @@ pub(super) struct View {
     /// By connection and record type: until when histories were given up three times in a row. The feed then caught up
     /// by its current state, and versions before that need not arrive if a newer one stands.
     caught_up: BTreeMap<(String, String), u64>,
-    /// The source's own time at a feed's first answer that counts.
-    first_asked: BTreeMap<FeedRef, Timestamp>,
+    /// Feeds whose source tells of every version, and since when: the beginning of the poll that was complete first.
+    told_since: BTreeMap<FeedRef, Timestamp>,
 }
 
 impl View {
@@ -90,7 +90,7 @@ impl View {
             version_reads: BTreeSet::new(),
             contexts: BTreeMap::new(),
             caught_up: BTreeMap::new(),
-            first_asked: BTreeMap::new(),
+            told_since: BTreeMap::new(),
         };
         let fates = Fates::of(pages);
         for answer in &pages.answers {
@@ -147,11 +147,6 @@ impl View {
             searched.push((record, showing.number, showing.stamp));
         }
         if let (Asked::FirstPage | Asked::Page, Some(handed)) = (answer.asked, handed) {
-            let feed = (answer.connection.clone(), answer.feed.clone());
-            // The first poll may have begun anew: what lies between its beginnings is told of by the search.
-            if answer.asked == Asked::FirstPage && self.counted.iter().all(|it| it.feed != feed) {
-                self.first_asked.insert(feed, answer.date);
-            }
             self.counted.push(Counted {
                 tick: answer.tick,
                 handed,
@@ -190,9 +185,19 @@ impl View {
         }
         for feed in &source.feeds {
             let name = (source.name.clone(), feed.name.clone());
-            if let Some(tick) = caught_up(pages, &name) {
-                let of_type = (source.name.clone(), feed.record_type.clone());
-                self.caught_up.insert(of_type, tick);
+            match (&source.kind, caught_up(pages, &name)) {
+                (Kind::Clinic { .. }, Some(tick)) => {
+                    let of_type = (source.name.clone(), feed.record_type.clone());
+                    self.caught_up.insert(of_type, tick);
+                }
+                // Where `_since` is ignored, the feed is searched instead for a while.
+                (Kind::Clinic { names, .. }, None)
+                    if feed.detect == Detect::History && !names.contains(&"ignored_filters") =>
+                {
+                    let since = begin_now(pages, &name).always_from;
+                    self.told_since.insert(name.clone(), since);
+                }
+                (Kind::Clinic { .. } | Kind::Journal { .. }, _) => {}
             }
             let begin = match feed.start {
                 StartPlan::Beginning => Begin {
@@ -272,20 +277,21 @@ fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
     }
 }
 
-/// When a feed last had to catch up by its current state, if ever: one worker had lost three stages.
+/// When a feed last had to catch up by its current state, if ever: one worker had lost three stages in a row.
 fn caught_up(pages: &Pages, feed: &FeedRef) -> Option<u64> {
-    let mut lost: BTreeMap<usize, u32> = BTreeMap::new();
-    let mut last = None;
-    for (tick, life, of, _) in &pages.given_up {
-        if of == feed {
-            let lost = lost.entry(*life).or_default();
-            *lost += 1;
-            if *lost >= LOST_STAGES_MAX {
-                last = Some(*tick);
-            }
-        }
-    }
-    last
+    let of_feed = |it: &&(u64, usize, FeedRef)| it.2 == *feed;
+    let lost: Vec<_> = pages.given_up.iter().filter(of_feed).collect();
+    let complete = |from: u64, to: u64| {
+        let mut done = pages.completed.iter();
+        done.any(|(tick, of)| of == feed && (from..to).contains(tick))
+    };
+    lost.windows(LOST_STAGES_MAX)
+        .filter_map(|row| {
+            let (first, last) = (row.first()?, row.last()?);
+            let one_worker = row.iter().all(|it| it.1 == first.1);
+            (one_worker && !complete(first.0, last.0)).then_some(last.0)
+        })
+        .max()
 }
 
 /// Who asked for an answer: the life and the feed.
@@ -385,21 +391,14 @@ pub(super) fn check_ledgers(world: &World, view: &View, findings: &mut Findings)
 pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
     for source in &world.plan.sources {
         for feed in &source.feeds {
-            let mut begin = view.begins[&(source.name.clone(), feed.record_type.clone())];
-            let mut standing = present(world, source, &feed.record_type, "");
-            if feed.detect == Detect::History
-                && !view
-                    .caught_up
-                    .contains_key(&(source.name.clone(), feed.record_type.clone()))
-            {
-                // What came after the baseline must have been seen whether it still stands or not.
-                let since = told_since(view, source, feed).max(begin.always_from);
+            let begin = view.begins[&(source.name.clone(), feed.record_type.clone())];
+            let mut owed = present(world, source, &feed.record_type, "");
+            if let Some(since) = view.told_since.get(&(source.name.clone(), feed.name.clone())) {
+                // What came after the first poll must have been seen whether it still stands or not.
                 let all = present(world, source, &feed.record_type, "/_history");
-                standing.retain(|(.., stamp)| *stamp >= begin.always_from);
-                begin.always_from = begin.always_from.min(since);
-                standing.extend(all.into_iter().filter(|(.., stamp)| *stamp >= since));
+                owed.extend(all.into_iter().filter(|(.., stamp)| stamp >= since));
             }
-            for (id, number, stamp) in standing {
+            for (id, number, stamp) in owed {
                 let record = (source.name.clone(), feed.record_type.clone(), id);
                 let seen = view
                     .versions
@@ -418,14 +417,6 @@ pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
             }
         }
     }
-}
-
-/// From when on a history tells everything: the answer with which the feed's first poll began.
-fn told_since(view: &View, source: &SourcePlan, feed: &FeedPlan) -> Timestamp {
-    let name = (source.name.clone(), feed.name.clone());
-    view.first_asked
-        .get(&name)
-        .map_or(Timestamp::MAX, |date| *date + Duration::from_secs(1))
 }
 
 /// What stands in a source, or all that a type's history lists: id, version, stamp.
