@@ -218,7 +218,7 @@ fn feed(
 ) -> Option<Feed> {
     let written = raw.get_ref();
     let record_type = match &written.record {
-        Some(text) => context.accept(record_type(text.get_ref()), text, &format!("{path}.record")),
+        Some(text) => context.accept(followed_type(text.get_ref()), text, &format!("{path}.record")),
         None => context.missing(raw, &format!("{path}.record"), "write record = \"Appointment\""),
     };
     let name = written.name.as_ref().map(|text| {
@@ -279,6 +279,14 @@ fn feed(
         detect: detect?,
         include: include?,
     })
+}
+
+/// Parses the type that a feed follows: a mistyped one would be polled in vain.
+fn followed_type(text: &str) -> Result<RecordType, Refusal> {
+    match record::meant(text) {
+        Some(meant) => Err(refusal("FHIR knows no such type", format!("write \"{meant}\""))),
+        None => record_type(text),
+    }
 }
 
 fn detect(
@@ -355,10 +363,6 @@ pub(super) fn record_type(text: &str) -> Result<RecordType, Refusal> {
         text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !shaped {
         return Err(refusal("not a record type", help));
-    }
-    if let Some(meant) = record::meant(text) {
-        let help = format!("write \"{meant}\"");
-        return Err(refusal("FHIR knows no such type", help));
     }
     RecordType::parse(text).map_err(|error| refusal(error.to_string(), help))
 }

@@ -123,7 +123,10 @@ fn agree_with_the_store(world: &World, verdicts: &[Verdict]) {
     let remembered = redis::remembered(&world.courier.database());
     assert!(!remembered.is_empty(), "Redis remembers nothing");
     let ahead: Vec<&String> = remembered.difference(&listed).take(5).collect();
-    assert!(ahead.is_empty(), "Redis remembers what was not committed: {ahead:?} …");
+    assert!(
+        ahead.is_empty(),
+        "Redis remembers what was not committed: {ahead:?} …"
+    );
     let counted = |row: &Value| ["pending", "done", "dead"].map(|state| row[state].as_u64().unwrap());
     let states: BTreeSet<[u64; 3]> = rows.iter().map(counted).collect();
     assert_eq!(

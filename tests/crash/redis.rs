@@ -10,8 +10,9 @@ use redis::Connection;
     reason = "which Redis to test with is said by the environment"
 )]
 pub(crate) fn address() -> String {
-    std::env::var("COURIER_TEST_REDIS_URL")
-        .expect("COURIER_TEST_REDIS_URL names no Redis: run tests/run, or tests/services cargo test --test crash")
+    std::env::var("COURIER_TEST_REDIS_URL").expect(
+        "COURIER_TEST_REDIS_URL names no Redis: run tests/run, or tests/services cargo test --test crash",
+    )
 }
 
 /// The event ids that Redis remembers for the store in this file; they are taken out.
