@@ -275,7 +275,7 @@ async fn sighup_brings_courier_d_into_force_and_a_refused_reload_changes_nothing
     for expected in [
         "courier.d/zz.toml:1:2: state: not in courier.d",
         "courier.d/zz.toml:3:14: connections.two: also in courier.d/two.toml:1",
-        "courier.d/zz.toml:12:10: destinations.bad.secret: the variable NOT_SET is not set",
+        "courier.d/zz.toml:13:10: destinations.bad.secret: the variable NOT_SET is not set",
     ] {
         assert!(reason.contains(expected), "{expected}\n{reason}");
     }
