@@ -112,7 +112,7 @@ async fn measure(
 pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Failed> {
     let settings = courier_fhir::Settings {
         base_url: source.url.clone(),
-        auth: courier_fhir::Auth::None,
+        credentials: Arc::new(courier_sdk::Fixed::none()),
         profile: Profile::builtin("sandbox")?,
         http: client()?,
         clock: Arc::new(SystemClock),
