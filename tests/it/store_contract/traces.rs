@@ -2,7 +2,7 @@
 
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::trace::TraceContext;
-use ehr_courier::store::SettleResult;
+use ehr_courier::store::{Lane, SettleResult};
 
 use super::Home;
 use super::world::*;
