@@ -11,6 +11,8 @@ mod clinic;
 mod face;
 mod faults;
 mod history;
+#[cfg(test)]
+mod history_tests;
 mod ledger;
 mod metadata;
 mod query;
@@ -21,8 +23,6 @@ mod spoil;
 mod tcp_tests;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_of_history;
 mod text;
 mod world;
 

@@ -126,6 +126,7 @@ pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Faile
             start: Start::Beginning,
             overlap: OVERLAP,
             fetch: FetchMode::FromPage,
+            include: Vec::new(),
             detect: Detect::LastUpdated,
         },
         every: Duration::from_secs(1),

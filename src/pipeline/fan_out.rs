@@ -10,10 +10,8 @@ use tracing::{debug, warn};
 use super::Worker;
 use super::connection::Connection;
 use super::heartbeat::Part;
-use crate::domain::event::Event;
-use crate::domain::fan_out::{SliceLimits, Standing, Subscription, slice};
+use crate::domain::fan_out::{Position, SliceLimits, Standing, Subscription, slice};
 use crate::domain::name::SubscriptionName;
-use crate::domain::trace::SpanOutcome;
 use crate::store::{FanOut, Lane, StoreError};
 
 /// Whether a lane has more to do.
@@ -96,15 +94,10 @@ async fn one_turn(worker: &Worker, connection: &Connection) -> Result<Stepped, S
 }
 
 async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<Stepped, StoreError> {
-    let idle = |own_lanes| Stepped {
-        step: Step::Idle,
-        own_lanes,
-    };
+    let stepped = |step, own_lanes| Stepped { step, own_lanes };
+    let idle = |own_lanes| stepped(Step::Idle, own_lanes);
     let Some(fence) = connection.fence() else {
-        return Ok(Stepped {
-            step: Step::Unheld,
-            own_lanes: Vec::new(),
-        });
+        return Ok(stepped(Step::Unheld, Vec::new()));
     };
     let view = worker
         .store
@@ -127,10 +120,8 @@ async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<St
     let mut cut = slice(&view.position, &view.events, &members, limits, now);
     if let (Lane::Own(_), Some((_, last))) = (&lane, cut.suspended.first()) {
         // A lane of its own stops where its outbox is full, and goes on from there later.
-        cut.to = crate::domain::fan_out::Position {
-            event: *last,
-            within: None,
-        };
+        let (event, within) = (*last, None);
+        cut.to = Position { event, within };
         cut.suspended.clear();
     }
     if cut.to == view.position && lane == Lane::Common {
@@ -141,15 +132,7 @@ async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<St
     }
     let owed = cut.owed.len();
     let moved = cut.to != view.position;
-    let passed = |event: &&Event| event.position > view.position.event && event.position <= cut.to.event;
-    let traced: Vec<Event> = view
-        .events
-        .iter()
-        .filter(passed)
-        .filter(|event| event.trace.is_some())
-        .cloned()
-        .collect();
-    let spans = worker.begin_fan_out(&traced);
+    let spans = worker.begin_fan_out(&view.events, view.position.event, cut.to.event);
     let fan_out = FanOut {
         connection: connection.name.clone(),
         fence,
@@ -162,9 +145,7 @@ async fn step(worker: &Worker, connection: &Connection, lane: Lane) -> Result<St
         at: now,
     };
     worker.store.fan_out(&fan_out).await?;
-    for span in spans {
-        worker.end_span(span, SpanOutcome::Done, &connection.name, Vec::new());
-    }
+    worker.end_fan_out(spans, &connection.name);
     if owed > 0 {
         metrics::counter!("courier_deliveries_owed_total").increment(owed as u64);
         worker.bells.deliver.notify_one();

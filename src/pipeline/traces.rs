@@ -82,14 +82,25 @@ impl Worker {
         })
     }
 
-    /// Begins a span of fan-out in each trace that a slice of events belongs to.
-    pub(super) fn begin_fan_out(&self, events: &[Event]) -> Vec<Begun> {
-        let parents: BTreeSet<TraceContext> = events.iter().filter_map(|event| event.trace).collect();
+    /// Begins a span of fan-out in each trace that events between two positions belong to, the first excluded.
+    pub(super) fn begin_fan_out(&self, events: &[Event], after: u64, to: u64) -> Vec<Begun> {
+        let passed = events
+            .iter()
+            .filter(|event| event.position > after && event.position <= to);
+        let parents: BTreeSet<TraceContext> = passed.filter_map(|event| event.trace).collect();
         let begin = |parent| self.begin_span(Stage::FanOut, Some(parent));
         parents.into_iter().filter_map(begin).collect()
     }
 
+    /// Ends the spans of a slice that was written.
+    pub(super) fn end_fan_out(&self, spans: Vec<Begun>, connection: &ConnectionName) {
+        for span in spans {
+            self.end_span(span, SpanOutcome::Done, connection, Vec::new());
+        }
+    }
+
     /// Ends a span: it is exported, or dropped where more end than can leave.
+    #[expect(clippy::needless_pass_by_value, reason = "a span ends once")]
     pub(super) fn end_span(
         &self,
         span: Begun,

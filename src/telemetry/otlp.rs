@@ -40,7 +40,7 @@ const SERVICE: &str = "ehr-courier";
 /// Sends spans to a collector.
 #[derive(Debug)]
 pub struct Exporter {
-    exporter: SpanExporter,
+    collector: SpanExporter,
     spans: mpsc::Receiver<Span>,
     scope: InstrumentationScope,
     refused: bool,
@@ -71,7 +71,7 @@ pub fn exporting(collector: &Url) -> Result<(mpsc::Sender<Span>, Exporter), Tele
     exporter.set_resource(&resource.build());
     let (sender, spans) = mpsc::channel(QUEUE_SPANS_MAX);
     let exporter = Exporter {
-        exporter,
+        collector: exporter,
         spans,
         scope: InstrumentationScope::builder(SERVICE).build(),
         refused: false,
@@ -118,7 +118,7 @@ impl Exporter {
     async fn send(&mut self, batch: Vec<Span>) {
         let spans = batch.len() as u64;
         let data = batch.into_iter().map(|span| self.data(span)).collect();
-        let refused = self.exporter.export(data).await.is_err();
+        let refused = self.collector.export(data).await.is_err();
         if refused {
             metrics::counter!("courier_spans_dropped_total", "reason" => "export-failed").increment(spans);
         }

@@ -141,11 +141,11 @@ async fn survive(
     let mut scene = Scene::raise(&server.address()).await;
     let mut struck = 0;
     for _ in 0..ROUNDS {
-        scene.go_on(20);
+        scene.go_on(60);
         scene.until_all_arrived().await;
         scene.until_spared().await;
         struck += strike(&mut server, &scene).await;
-        scene.go_on(20);
+        scene.go_on(60);
         scene.until_all_arrived().await;
         heal(&mut server).await;
         scene.until_spared().await;

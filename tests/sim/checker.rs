@@ -37,9 +37,10 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     let pages = std::mem::take(&mut *world.book.open());
     let mut findings = Findings::default();
     findings.violations.extend(pages.violations.iter().cloned());
-    let view = View::of(world, &pages);
+    let mut view = View::of(world, &pages);
     findings.versions = view.versions.len() as u64;
     shown::check_ledgers(world, &view, &mut findings);
+    view.note_standing(world);
     shown::check_truth(world, &view, &mut findings);
     let dead = numbers::dead_letters(world).await;
     findings.dead = dead.len() as u64;

@@ -13,6 +13,8 @@ use ehr_courier::sandbox::{Ehr, Faults, Options};
 use ehr_courier::store::memory::MemoryStore;
 use ehr_courier::store::{StageState, Store as _};
 use jiff::Timestamp;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -73,6 +75,18 @@ impl LastLook {
             .any(|it| it.connection == connection && it.feed == feed);
         began.then(|| *self.polls.entry(key).or_insert(world.clock.now()))
     }
+}
+
+/// Lets a record that was told to be deleted live again.
+fn revive(ehr: &Ehr, dice: &mut StdRng) {
+    let mut gone = ehr.ledger();
+    gone.retain(|shown| shown.deleted);
+    if gone.is_empty() {
+        return;
+    }
+    let chosen = &gone[dice.random_range(0..gone.len())];
+    let note = format!(r#"{{"note":"lives again {}"}}"#, dice.random_range(0..1000));
+    ehr.write(&chosen.record_type, &chosen.id, &note).unwrap();
 }
 
 /// The base address that all sandboxes share; the connection tells them apart.
@@ -287,10 +301,14 @@ impl World {
 
     /// The sources change until enough was seen and the script is over.
     async fn day(&self) {
+        let mut dice = fork(self.plan.seed, "revivals");
         loop {
             tokio::time::sleep(self.plan.step_every).await;
             for ehr in self.clinics.values() {
                 drop(ehr.step());
+                if dice.random_bool(0.02) {
+                    revive(ehr, &mut dice);
+                }
             }
             for journal in self.journals.values() {
                 journal.step();

@@ -71,9 +71,10 @@ impl Link {
         if let Some(connection) = made {
             return Ok(connection);
         }
+        // The deadlines are ours: see below and `query`.
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(CALL_MAX));
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = match timeout(CONNECT_MAX, connecting).await {
             Ok(connected) => connected.map_err(|error| broken(&error))?,
@@ -124,8 +125,9 @@ fn unbounded(info: &str) -> Option<&'static str> {
 
 /// What the server answered, or that the connection is gone.
 fn explained(error: &RedisError) -> Failure {
-    match error.code() {
-        Some(code) => Failure::Refused(code.to_owned()),
+    let answers = error.clone().into_server_errors();
+    match answers.as_deref().and_then(<[_]>::first) {
+        Some((_, answer)) => Failure::Refused(answer.code().to_owned()),
         None => broken(error),
     }
 }

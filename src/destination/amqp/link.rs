@@ -149,7 +149,10 @@ impl Link {
                 message.properties.clone(),
             );
             let failed = |error: lapin::Error| Refused::channel(&error, exchange);
+            let begun = Instant::now();
             let confirmation = published.await.map_err(failed)?.await.map_err(failed)?;
+            metrics::histogram!("courier_amqp_confirm_seconds", "destination" => settings.name.to_string())
+                .record(begun.elapsed().as_secs_f64());
             self.free().push(channel);
             judge(&confirmation, exchange)
         };

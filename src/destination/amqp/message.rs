@@ -18,6 +18,9 @@ const PREFIX: &str = "cloudEvents_";
 /// Marks a message that is sent again at an operator's wish, as on webhooks.
 const HEADER_REPLAY: &str = "courier-replay";
 
+/// Ties the consumer's trace to ours (W3C Trace Context), as on webhooks.
+const HEADER_TRACE: &str = "traceparent";
+
 /// The delivery mode of messages that survive the broker's restart.
 const PERSISTENT: u8 = 2;
 
@@ -38,6 +41,9 @@ impl Message {
         };
         for (name, value) in &rendered.attributes {
             header(format!("{PREFIX}{name}"), value);
+        }
+        if let Some(trace) = notification.trace {
+            header(HEADER_TRACE.to_owned(), &trace.to_string());
         }
         match notification.replay {
             Replay::Original => {}

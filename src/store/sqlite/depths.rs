@@ -8,8 +8,11 @@ use super::connection::Connection;
 use super::rows::{Columns, Failure};
 use crate::store::Depths;
 
-/// Counts by connection, and where each count belongs.
-const COUNTS: [(&str, fn(&mut Depths) -> &mut u64); 6] = [
+/// Where a count belongs.
+type Place = fn(&mut Depths) -> &mut u64;
+
+/// Counts by connection, and where each belongs.
+const COUNTS: [(&str, Place); 6] = [
     (
         "SELECT connection, count(*) FROM stage GROUP BY connection",
         |depths| &mut depths.stage,

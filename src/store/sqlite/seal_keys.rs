@@ -41,12 +41,15 @@ pub(super) fn admit(db: &Connection, seals: &Seals) -> Result<(), Failure> {
     .execute(params![id.bytes(), proof])?;
     match before {
         Some(before) => {
-            info!(key = %id, %before, "the store moves on to another key; keep the one before until its rows are swept")
+            info!(key = %id, %before, "the store moves on to another key; keep the one before until its rows are swept");
         }
-        None if holds_records(db)? => warn!(
-            key = %id,
-            "the store was plain text: what is written from now on is encrypted, what was written before stays readable until it is swept"
-        ),
+        None if holds_records(db)? => {
+            warn!(
+                key = %id,
+                "the store was plain text: what is written from now on is encrypted, what was written before stays \
+                 readable until it is swept"
+            );
+        }
         None => {}
     }
     Ok(())

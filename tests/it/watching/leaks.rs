@@ -28,7 +28,9 @@ pub(crate) fn signing_secret() -> String {
 /// the letters count that do not depend on what stands beside it.
 fn spellings(text: &str) -> BTreeSet<String> {
     let hexadecimal = data_encoding::HEXLOWER.encode(text.as_bytes());
-    let percent: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let percent = text
+        .bytes()
+        .fold(String::new(), |all, byte| all + &format!("%{byte:02x}"));
     let mut all = BTreeSet::from([
         text.to_owned(),
         text.replace(' ', "%20"),

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Guards against hanging, nothing else.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the source answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

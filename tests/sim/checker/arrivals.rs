@@ -285,7 +285,8 @@ pub(super) fn check_order(pages: &Pages, view: &View, findings: &mut Findings) {
     }
 }
 
-/// The source itself showed an older version after a newer one, or the two came by different ways.
+/// The source itself showed an older version after a newer one, or the two came by different ways: by two feeds, out of
+/// quarantine, or by a search while a history came to nothing and by the history afterwards.
 fn may_be_late(view: &View, record: &RecordRef, number: u64) -> bool {
     let counted = |version: &super::shown::Version| version.counted.unwrap_or(u64::MAX);
     let mine = view.versions.get(&(record.clone(), number)).map_or(0, counted);
@@ -296,4 +297,5 @@ fn may_be_late(view: &View, record: &RecordRef, number: u64) -> bool {
     newer_before
         || view.shared_types.contains(&(record.0.clone(), record.1.clone()))
         || view.redriven.contains(&record.0)
+        || view.caught_up(&record.0, &record.1)
 }

@@ -70,8 +70,10 @@ pub(super) struct View {
     /// What was read because another record refers to it, with its body's hash.
     pub(super) contexts: BTreeMap<(RecordRef, u64), [u8; 32]>,
     /// By connection and record type: until when histories were given up three times in a row. The feed then caught up
-    /// by its current state, and versions before that need not arrive if a newer one stands.
+    /// by its current state, and versions before that need not arrive unless they stand.
     caught_up: BTreeMap<(String, String), u64>,
+    /// What stands at the end in the sources of which that is so.
+    standing: BTreeSet<(RecordRef, u64)>,
     /// Feeds whose source tells of every version, and since when: the beginning of the poll that was complete first.
     told_since: BTreeMap<FeedRef, Timestamp>,
 }
@@ -90,6 +92,7 @@ impl View {
             version_reads: BTreeSet::new(),
             contexts: BTreeMap::new(),
             caught_up: BTreeMap::new(),
+            standing: BTreeSet::new(),
             told_since: BTreeMap::new(),
         };
         let fates = Fates::of(pages);
@@ -237,8 +240,31 @@ impl View {
     /// Collected by a history that came to nothing three times in a row, and not the record's last word.
     fn is_given_up(&self, record: &RecordRef, number: u64, version: &Version) -> bool {
         let tick = self.caught_up.get(&(record.0.clone(), record.1.clone()));
-        let newer = (record.clone(), number + 1)..=(record.clone(), u64::MAX);
-        tick.is_some_and(|tick| version.first <= *tick) && self.versions.range(newer).next().is_some()
+        tick.is_some_and(|tick| version.first <= *tick) && !self.standing.contains(&(record.clone(), number))
+    }
+
+    /// Whether a type's history came to nothing so often that it was searched instead.
+    pub(super) fn caught_up(&self, connection: &str, record_type: &str) -> bool {
+        self.caught_up
+            .contains_key(&(connection.to_owned(), record_type.to_owned()))
+    }
+
+    /// Notes what stands where histories were given up: the sources are asked for it, so that their ledgers are of no
+    /// use afterwards.
+    pub(super) fn note_standing(&mut self, world: &World) {
+        for source in &world.plan.sources {
+            for feed in &source.feeds {
+                if self
+                    .caught_up
+                    .contains_key(&(source.name.clone(), feed.record_type.clone()))
+                {
+                    for (id, number, _) in present(world, source, &feed.record_type, "") {
+                        let record = (source.name.clone(), feed.record_type.clone(), id);
+                        self.standing.insert((record, number));
+                    }
+                }
+            }
+        }
     }
 
     /// Shown by its id only, and replaced or gone when it was read, where single versions are not offered. A body

@@ -18,7 +18,7 @@ pub(super) fn choose(source: &mut SourcePlan, dice: &mut StdRng) {
     let speaks = !names.iter().any(|name| OF_SEARCHES.contains(name)) && dice.random_bool(0.5);
     let includes = dice.random_bool(0.25);
     if speaks {
-        *expired = pick(dice, &[0.0, 0.05, 0.3]);
+        *expired = pick(dice, &[0.0, 0.05, 0.15]);
         let detect = pick(dice, &[Detect::History, Detect::Auto]);
         for feed in &mut source.feeds {
             feed.detect = detect;

@@ -409,7 +409,7 @@ fn a_cursor_that_is_moved_keeps_its_feeds_start() {
     let at = |second| Timestamp::from_second(second).unwrap();
     let cursor = CursorState {
         start: Some(Stored(at(50))),
-        ..CursorState::at(at(100))
+        ..CursorState::of(By::LastUpdated, at(100), None)
     };
     let back = cursor.moved_to(at(40));
     assert_eq!(
