@@ -134,10 +134,6 @@ fn resolve(
     let (mut fixed, mut subscribing) = (None, Vec::new());
     for (index, (raw, file)) in raws.into_iter().zip(files).enumerate() {
         context.enter(index, file);
-        written.add(&raw.connections, &raw.destinations, &mut context);
-        connections.extend(connection::resolve(raw.connections, &mut context));
-        destinations.extend(delivery::destinations(raw.destinations, &mut context));
-        subscribing.push(raw.subscriptions);
         if index == 0 {
             let state = state::resolve(&raw.state.unwrap_or_default(), &overrides, &mut context);
             let dedup = dedup::resolve(raw.dedup.as_ref(), &overrides, &mut context);
@@ -145,6 +141,10 @@ fn resolve(
             let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
             fixed = state.zip(dedup).zip(http.zip(telemetry));
         }
+        written.add(&raw.connections, &raw.destinations, &mut context);
+        connections.extend(connection::resolve(raw.connections, &mut context));
+        destinations.extend(delivery::destinations(raw.destinations, &mut context));
+        subscribing.push(raw.subscriptions);
     }
     context.enter(0, main);
     if written.names_no_connection() {

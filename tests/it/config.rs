@@ -224,7 +224,7 @@ fn variables_that_override_nothing_are_refused_by_name_and_without_value() {
             "COURIER__CONNECTIONS__MERCY__EVERY",
             "no variable overrides this key",
         ),
-        ("COURIER__DEDUP__URL", "not built yet"),
+        ("COURIER__DEDUP__TTL", "no variable overrides this key"),
         ("COURIER__HTTP__TOKENS", "a list cannot be overridden"),
         ("COURIER__", "no variable overrides this key"),
     ] {
