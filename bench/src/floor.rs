@@ -84,9 +84,9 @@ pub(crate) async fn pipeline(folder: &Path, seen: &Seen, fsyncs: u64, pace: Pace
     let mut known = 0;
     while known < pace.changes as usize {
         every.tick().await;
-        let mut page = Some(first_page(&source, known)?);
-        while let Some(url) = page {
-            page = next_page(&poster.client, url).await?;
+        let mut next = Some(first_page(&source, known)?);
+        while let Some(url) = next {
+            next = next_page(&poster.client, url).await?;
             let shown = source.shown_so_far();
             send_all(known..shown, &poster, &room, &mut senders);
             known = shown.max(known);

@@ -145,11 +145,11 @@ mod tests {
     #[test]
     fn a_brokers_address_is_taken_apart() {
         let rows = [
-            ("amqps://u:p@mq.example.com", "mq.example.com", 5671, "/", "p"),
-            ("amqp://u:p@127.0.0.1/", "127.0.0.1", 5672, "/", "p"),
-            ("amqp://u:p@127.0.0.1:25672/%2f", "127.0.0.1", 25672, "/", "p"),
-            ("amqp://u:p%40%2f@0x7f.1/ehr", "127.0.0.1", 5672, "ehr", "p@/"),
-            ("amqp://u:p@[::1]:7/a%20b", "::1", 7, "a b", "p"),
+            ("amqps://u:qz@mq.example.com", "mq.example.com", 5671, "/", "qz"),
+            ("amqp://u:qz@127.0.0.1/", "127.0.0.1", 5672, "/", "qz"),
+            ("amqp://u:qz@127.0.0.1:25672/%2f", "127.0.0.1", 25672, "/", "qz"),
+            ("amqp://u:qz%40%2f@0x7f.1/ehr", "127.0.0.1", 5672, "ehr", "qz@/"),
+            ("amqp://u:qz@[::1]:7/a%20b", "::1", 7, "a b", "qz"),
         ];
         for (text, host, port, virtual_host, password) in rows {
             let broker = read(text).unwrap();

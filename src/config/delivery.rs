@@ -86,12 +86,11 @@ fn destination(key: &Text, raw: &RawDestination, context: &mut Context<'_>) -> O
     let name = DestinationName::parse(key.get_ref())
         .map_err(|error| refusal(error.to_string(), "rename it: [destinations.scheduling]"));
     let name = context.accept(name, key, &path);
-    let kind = match &raw.kind {
-        Some(kind) => context.word(kind, &format!("{path}.type"), &KINDS, &[])?,
-        None => {
-            let help = "write type = \"webhook\" or \"amqp\"";
-            context.missing(key, &format!("{path}.type"), help)?
-        }
+    let kind = if let Some(kind) = &raw.kind {
+        context.word(kind, &format!("{path}.type"), &KINDS, &[])?
+    } else {
+        let help = "write type = \"webhook\" or \"amqp\"";
+        context.missing(key, &format!("{path}.type"), help)?
     };
     foreign_keys(kind, raw, &path, context);
     let egress = context.egress(
@@ -331,13 +330,7 @@ fn subscription(
         None => Some(ContentLevel::IdOnly),
     };
     order(given, path, context);
-    let format = match &given.format {
-        Some(text) => {
-            let later = ["fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
-            context.word(text, &format!("{path}.format"), &FORMATS, &later)
-        }
-        None => Some(Format::CloudEvents),
-    };
+    let format = format_of(given, path, context);
     let destination = match &given.destination {
         Some(text) => reference(
             text,
@@ -368,6 +361,14 @@ const FORMATS: [(&str, Format); 2] = [
     ("cloudevents", Format::CloudEvents),
     ("cloudevents-binary", Format::CloudEventsBinary),
 ];
+
+fn format_of(given: &RawSubscription, path: &str, context: &mut Context<'_>) -> Option<Format> {
+    let Some(text) = &given.format else {
+        return Some(Format::CloudEvents);
+    };
+    let later = ["fhir-r4", "fhir-r4b", "fhir-r5", "redox"];
+    context.word(text, &format!("{path}.format"), &FORMATS, &later)
+}
 
 /// Refuses orders that are not built: there is one for now.
 fn order(given: &RawSubscription, path: &str, context: &mut Context<'_>) {

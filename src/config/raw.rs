@@ -231,7 +231,7 @@ pub(super) struct RawDestination {
     /// The exchange to publish to, which exists. Required (amqp).
     #[schemars(with = "Option<String>")]
     pub(super) exchange: Option<Text>,
-    /// The routing key: text with {connection}, {record_type}, {record_id}, {change}. Default: {connection}.{record_type}.{change} (amqp).
+    /// The routing key: text with `{connection}`, `{record_type}`, `{record_id}`, `{change}`. Default: `{connection}.{record_type}.{change}` (amqp).
     #[schemars(with = "Option<String>")]
     pub(super) routing_key: Option<Text>,
     /// The waits between attempts: 1 to 20 steps of 1s to 7d. Default: 5s 30s 5m 30m 2h 5h 10h 14h 20h 24h.

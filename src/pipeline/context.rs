@@ -39,15 +39,13 @@ pub(super) async fn gather(
     change: &Change,
 ) -> Result<Context, ConnectorError> {
     let mut context = Context::default();
-    let (Some(feed), Some(content)) = (connection.feed(&claimed.feed), &change.content) else {
+    let (Some(feed), Some(shown)) = (connection.feed(&claimed.feed), &change.content) else {
         return Ok(context);
     };
     let limits = &worker.limits;
     let killed = claimed.claims > limits.fetch_claims;
     let last = claimed.attempts + 1 >= limits.fetch_attempts;
-    let references = connection
-        .connector
-        .references(&content.record, &feed.spec.include);
+    let references = connection.connector.references(&shown.record, &feed.spec.include);
     for (nth, reference) in references.into_iter().enumerate() {
         let key = reference.key.filter(|_| nth < REFERENCES_MAX && !killed);
         let found = match key {

@@ -265,10 +265,12 @@ async fn fetch_whole(worker: &Worker, connection: &Connection, claimed: ClaimedC
     } else {
         fetch(worker, connection, &claimed).await
     };
-    let mut change = match fetched {
-        SettleResult::Fetched(change) if context::is_due(connection, &claimed, &change) => change,
-        other => return other,
+    let SettleResult::Fetched(mut change) = fetched else {
+        return fetched;
     };
+    if !context::is_due(connection, &claimed, &change) {
+        return SettleResult::Fetched(change);
+    }
     match context::gather(worker, connection, &claimed, &change).await {
         Ok(context) => {
             if let Some(content) = &mut change.content {

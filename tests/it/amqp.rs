@@ -34,7 +34,7 @@ use secrecy::SecretString;
 use url::Url;
 
 /// Nothing here takes as long: it guards against hanging.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The broker that all tests share.
 fn shared_broker() -> Url {
@@ -140,7 +140,7 @@ impl Desk {
 
     /// The destination under test, for this desk's exchange.
     fn destination(&self) -> Amqp {
-        Amqp::new(self.settings(Duration::from_secs(60)))
+        Amqp::new(self.settings(Duration::from_mins(1)))
     }
 
     fn settings(&self, deadline: Duration) -> Settings {

@@ -51,6 +51,7 @@ fn configuration(sources: &[(&str, String)], hook: &Url) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one scenario, told in its order")]
 async fn one_bad_connection_among_good_ones_keeps_nobody_from_running_and_is_named() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ((source, good), (hook_listener, hook)) = (loopback().await, loopback().await);

@@ -321,14 +321,13 @@ fn a_secret_file_lies_beside_the_configuration_and_loses_one_newline() {
     ] {
         fs::write(folder.path().join("token"), content).unwrap();
         let config = load();
-        let found =
-            config
-                .as_ref()
-                .ok()
-                .map(|config| match &config.connections.values().next().unwrap().auth {
-                    Auth::Bearer { token } => token.expose_secret().to_owned(),
-                    other => panic!("the token is not used: {other:?}"),
-                });
+        let found = config.as_ref().ok().map(|config| {
+            let auth = &config.connections.values().next().unwrap().auth;
+            let Auth::Bearer { token } = auth else {
+                panic!("the token is not used: {auth:?}");
+            };
+            token.expose_secret().to_owned()
+        });
         assert_eq!(found.as_deref(), expected, "{content:?}");
         if let Ok(config) = config {
             assert_eq!(config.state.database, folder.path().join("courier.db"));

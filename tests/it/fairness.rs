@@ -52,11 +52,11 @@ impl Clock for Simulated {
     }
 }
 
-fn change(id: String, at: Timestamp) -> ChangeRef {
+fn change(id: &str, at: Timestamp) -> ChangeRef {
     ChangeRef {
         key: RecordKey {
             record_type: RecordType::parse("Patient").unwrap(),
-            id: RecordId::parse(&id).unwrap(),
+            id: RecordId::parse(id).unwrap(),
         },
         shown: Shown::State,
         novelty: Novelty::Announce,
@@ -81,7 +81,7 @@ impl Source {
         let change = |number: u32| {
             let id = format!("r-{number}");
             shown.insert(id.clone(), Instant::now());
-            change(id, now)
+            change(&id, now)
         };
         ChangePage {
             changes: numbers.map(change).collect(),

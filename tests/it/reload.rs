@@ -213,6 +213,7 @@ fn write(ehr: &Ehr, id: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one scenario, told in its order")]
 async fn sighup_brings_courier_d_into_force_and_a_refused_reload_changes_nothing() {
     let mut scene = Scene::raise().await;
     scene

@@ -294,7 +294,7 @@ async fn a_client_that_is_not_registered_is_told_so_without_a_secret_and_stays_q
     assert!(text.contains("public half of this key"), "{text}");
     assert!(!text.contains("eyJ"), "{text}");
     // The next poll asks nobody: it gets the same answer even when nobody is there.
-    let connection = scene.connection.connector.clone();
+    let connection = Arc::clone(&scene.connection.connector);
     let spec = scene.connection.feeds[0].spec.clone();
     scene.end().await;
     let request = PollRequest {

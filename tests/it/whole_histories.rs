@@ -99,7 +99,7 @@ impl Scene {
             stop,
             tasks,
         };
-        scene.until("the first poll", |scene| scene.polled()).await;
+        scene.until("the first poll", Scene::polled).await;
         scene
     }
 

@@ -199,11 +199,13 @@ fn date(reply: &Reply) -> Timestamp {
 impl ClinicHttp {
     fn note(&self, url: &Url, reply: &Reply) {
         let feed = FEED.try_with(Clone::clone).unwrap_or_default();
-        let asked = match asked(url) {
-            Asked::Statement => return,
-            Asked::Record if feed == CONTEXT => Asked::Context,
-            other => other,
-        };
+        let mut asked = asked(url);
+        if matches!(asked, Asked::Statement) {
+            return;
+        }
+        if matches!(asked, Asked::Record) && feed == CONTEXT {
+            asked = Asked::Context;
+        }
         let showings = showings(asked, url, reply);
         let mut pages = self.book.open();
         let tick = pages.next();

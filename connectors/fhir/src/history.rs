@@ -31,7 +31,8 @@ const EMPTY_PAGES_MAX: u32 = 3;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct History {
-    history: u8,
+    #[serde(rename = "history")]
+    version: u8,
     /// The next page's link, absolute.
     pub(crate) link: Option<String>,
     lower: Option<Stored>,
@@ -58,7 +59,7 @@ impl History {
     /// Begins a poll with its first answer; `bound` is the source's time at that moment.
     pub(crate) fn begin(plan: &Plan, bound: Timestamp) -> Self {
         Self {
-            history: VERSION,
+            version: VERSION,
             link: None,
             lower: plan.lower.map(Stored),
             floor: plan.floor.map(Stored),
@@ -76,7 +77,7 @@ impl History {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text)
             .ok()
-            .filter(|poll: &Self| poll.history == VERSION)
+            .filter(|poll: &Self| poll.version == VERSION)
     }
 
     /// Whether a row was not asked for: it lies before `_since` by more than servers' precision explains.

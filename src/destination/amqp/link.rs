@@ -256,15 +256,15 @@ async fn secured(stream: tokio::net::TcpStream, broker: &Broker) -> Result<Strea
 
 /// Logs in over a stream that is connected: lapin neither resolves, dials, retries nor recovers anything.
 async fn log_in(stream: Stream, broker: &Broker) -> Result<Connection, Refused> {
-    let broken = |_error: lapin::Error| Refused::Broken;
-    let runtime = lapin::runtime::default_runtime().map_err(broken)?;
+    let failed = |_error: lapin::Error| Refused::Broken;
+    let runtime = lapin::runtime::default_runtime().map_err(failed)?;
     let properties = ConnectionProperties::default().with_connection_name(CONNECTION_NAME.into());
-    let stream = Mutex::new(Some(stream));
-    let taken = async move |_uri, _runtime| {
-        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let once = Mutex::new(Some(stream));
+    let connected = async move |_uri, _runtime| {
+        let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
         stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
     };
-    Connection::connector(uri(broker), runtime, taken, properties)
+    Connection::connector(uri(broker), runtime, connected, properties)
         .await
         .map_err(|error| Refused::login(&error))
 }

@@ -101,10 +101,10 @@ impl Service {
                 }
             }
         });
-        match waited.await {
-            Ok(counts) => counts,
-            Err(_) => panic!("{:?}", self.store.deliveries_by_state(&bus).await),
-        }
+        let Ok(counts) = waited.await else {
+            panic!("{:?}", self.store.deliveries_by_state(&bus).await);
+        };
+        counts
     }
 
     /// The ids of all events in the log.

@@ -95,9 +95,11 @@ async fn a_message_is_persistent_and_byte_for_byte_what_the_binary_examples_show
         let headers = properties.headers().as_ref().unwrap().inner();
         let found: BTreeSet<(String, String)> = headers
             .iter()
-            .map(|(name, value)| match value {
-                AMQPValue::LongString(text) => (name.to_string(), text.to_string()),
-                other => panic!("{name} is {other:?}"),
+            .map(|(name, value)| {
+                let AMQPValue::LongString(text) = value else {
+                    panic!("{name} is {value:?}");
+                };
+                (name.to_string(), text.to_string())
             })
             .collect();
         let mut expected: BTreeSet<(String, String)> = example
@@ -194,6 +196,8 @@ fn changed(change: impl FnOnce(&mut Settings)) -> Amqp {
     Amqp::new(settings)
 }
 
+type Change = Box<dyn FnOnce(&mut Settings)>;
+
 #[tokio::test]
 async fn a_connection_that_is_refused_says_why_and_shows_no_credentials() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -201,7 +205,6 @@ async fn a_connection_that_is_refused_says_why_and_shows_no_credentials() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone_port = gone.local_addr().unwrap().port();
     drop(gone);
-    type Change = Box<dyn FnOnce(&mut Settings)>;
     let rows: Vec<(Change, &str)> = vec![
         (
             Box::new(|settings| settings.broker.password = SecretString::from(CANARY)),

@@ -13,16 +13,16 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The Redis that `tests/run` starts or the environment names.
 pub(super) fn given_address() -> String {
-    std::env::var("COURIER_TEST_REDIS_URL").expect(
-        "COURIER_TEST_REDIS_URL names no Redis: run tests/run, or tests/services cargo test --test it redis",
-    )
+    let named = std::env::vars().find(|(name, _)| name == "COURIER_TEST_REDIS_URL");
+    let (_, address) = named.expect("run tests/run, which starts a Redis, or set COURIER_TEST_REDIS_URL");
+    address
 }
 
 /// A `redis-server` of this test alone. It keeps nothing on disk: what is restarted is empty.
 pub(super) struct PrivateRedis {
     port: u16,
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl PrivateRedis {
@@ -34,11 +34,7 @@ impl PrivateRedis {
             .port();
         let folder = tempfile::tempdir().unwrap();
         let child = spawn(port, &folder);
-        let server = Self {
-            port,
-            child,
-            _folder: folder,
-        };
+        let server = Self { port, child, folder };
         server.until_it_answers().await;
         server
     }
@@ -62,7 +58,7 @@ impl PrivateRedis {
     }
 
     pub(super) async fn start_again(&mut self) {
-        self.child = spawn(self.port, &self._folder);
+        self.child = spawn(self.port, &self.folder);
         self.until_it_answers().await;
     }
 

@@ -306,16 +306,17 @@ fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
 /// When a feed last had to catch up by its current state, if ever: one worker had lost three stages in a row.
 fn caught_up(pages: &Pages, feed: &FeedRef) -> Option<u64> {
     let of_feed = |it: &&(u64, usize, FeedRef)| it.2 == *feed;
-    let lost: Vec<_> = pages.given_up.iter().filter(of_feed).collect();
+    let abandoned: Vec<_> = pages.given_up.iter().filter(of_feed).collect();
     let complete = |from: u64, to: u64| {
         let mut done = pages.completed.iter();
         done.any(|(tick, of)| of == feed && (from..to).contains(tick))
     };
-    lost.windows(LOST_STAGES_MAX)
+    abandoned
+        .windows(LOST_STAGES_MAX)
         .filter_map(|row| {
             let (first, last) = (row.first()?, row.last()?);
-            let one_worker = row.iter().all(|it| it.1 == first.1);
-            (one_worker && !complete(first.0, last.0)).then_some(last.0)
+            let alone = row.iter().all(|it| it.1 == first.1);
+            (alone && !complete(first.0, last.0)).then_some(last.0)
         })
         .max()
 }

@@ -35,21 +35,19 @@ fn page(seconds: &[i64], next: Option<&str>) -> Shown {
 }
 
 fn ask(step: Step) -> History {
-    match step {
-        // What is stored between two pages comes back whole.
-        Step::Ask(poll) => History::parse(&serde_json::to_string(&poll).unwrap()).unwrap(),
-        other => panic!("{other:?}"),
-    }
+    let Step::Ask(poll) = step else {
+        panic!("{step:?}");
+    };
+    // What is stored between two pages comes back whole.
+    History::parse(&serde_json::to_string(&poll).unwrap()).unwrap()
 }
 
-fn watermark(step: Step) -> Timestamp {
-    match step {
-        Step::Done(state) => {
-            assert_eq!(state.by, By::History);
-            state.watermark.0
-        }
-        other => panic!("{other:?}"),
-    }
+fn watermark(step: &Step) -> Timestamp {
+    let Step::Done(state) = step else {
+        panic!("{step:?}");
+    };
+    assert_eq!(state.by, By::History);
+    state.watermark.0
 }
 
 #[test]
@@ -57,15 +55,15 @@ fn the_cursor_moves_with_the_last_page_to_the_greatest_stamp_of_all() {
     let poll = ask(poll().absorb(&page(&[1900, 1800], Some("p2"))));
     assert_eq!(poll.link.as_deref(), Some("p2"));
     let poll = ask(poll.absorb(&page(&[1700, 1700], Some("p3"))));
-    assert_eq!(watermark(poll.absorb(&page(&[800], None))), at(1900));
+    assert_eq!(watermark(&poll.absorb(&page(&[800], None))), at(1900));
 }
 
 #[test]
 fn an_empty_history_leaves_the_cursor_and_a_stamp_of_2099_does_not_move_it() {
-    assert_eq!(watermark(poll().absorb(&page(&[], None))), at(1000));
-    assert_eq!(watermark(poll().absorb(&page(&[800], None))), at(1000));
+    assert_eq!(watermark(&poll().absorb(&page(&[], None))), at(1000));
+    assert_eq!(watermark(&poll().absorb(&page(&[800], None))), at(1000));
     assert_eq!(
-        watermark(poll().absorb(&page(&[2_000_000_000, 1500], None))),
+        watermark(&poll().absorb(&page(&[2_000_000_000, 1500], None))),
         at(1500)
     );
 }
@@ -78,13 +76,13 @@ fn empty_pages_are_followed_three_times_and_end_the_poll() {
     let poll = ask(poll.absorb(&page(&[1800], Some("p4"))));
     let poll = ask(poll.absorb(&page(&[], Some("p5"))));
     let poll = ask(poll.absorb(&page(&[], Some("p6"))));
-    assert_eq!(watermark(poll.absorb(&page(&[], Some("p7")))), at(1900));
+    assert_eq!(watermark(&poll.absorb(&page(&[], Some("p7")))), at(1900));
 }
 
 #[test]
 fn a_since_that_was_ignored_is_proved_by_the_rows_and_ends_the_poll_in_doubt() {
     // Servers with second precision show rows up to a second below the bound.
-    assert_eq!(watermark(poll().absorb(&page(&[1500, 699], None))), at(1500));
+    assert_eq!(watermark(&poll().absorb(&page(&[1500, 699], None))), at(1500));
     let step = poll().absorb(&page(&[1500, 698], None));
     assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
     let mut state = poll();
@@ -141,9 +139,11 @@ proptest! {
             let shown = &stamps[begin.saturating_sub(pushed)..(begin + size).min(stamps.len())];
             begin += size;
             let link = format!("p{begin}");
-            match state.absorb(&page(shown, (begin < stamps.len()).then_some(link.as_str()))) {
-                Step::Ask(next) => state = *next,
-                other => break watermark(other),
+            let step = state.absorb(&page(shown, (begin < stamps.len()).then_some(link.as_str())));
+            if let Step::Ask(next) = step {
+                state = *next;
+            } else {
+                break watermark(&step);
             }
         };
         prop_assert_eq!(end, at(expected));
