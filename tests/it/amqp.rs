@@ -4,6 +4,7 @@
 //! The broker is the one that `COURIER_TEST_AMQP_URL` names; tests that kill or starve one start their own.
 
 mod broker_dies;
+mod demo;
 mod node;
 mod service;
 mod verdicts;
@@ -112,21 +113,12 @@ impl Desk {
 
     /// Takes the next message, if there is one.
     async fn take(&self) -> Option<BasicGetMessage> {
-        let options = BasicGetOptions { no_ack: true };
-        self.channel
-            .basic_get(self.queue.as_str().into(), options)
-            .await
-            .unwrap()
+        take(&self.channel, &self.queue).await
     }
 
     /// Takes all messages: how often each message id came.
     async fn take_all(&self) -> BTreeMap<String, usize> {
-        let mut found = BTreeMap::new();
-        while let Some(message) = self.take().await {
-            let id = message.properties.message_id().as_ref().unwrap().to_string();
-            *found.entry(id).or_default() += 1;
-        }
-        found
+        take_all(&self.channel, &self.queue).await
     }
 
     async fn remove(self) {
@@ -162,6 +154,20 @@ impl Desk {
             deadline,
         }
     }
+}
+
+async fn take(channel: &Channel, queue: &str) -> Option<BasicGetMessage> {
+    let options = BasicGetOptions { no_ack: true };
+    channel.basic_get(queue.into(), options).await.unwrap()
+}
+
+async fn take_all(channel: &Channel, queue: &str) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    while let Some(message) = take(channel, queue).await {
+        let id = message.properties.message_id().as_ref().unwrap().to_string();
+        *found.entry(id).or_default() += 1;
+    }
+    found
 }
 
 async fn login(broker: &Url) -> (Channel, Connection) {

@@ -40,6 +40,10 @@ pub(crate) struct History {
     pub(crate) bound: Stored,
     pub(crate) start: Option<Stored>,
     greatest: Option<Stored>,
+    /// The oldest row so far.
+    oldest: Option<Stored>,
+    /// Whether a row was newer than one before it, or did not say.
+    unordered: bool,
     pages: u32,
     /// Empty pages in a row.
     empty: u32,
@@ -66,6 +70,8 @@ impl History {
             bound: Stored(bound),
             start: plan.start.map(Stored),
             greatest: None,
+            oldest: None,
+            unordered: false,
             pages: 0,
             empty: 0,
             visited: Vec::new(),
@@ -95,11 +101,16 @@ impl History {
         self.greatest = self
             .greatest
             .max(seen.filter(|stamp| *stamp <= bound).max().map(Stored));
-        if shown.stamps.iter().any(|stamp| self.excludes(*stamp)) {
-            self.suspect(Doubt::FilterIgnored);
-        }
+        self.note_order(&shown.stamps);
         if shown.unusable > 0 {
             self.suspect(Doubt::Unusable);
+        }
+        if shown.stamps.iter().any(|stamp| self.excludes(*stamp)) {
+            if !self.unordered {
+                // The source ignores `_since`, but newest came first all the way down to here: nothing is missing.
+                return self.conclude();
+            }
+            self.suspect(Doubt::FilterIgnored);
         }
         let Some(link) = shown.next.as_ref().filter(|_| self.empty < EMPTY_PAGES_MAX) else {
             return self.conclude();
@@ -115,6 +126,23 @@ impl History {
         }
         self.link = Some(link.clone());
         Step::Ask(Box::new(self))
+    }
+
+    /// Notes whether the rows go on from new to old. Servers write one instant with different precision: what that
+    /// explains is no disorder.
+    fn note_order(&mut self, stamps: &[Option<Timestamp>]) {
+        for stamp in stamps {
+            let Some(stamp) = *stamp else {
+                self.unordered = true;
+                continue;
+            };
+            let at_least = instant::back(stamp, PRECISION);
+            self.unordered |= self.oldest.is_some_and(|oldest| at_least > oldest.0);
+            self.oldest = Some(
+                self.oldest
+                    .map_or(Stored(stamp), |oldest| oldest.min(Stored(stamp))),
+            );
+        }
     }
 
     fn conclude(self) -> Step {

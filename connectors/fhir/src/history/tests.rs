@@ -80,13 +80,22 @@ fn empty_pages_are_followed_three_times_and_end_the_poll() {
 }
 
 #[test]
-fn a_since_that_was_ignored_is_proved_by_the_rows_and_ends_the_poll_in_doubt() {
+fn an_ignored_since_ends_the_poll_at_the_first_row_too_old_where_newest_comes_first() {
+    let poll = ask(poll().absorb(&page(&[1900, 1500], Some("p2"))));
+    assert_eq!(
+        watermark(&poll.absorb(&page(&[1500, 698, 1], Some("p3")))),
+        at(1900)
+    );
+}
+
+#[test]
+fn an_ignored_since_without_order_leaves_the_cursor() {
     // Servers with second precision show rows up to a second below the bound.
     assert_eq!(watermark(&poll().absorb(&page(&[1500, 699], None))), at(1500));
-    let step = poll().absorb(&page(&[1500, 698], None));
+    let step = poll().absorb(&page(&[100, 1500], None));
     assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
-    let mut state = poll();
-    for number in 0..IGNORED_PAGES_MAX - 1 {
+    let mut state = ask(poll().absorb(&page(&[1, 1500], Some("p"))));
+    for number in 0..IGNORED_PAGES_MAX - 2 {
         state = ask(state.absorb(&page(&[1], Some(&format!("p{number}")))));
     }
     let step = state.absorb(&page(&[1], Some("more")));
