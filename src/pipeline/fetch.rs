@@ -149,7 +149,7 @@ async fn batch(
 /// Cuts settlements into what one transaction may hold; a larger record stands alone.
 fn slices(group: Vec<Settlement>) -> Vec<Vec<Settlement>> {
     let size = |settlement: &Settlement| match &settlement.result {
-        SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+        SettleResult::Fetched(change) | SettleResult::Deleted(change) | SettleResult::Keep { change, .. } => {
             change.content.as_ref().map_or(0, Content::bytes)
         }
         SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => 0,
@@ -249,9 +249,10 @@ async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange
     if let Some(span) = span {
         let outcome = match &result {
             SettleResult::Fetched(_) | SettleResult::Deleted(_) => SpanOutcome::Done,
-            SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => {
-                SpanOutcome::Failed
-            }
+            SettleResult::RetryAt { .. }
+            | SettleResult::Keep { .. }
+            | SettleResult::Quarantine { .. }
+            | SettleResult::Release { .. } => SpanOutcome::Failed,
         };
         worker.end_span(span, outcome, &connection.name, vec![("feed", feed.to_string())]);
     }
@@ -278,7 +279,31 @@ async fn fetch_whole(worker: &Worker, connection: &Connection, claimed: ClaimedC
             }
             SettleResult::Fetched(change)
         }
-        Err(error) => after_error(worker, connection, &claimed, error),
+        Err(error) => {
+            let result = after_error(worker, connection, &claimed, error);
+            if claimed.change.content.is_some() {
+                result
+            } else {
+                keep(change, result)
+            }
+        }
+    }
+}
+
+/// What was read just now outlasts what its context came to: the source may replace it before the next try.
+fn keep(change: Change, result: SettleResult) -> SettleResult {
+    let (due_at, reason) = match result {
+        SettleResult::RetryAt { due_at, reason } => (due_at, Some(reason)),
+        SettleResult::Release { due_at } => (due_at, None),
+        other @ (SettleResult::Fetched(_)
+        | SettleResult::Deleted(_)
+        | SettleResult::Keep { .. }
+        | SettleResult::Quarantine { .. }) => return other,
+    };
+    SettleResult::Keep {
+        change,
+        due_at,
+        reason,
     }
 }
 

@@ -325,6 +325,16 @@ pub enum SettleResult {
         /// Why; no PHI.
         reason: String,
     },
+    /// The record was read, but not yet what it refers to: it waits with what was read, which the source may replace
+    /// meanwhile. It may be a newer version than the one asked for, which is then entered as superseded.
+    Keep {
+        /// What was read.
+        change: Change,
+        /// When it is due again.
+        due_at: Timestamp,
+        /// Why, where that counts as a failed attempt; no PHI.
+        reason: Option<String>,
+    },
     /// It is given up and kept, with its reason; no PHI.
     Quarantine {
         /// Why.

@@ -68,6 +68,8 @@ pub(crate) struct Answer {
     pub(crate) asked: Asked,
     /// The source's own time.
     pub(crate) date: Timestamp,
+    /// The `_since` of the history that it belongs to: what lies before was not asked for.
+    pub(crate) since: Option<Timestamp>,
     pub(crate) showings: Vec<Showing>,
 }
 
@@ -186,6 +188,13 @@ impl Pages {
     pub(crate) fn next(&mut self) -> u64 {
         self.tick += 1;
         self.tick
+    }
+
+    /// The `_since` of the poll that a feed is at.
+    pub(crate) fn since_of_last_poll(&self, connection: &str, feed: &str) -> Option<Timestamp> {
+        let begins =
+            |it: &&Answer| it.asked == Asked::FirstPage && it.connection == connection && it.feed == feed;
+        self.answers.iter().rev().find(begins)?.since
     }
 
     fn end(&mut self, life: usize) {

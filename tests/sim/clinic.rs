@@ -153,6 +153,12 @@ fn asked(url: &Url) -> Asked {
     if further { Asked::Page } else { Asked::FirstPage }
 }
 
+/// The `_since` of a request.
+fn since(url: &Url) -> Option<Timestamp> {
+    let (_, since) = url.query_pairs().find(|(name, _)| name == "_since")?;
+    Some(since.parse().unwrap())
+}
+
 /// Reads what a whole, sound answer shows.
 pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
     let text = std::str::from_utf8(&reply.body).unwrap_or_default();
@@ -209,6 +215,12 @@ impl ClinicHttp {
         let showings = showings(asked, url, reply);
         let mut pages = self.book.open();
         let tick = pages.next();
+        let since = match asked {
+            Asked::FirstPage => since(url),
+            // A link need not repeat what its poll asked for.
+            Asked::Page => pages.since_of_last_poll(&self.connection, &feed),
+            Asked::Version | Asked::Record | Asked::Context | Asked::Statement => None,
+        };
         pages.answers.push(Answer {
             tick,
             life: self.life.number,
@@ -216,6 +228,7 @@ impl ClinicHttp {
             feed,
             asked,
             date: date(reply),
+            since,
             showings,
         });
     }

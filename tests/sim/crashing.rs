@@ -77,7 +77,7 @@ impl<S> Crashing<S> {
         let mut pages = self.book.open();
         let tick = pages.next();
         for settlement in &settle.settlements {
-            if let SettleResult::Fetched(change) = &settlement.result
+            if let SettleResult::Fetched(change) | SettleResult::Keep { change, .. } = &settlement.result
                 && let Some(version) = version_of(&connection, change)
             {
                 pages.durable.entry(version).or_insert(tick);

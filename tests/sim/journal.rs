@@ -252,6 +252,7 @@ impl JournalConnector {
             feed: feed.to_owned(),
             asked,
             date: self.clock.now(),
+            since: None,
             showings,
         });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use courier_sdk::{ConnectionName, RecordKey};
+use courier_sdk::{ConnectionName, Novelty, RecordKey};
 use jiff::Timestamp;
 
 use super::state::{ConnectionState, InboxRow, QuarantinedChange, State};
@@ -135,6 +135,24 @@ impl InboxRow {
 
     fn retry(&mut self, due_at: Timestamp) {
         self.attempts += 1;
+        self.release(due_at);
+    }
+
+    /// Takes what was read for the row; what is announced stays announced.
+    fn keep(&mut self, read: &Change) {
+        let announced = self.change.novelty == Novelty::Announce;
+        let trace = self.change.trace.or(read.trace);
+        self.change = Change {
+            trace,
+            ..read.clone()
+        };
+        if announced {
+            self.change.novelty = Novelty::Announce;
+        }
+    }
+
+    /// A polite end is no killed worker.
+    fn release(&mut self, due_at: Timestamp) {
         self.claims = 0;
         self.due_at = due_at;
         self.claimed = None;
@@ -155,12 +173,14 @@ impl ConnectionState {
             }
             SettleResult::Release { due_at } => {
                 if let Some(row) = self.inbox.rows.get_mut(&settlement.id) {
-                    row.due_at = *due_at;
-                    row.claimed = None;
-                    // A polite end is no killed worker.
-                    row.claims = 0;
+                    row.release(*due_at);
                 }
             }
+            SettleResult::Keep {
+                change,
+                due_at,
+                reason,
+            } => self.settle_kept(settle, settlement, (change, *due_at, reason.is_some()), settled),
             SettleResult::Quarantine { reason } => {
                 self.settle_given_up(settle, settlement, reason, settled);
             }
@@ -214,10 +234,54 @@ impl ConnectionState {
         let shown_again = row.generation != settlement.generation;
         if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
             let mut row = row;
-            row.claimed = None;
-            row.claims = 0;
-            row.due_at = settle.at;
+            row.release(settle.at);
             self.inbox.insert(settlement.id, row);
+            settled.shown_again += 1;
+        }
+    }
+
+    /// Leaves a row with what was read for it.
+    fn settle_kept(
+        &mut self,
+        settle: &SettleChanges,
+        settlement: &Settlement,
+        (change, due_at, failed): (&Change, Timestamp, bool),
+        settled: &mut Settled,
+    ) {
+        let Some(mut row) = self.inbox.remove(settlement.id) else {
+            return;
+        };
+        let unnamed = known_id(&row.change).is_none();
+        let replaced = !unnamed && known_id(&row.change) != known_id(change);
+        let came_along = replaced && row.change.content.is_some();
+        // What was read may be older than a showing from meanwhile, which is then read for itself.
+        let again = (unnamed && row.generation != settlement.generation)
+            .then(|| (row.change.clone(), row.fresh_as_of));
+        let (feed, baseline) = (row.feed.clone(), row.baseline);
+        let read = (change.clone(), row.fresh_as_of);
+        if replaced
+            && !came_along
+            && let Some(id) = known_id(&row.change)
+        {
+            self.accept(id, row.change.order, settle.at);
+            settled.superseded += 1;
+        }
+        let stays = came_along || !self.waits(change);
+        if came_along || !stays {
+            self.put_into_inbox((&feed, baseline), &read, settle.at);
+        } else {
+            row.keep(change);
+        }
+        if stays {
+            if failed {
+                row.retry(due_at);
+            } else {
+                row.release(due_at);
+            }
+            self.inbox.insert(settlement.id, row);
+        }
+        if let Some(again) = again {
+            self.put_into_inbox((&feed, baseline), &again, settle.at);
             settled.shown_again += 1;
         }
     }
@@ -236,10 +300,8 @@ impl ConnectionState {
         // Shown again while it was given up, perhaps with its record: the next tries are for that showing.
         let shown_again = row.generation != settlement.generation;
         if shown_again || row.change.content.is_some() {
-            row.claimed = None;
-            row.claims = 0;
             row.attempts = 0;
-            row.due_at = at;
+            row.release(at);
             self.inbox.insert(id, row);
             settled.shown_again += 1;
             return;

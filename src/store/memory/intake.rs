@@ -227,6 +227,11 @@ impl ConnectionState {
         self.inbox.insert(id, row);
     }
 
+    /// Whether a row waits that a change is a further showing of.
+    pub(super) fn waits(&mut self, change: &Change) -> bool {
+        self.waiting_row(change).is_some()
+    }
+
     /// The row that a change is a further showing of: by event id where that is known, else the last unnamed one of
     /// the record if it carries the same content (or, like this one, none).
     fn waiting_row(&mut self, change: &Change) -> Option<&mut InboxRow> {

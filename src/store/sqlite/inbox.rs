@@ -171,13 +171,19 @@ pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled,
                 settle_found(db, (settle, settlement), &row, change, &mut settled)?;
             }
             SettleResult::RetryAt { due_at, reason } => retry(db, settlement.id, *due_at, Some(reason))?,
-            SettleResult::Release { due_at } => {
-                // A polite end is no killed worker.
-                db.prepare_cached(
-                    "UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = 0 WHERE id = ?1",
-                )?
-                .execute([stored(settlement.id.0), nanos(*due_at)])?;
+            SettleResult::Keep {
+                change,
+                due_at,
+                reason,
+            } => {
+                if settle_kept(db, (settle, settlement), &row, change, &mut settled)? {
+                    match reason {
+                        Some(_) => retry(db, settlement.id, *due_at, reason.as_ref())?,
+                        None => release(db, settlement.id, *due_at)?,
+                    }
+                }
             }
+            SettleResult::Release { due_at } => release(db, settlement.id, *due_at)?,
             SettleResult::Quarantine { reason } => {
                 give_up(db, (settle, settlement), &row, reason, &mut settled)?;
             }
@@ -263,9 +269,69 @@ fn settle_found(
     let shown_again = row.generation != settlement.generation;
     if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
         settled.shown_again += 1;
-        return due_now(db, settlement.id, settle.at);
+        return release(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)
+}
+
+/// Leaves a row with what was read for it; answers whether it stays, and not another one that waits for the same.
+fn settle_kept(
+    db: &Connection,
+    (settle, settlement): (&SettleChanges, &Settlement),
+    row: &InboxRow,
+    change: &Change,
+    settled: &mut Settled,
+) -> Result<bool, Failure> {
+    let connection = &settle.connection;
+    let unnamed = known_id(&row.change).is_none();
+    let replaced = !unnamed && known_id(&row.change) != known_id(change);
+    let came_along = replaced && row.change.content.is_some();
+    if replaced
+        && !came_along
+        && let Some(id) = known_id(&row.change)
+    {
+        ledger_rows::accept(db, connection, id, row.change.order, settle.at)?;
+        settled.superseded += 1;
+    }
+    let batch = Batch {
+        connection,
+        feed: &row.feed,
+        source: Source::Inbox,
+        baseline: row.baseline,
+        at: settle.at,
+    };
+    let waits = waiting_row(db, connection, change)?.is_some_and(|id| id != stored(settlement.id.0));
+    let stays = came_along || !waits;
+    if came_along || !stays {
+        put(db, &batch, &(change.clone(), row.fresh_as_of))?;
+    } else {
+        keep(db, connection, settlement.id, change)?;
+    }
+    if !stays {
+        remove(db, settlement.id)?;
+    }
+    // What was read may be older than a showing from meanwhile, which is then read for itself.
+    if unnamed && row.generation != settlement.generation {
+        put(db, &batch, &(row.change.clone(), row.fresh_as_of))?;
+        settled.shown_again += 1;
+    }
+    Ok(stays)
+}
+
+/// Takes what was read for a row; what is announced stays announced.
+fn keep(db: &Connection, connection: &ConnectionName, id: InboxId, read: &Change) -> Result<(), Failure> {
+    let mut update = db.prepare_cached(
+        "UPDATE inbox SET record_type = ?2, record_id = ?3, shown = ?4,
+             novelty = CASE WHEN novelty = 'announce' THEN novelty ELSE ?5 END,
+             version_id = ?6, clue = ?7, version = ?8, event_id = ?9, order_number = ?10, order_stamp = ?11,
+             first_version = ?12, hash = ?13, body = ?14, trace = coalesce(trace, ?15)
+         WHERE id = ?1",
+    )?;
+    let values = change_values(db, connection, read)?;
+    update.execute(params_from_iter(
+        std::iter::once(Value::Integer(stored(id.0))).chain(values),
+    ))?;
+    Ok(())
 }
 
 /// A first sight is a creation only if the baseline was complete when the change was shown, and still is.
@@ -289,7 +355,7 @@ fn give_up(
         settled.shown_again += 1;
         db.prepare_cached("UPDATE inbox SET attempts = 0 WHERE id = ?1")?
             .execute([stored(settlement.id.0)])?;
-        return due_now(db, settlement.id, settle.at);
+        return release(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)?;
     if let Some(id) = known_id(&row.change) {
@@ -323,9 +389,10 @@ fn retry(db: &Connection, id: InboxId, due_at: Timestamp, reason: Option<&String
     Ok(())
 }
 
-fn due_now(db: &Connection, id: InboxId, at: Timestamp) -> Result<(), Failure> {
+/// A polite end is no killed worker.
+fn release(db: &Connection, id: InboxId, due_at: Timestamp) -> Result<(), Failure> {
     db.prepare_cached("UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = 0 WHERE id = ?1")?
-        .execute([stored(id.0), nanos(at)])?;
+        .execute([stored(id.0), nanos(due_at)])?;
     Ok(())
 }
 

@@ -141,6 +141,10 @@ impl View {
             if showing.extent == Extent::Whole {
                 version.sha256.get_or_insert(showing.sha256);
             }
+            if answer.since.is_some_and(|since| showing.stamp < since) {
+                // Nobody asked for it: a history that ignores `_since` shows it at every poll.
+                continue;
+            }
             if handed.is_some() {
                 version.counted.get_or_insert(answer.tick);
                 if showing.extent == Extent::Whole {
