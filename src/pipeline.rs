@@ -7,6 +7,7 @@
 //! The loops live here; connectors, destinations and stores do one thing and return. A stage that ends early or
 //! panics ends the process: the state is safe, and a supervisor starts it again.
 
+mod agenda;
 pub mod bells;
 pub mod budget;
 pub mod connection;

@@ -169,6 +169,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Fenced`].
     async fn claim_changes(&self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError>;
 
+    /// When the next change of a connection's inbox is due, claimed ones included; nothing where none waits.
+    async fn next_change_due(&self, connection: &ConnectionName) -> Result<Option<Timestamp>, StoreError>;
+
     /// Atomic point 2. Settles claimed changes: out of the inbox, the event into the log, the ledger moved. A row
     /// that was shown again while it was claimed stays due.
     ///

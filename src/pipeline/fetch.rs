@@ -1,6 +1,6 @@
 //! Fetch: reads the full record of changes whose page did not bring it, and moves on what waited behind them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,12 @@ use courier_sdk::{ChangeRef, ConnectionName, ConnectorError, Fetched, Shown};
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Worker;
+use super::agenda::Agenda;
 use super::connection::Connection;
 use super::context;
 use super::heartbeat::Part;
@@ -31,14 +33,33 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A source that was read from so recently is not away.
 const SOURCE_LIVES: Duration = Duration::from_mins(1);
 
-/// Inboxes are looked at this often even if nobody rang: for retries that fell due.
+/// An inbox is looked at no sooner than this after nothing was found in it, unless somebody rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What a batch found: whether it is worth looking again at once.
+/// An inbox in which nothing waits is looked at this often even if nobody rings.
+const LOOK_ANYWAY: Duration = Duration::from_mins(5);
+
+/// What a batch found: when it is worth looking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Batch {
     Full,
-    Empty,
+    /// Nothing was due; what waits, if anything, is due then.
+    Empty(Option<Timestamp>),
+    /// The lease is not ours, or in doubt.
+    Unheld,
+}
+
+impl Batch {
+    fn again_in(self, now: Timestamp) -> Duration {
+        match self {
+            Self::Full => Duration::ZERO,
+            Self::Unheld => LOOK_AGAIN,
+            Self::Empty(None) => LOOK_ANYWAY,
+            Self::Empty(Some(due_at)) => Duration::try_from(due_at.duration_since(now))
+                .unwrap_or_default()
+                .clamp(LOOK_AGAIN, LOOK_ANYWAY),
+        }
+    }
 }
 
 /// Fetches for all connections that this worker holds, one batch a connection at a time, until `stop`.
@@ -46,26 +67,21 @@ enum Batch {
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut waiting: BTreeMap<ConnectionName, Timestamp> = BTreeMap::new();
+    let mut agenda = Agenda::default();
     let mut batches: JoinSet<(ConnectionName, Result<Batch, StoreError>)> = JoinSet::new();
-    let mut running: std::collections::BTreeSet<ConnectionName> = std::collections::BTreeSet::new();
+    let mut running: BTreeSet<ConnectionName> = BTreeSet::new();
     for name in worker.connections.keys() {
         worker.bells.fetch.ring(name);
     }
     loop {
         worker.watch.heartbeats.beat(Part::Fetch);
-        let now = worker.clock.now();
+        let now = Instant::now();
         for name in worker.bells.fetch.take() {
-            waiting.insert(name, now);
+            agenda.put(name, now);
         }
-        let due: Vec<ConnectionName> = waiting
-            .iter()
-            .filter(|(name, at)| **at <= now && !running.contains(*name))
-            .map(|(n, _)| n.clone())
-            .collect();
-        let room = worker.limits.fetch_batches.saturating_sub(batches.len());
-        for name in due.into_iter().take(room) {
-            waiting.remove(&name);
+        while batches.len() < worker.limits.fetch_batches
+            && let Some(name) = agenda.take_due(now, |name| !running.contains(name))
+        {
             running.insert(name.clone());
             let (worker, stop) = (Arc::clone(&worker), stop.clone());
             batches.spawn(async move {
@@ -79,12 +95,7 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             Some(joined) = batches.join_next() => match joined {
                 Ok((name, result)) => {
                     running.remove(&name);
-                    let again = match result? {
-                        Batch::Full => Duration::ZERO,
-                        Batch::Empty => LOOK_AGAIN,
-                    };
-                    let at = worker.clock.now().saturating_add(again).unwrap_or(Timestamp::MAX);
-                    waiting.entry(name).or_insert(at);
+                    agenda.put(name, Instant::now() + result?.again_in(worker.clock.now()));
                 }
                 Err(error) => if error.is_panic() { std::panic::resume_unwind(error.into_panic()) },
             },
@@ -109,10 +120,10 @@ async fn batch(
     stop: &CancellationToken,
 ) -> Result<Batch, StoreError> {
     let Some(connection) = worker.connections.get(name) else {
-        return Ok(Batch::Empty);
+        return Ok(Batch::Unheld);
     };
     let Some(fence) = connection.fence() else {
-        return Ok(Batch::Empty);
+        return Ok(Batch::Unheld);
     };
     let claim = ClaimChanges {
         connection: name.clone(),
@@ -123,12 +134,12 @@ async fn batch(
     let claimed = match worker.store.claim_changes(&claim).await {
         Err(StoreError::Fenced { .. }) => {
             connection.let_go();
-            return Ok(Batch::Empty);
+            return Ok(Batch::Unheld);
         }
         other => other?,
     };
     if claimed.is_empty() {
-        return Ok(Batch::Empty);
+        return Ok(Batch::Empty(worker.store.next_change_due(name).await?));
     }
     // As many at a time as may be under way, then settled: one read that hangs holds back no others, and no request is
     // left open while the store works.
@@ -139,7 +150,7 @@ async fn batch(
             future::join_all(at_once.map(|change| settle_one(worker, connection, change, stop))).await;
         for settlements in slices(ended) {
             if settle(worker, connection, fence, settlements).await?.is_break() {
-                return Ok(Batch::Empty);
+                return Ok(Batch::Unheld);
             }
         }
     }

@@ -116,6 +116,10 @@ impl Store for MemoryStore {
         self.state().claim_changes(claim)
     }
 
+    async fn next_change_due(&self, connection: &ConnectionName) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.state().connection(connection).inbox.next_due())
+    }
+
     async fn settle_changes(&self, settle: &SettleChanges) -> Result<Settled, StoreError> {
         self.state().settle_changes(settle)
     }

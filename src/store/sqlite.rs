@@ -246,6 +246,14 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn next_change_due(&self, connection: &ConnectionName) -> Result<Option<Timestamp>, StoreError> {
+        let connection = connection.clone();
+        self.list("looking for the next change due", move |db| {
+            inbox::next_due(db, &connection)
+        })
+        .await
+    }
+
     async fn settle_changes(&self, settle: &SettleChanges) -> Result<Settled, StoreError> {
         let settle = settle.clone();
         self.write("settling changes", move |db| inbox::settle(db, &settle))

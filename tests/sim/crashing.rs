@@ -199,6 +199,10 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, ClaimChanges, self.inner.claim_changes(claim))
     }
 
+    async fn next_change_due(&self, connection: &ConnectionName) -> Result<Option<Timestamp>, StoreError> {
+        pass!(self, Other, self.inner.next_change_due(connection))
+    }
+
     async fn settle_changes(&self, settle: &SettleChanges) -> Result<Settled, StoreError> {
         pass!(
             self,

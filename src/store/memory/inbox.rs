@@ -26,6 +26,11 @@ impl Inbox {
         &self.rows
     }
 
+    /// When the next row is due.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.rows.values().map(|row| row.due_at).min()
+    }
+
     /// Whether a change of a record waits.
     pub(super) fn holds(&self, key: &RecordKey) -> bool {
         self.by_record.contains_key(key)

@@ -7,7 +7,9 @@ use rusqlite::{OptionalExtension, params, params_from_iter};
 
 use super::connection::Connection;
 use super::intake::{self};
-use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, nanos, stored, text};
+use super::rows::{
+    CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, instant, nanos, stored, text,
+};
 use super::{feed, lease, ledger_rows, quarantine};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
@@ -157,6 +159,13 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
         update.execute([stored(one.id.0), stored(claim.fence.0)])?;
     }
     Ok(claimed)
+}
+
+pub(super) fn next_due(db: &Connection, connection: &ConnectionName) -> Result<Option<Timestamp>, Failure> {
+    let mut select =
+        db.prepare_cached("SELECT min(due_at) FROM inbox INDEXED BY inbox_in_order WHERE connection = ?1")?;
+    let due: Option<i64> = select.query_row([connection.as_str()], |row| row.get(0))?;
+    Ok(due.map(instant))
 }
 
 pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled, Failure> {

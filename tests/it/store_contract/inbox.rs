@@ -308,6 +308,18 @@ pub(super) async fn a_record_shown_again_is_read_again_behind_what_is_kept(home:
     assert_eq!(world.claim(100).await[0].change, unversioned("1"));
 }
 
+pub(super) async fn the_next_change_due_is_told(home: &dyn Home) {
+    let world = World::open(home).await;
+    let next = async || world.store.next_change_due(&mercy()).await.unwrap();
+    assert_eq!(next().await, None);
+    world.poll(vec![reference("1", 1), reference("2", 1)]).await;
+    assert_eq!(next().await, Some(at(0)));
+    for claimed in world.claim(0).await {
+        world.settle(&claimed, keep(version("1", 1))).await;
+    }
+    assert_eq!(next().await, Some(at(100)));
+}
+
 pub(super) async fn a_change_shown_again_waits_its_back_off_out(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![reference("1", 1)]).await;
