@@ -92,6 +92,12 @@ impl VersionKey {
         Self(format!("d:{head}"))
     }
 
+    /// Whether this is a delete that was derived from the version that it ended.
+    #[must_use]
+    pub fn is_inferred_delete(&self) -> bool {
+        self.0.strip_prefix("d:").is_some_and(|ended| ended.contains(':'))
+    }
+
     /// A delete in a history without a version of its own: derived from its time.
     #[must_use]
     pub fn of_delete_time(deleted: Timestamp) -> Self {

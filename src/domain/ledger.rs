@@ -165,19 +165,27 @@ fn decide_one(
         Some(_) | None => Timeliness::InOrder,
     };
     let kind = kind_of(change, record.head.as_ref(), baseline);
+    let told = timeliness == Timeliness::InOrder && names_a_told_delete(change, record.head.as_ref());
     if timeliness == Timeliness::InOrder {
         record.head = Some(next_head(change, record.head.as_ref(), &version, &event_id));
     }
     view.accepted.insert(event_id.clone());
     match change.novelty {
-        Novelty::Announce => Verdict::Append {
+        Novelty::Announce if !told => Verdict::Append {
             version,
             event_id,
             kind,
             timeliness,
         },
-        Novelty::Silent => Verdict::Silence { event_id },
+        Novelty::Announce | Novelty::Silent => Verdict::Silence { event_id },
     }
+}
+
+/// Whether a history names the delete that a read found before: one delete is one event, whoever saw it first.
+fn names_a_told_delete(change: &Change, head: Option<&Head>) -> bool {
+    let named = change.shown == Shown::Deleted && matches!(change.version, VersionClue::Known(..));
+    let inferred = |head: &Head| head.life == Life::Deleted && head.version.is_inferred_delete();
+    named && head.is_some_and(inferred)
 }
 
 /// Where a change stands among the record's versions. An inferred delete has no place of its own: it comes after the

@@ -96,6 +96,25 @@ impl Budget {
         }
     }
 
+    /// Waits for leave to send one request, but neither for the end of a pause nor beyond an instant. Cancel safe.
+    ///
+    /// # Errors
+    /// How long to wait further, when there is no leave by then.
+    pub async fn leave_by(&self, by: Option<Instant>) -> Result<Leave<'_>, Duration> {
+        loop {
+            let permit = self.at_once.acquire().await.map_err(|_| OCCUPIED)?;
+            let wait = self.take();
+            if wait.is_zero() {
+                return Ok(Leave(permit));
+            }
+            drop(permit);
+            if !self.paused().is_zero() || by.is_some_and(|by| Instant::now() + wait > by) {
+                return Err(wait);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// Takes leave to send one request now, or says when to ask again.
     ///
     /// # Errors
@@ -242,6 +261,21 @@ mod tests {
         assert!(budget.leave_now().is_ok());
         budget.pause(Duration::from_secs(u64::from(u32::MAX)));
         assert_eq!(budget.leave_now().unwrap_err(), PAUSE_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_waited_for_until_an_instant_and_no_pause_is() {
+        let budget = budget(1, 2);
+        let soon = || Some(Instant::now() + Duration::from_secs(5));
+        assert!(budget.leave_by(soon()).await.is_ok());
+        let began = Instant::now();
+        assert!(budget.leave_by(soon()).await.is_ok(), "a second later");
+        assert!(began.elapsed() >= Duration::from_millis(900));
+        assert!(budget.leave_by(Some(Instant::now())).await.is_err());
+        budget.pause(Duration::from_secs(2));
+        let began = Instant::now();
+        assert_eq!(budget.leave_by(None).await.unwrap_err(), Duration::from_secs(2));
+        assert!(began.elapsed().is_zero());
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,10 +3,12 @@
 //! A reference that cannot be followed is named as missing and holds nothing back; a source that is away is waited for.
 
 use courier_sdk::{ConnectorError, Context, Novelty, Shown};
+use jiff::Timestamp;
 use tracing::debug;
 
 use super::Worker;
 use super::connection::Connection;
+use super::fetch::{SOURCE_LIVES, Turn};
 use crate::domain::event::Change;
 use crate::store::ClaimedChange;
 
@@ -27,17 +29,25 @@ pub(super) fn is_due(connection: &Connection, claimed: &ClaimedChange, change: &
         && change.content.is_some()
 }
 
-/// Reads a change's context, one reference after the other.
+/// Why a context is not there yet.
+pub(super) enum Hindered {
+    /// The source is away, throttles or does not know us.
+    Failed(ConnectorError),
+    /// No leave to ask: not before then.
+    NoLeave(Timestamp),
+}
+
+/// Reads a change's context, one reference after the other. Cancel safe: nothing of it is remembered anywhere.
 ///
 /// # Errors
-/// [`ConnectorError`] where the source is away, throttles or does not know us; on the change's last try only what
-/// concerns the whole connection.
+/// [`Hindered`]; on the change's last try a failure only where nothing else is read from the source either.
 pub(super) async fn gather(
     worker: &Worker,
     connection: &Connection,
     claimed: &ClaimedChange,
     change: &Change,
-) -> Result<Context, ConnectorError> {
+    turn: &Turn,
+) -> Result<Context, Hindered> {
     let mut context = Context::default();
     let (Some(feed), Some(shown)) = (connection.feed(&claimed.feed), &change.content) else {
         return Ok(context);
@@ -51,7 +61,12 @@ pub(super) async fn gather(
         let found = match key {
             None => None,
             Some(key) => {
-                let leave = connection.budget.leave().await;
+                // Once begun it is read to its end: a rate may be lower than a turn is long.
+                let by = (nth == 0).then_some(turn.ends);
+                let leave = turn
+                    .leave(worker, connection, by)
+                    .await
+                    .map_err(Hindered::NoLeave)?;
                 let answer = connection.connector.read_context(&key).await;
                 drop(leave);
                 let outcome = match &answer {
@@ -60,18 +75,20 @@ pub(super) async fn gather(
                 };
                 connection.count_request(&worker.watch.connections, outcome);
                 match answer {
-                    Ok(found) => found,
-                    Err(error @ (ConnectorError::Throttled { .. } | ConnectorError::Unauthorized { .. })) => {
-                        return Err(error);
+                    Ok(found) => {
+                        connection.note_fetched();
+                        found
                     }
-                    Err(error @ ConnectorError::Transient { .. }) if !last => return Err(error),
-                    Err(
-                        error @ (ConnectorError::Transient { .. }
-                        | ConnectorError::PageExpired { .. }
-                        | ConnectorError::Unreadable { .. }
-                        | ConnectorError::Refused { .. }
-                        | ConnectorError::Forbidden { .. }),
-                    ) => {
+                    Err(error @ ConnectorError::Throttled { .. }) => return Err(Hindered::Failed(error)),
+                    Err(error @ ConnectorError::Unauthorized { .. })
+                        if !(last && connection.fetched_within(SOURCE_LIVES)) =>
+                    {
+                        return Err(Hindered::Failed(error));
+                    }
+                    Err(error @ ConnectorError::Transient { .. }) if !last => {
+                        return Err(Hindered::Failed(error));
+                    }
+                    Err(error) => {
                         debug!(connection = %connection.name, %error, "a reference could not be followed");
                         None
                     }

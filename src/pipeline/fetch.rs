@@ -15,8 +15,9 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::agenda::Agenda;
+use super::budget::Leave;
 use super::connection::Connection;
-use super::context;
+use super::context::{self, Hindered};
 use super::heartbeat::Part;
 use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, Content, VersionClue};
@@ -31,13 +32,44 @@ use crate::store::{
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A source that was read from so recently is not away.
-const SOURCE_LIVES: Duration = Duration::from_mins(1);
+pub(super) const SOURCE_LIVES: Duration = Duration::from_mins(1);
 
 /// An inbox is looked at no sooner than this after nothing was found in it, unless somebody rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// An inbox in which nothing waits is looked at this often even if nobody rings.
 const LOOK_ANYWAY: Duration = Duration::from_mins(5);
+
+/// A batch asks for no further record after this: a slow source gives its place to the others.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// One connection's turn at being fetched for.
+pub(super) struct Turn {
+    fence: Fence,
+    /// Nothing new is begun after this.
+    pub(super) ends: Instant,
+    stop: CancellationToken,
+}
+
+impl Turn {
+    /// Leave for one request under the turn's lease, or when to ask for it again.
+    pub(super) async fn leave<'a>(
+        &self,
+        worker: &Worker,
+        connection: &'a Connection,
+        by: Option<Instant>,
+    ) -> Result<Leave<'a>, Timestamp> {
+        let now = || worker.clock.now();
+        let leave = connection.budget.leave_by(by).await;
+        let leave = leave.map_err(|wait| after(now(), wait))?;
+        // Whoever holds the lease now asks the source.
+        if connection.fence() == Some(self.fence) {
+            Ok(leave)
+        } else {
+            Err(now())
+        }
+    }
+}
 
 /// What a batch found: when it is worth looking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,11 +175,16 @@ async fn batch(
     }
     // As many at a time as may be under way, then settled: one read that hangs holds back no others, and no request is
     // left open while the store works.
+    let turn = Turn {
+        fence,
+        ends: Instant::now() + TURN_MAX,
+        stop: stop.clone(),
+    };
     let mut claimed = claimed.into_iter().peekable();
     while claimed.peek().is_some() {
         let at_once = claimed.by_ref().take(fetches_at_once(connection));
         let ended =
-            future::join_all(at_once.map(|change| settle_one(worker, connection, change, stop))).await;
+            future::join_all(at_once.map(|change| settle_one(worker, connection, change, &turn))).await;
         for settlements in slices(ended) {
             if settle(worker, connection, fence, settlements).await?.is_break() {
                 return Ok(Batch::Unheld);
@@ -227,7 +264,7 @@ async fn settle_one(
     worker: &Worker,
     connection: &Connection,
     claimed: ClaimedChange,
-    stop: &CancellationToken,
+    turn: &Turn,
 ) -> Settlement {
     let (id, generation) = (claimed.id, claimed.generation);
     let carried = claimed.change.content.is_some() || claimed.change.shown == Shown::Deleted;
@@ -238,12 +275,12 @@ async fn settle_one(
         SettleResult::Quarantine {
             reason: "its worker died at it three times".to_owned(),
         }
-    } else {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => SettleResult::Release { due_at: worker.clock.now() },
-            result = traced(worker, connection, claimed) => result,
+    } else if turn.stop.is_cancelled() || Instant::now() >= turn.ends {
+        SettleResult::Release {
+            due_at: worker.clock.now(),
         }
+    } else {
+        traced(worker, connection, claimed, turn).await
     };
     Settlement {
         id,
@@ -253,10 +290,15 @@ async fn settle_one(
 }
 
 /// Fetches within the trace of the poll that showed the change.
-async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
+async fn traced(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: ClaimedChange,
+    turn: &Turn,
+) -> SettleResult {
     let feed = claimed.feed.clone();
     let span = worker.begin_span(Stage::Fetch, claimed.change.trace);
-    let result = fetch_whole(worker, connection, claimed).await;
+    let result = fetch_whole(worker, connection, claimed, turn).await;
     if let Some(span) = span {
         let outcome = match &result {
             SettleResult::Fetched(_) | SettleResult::Deleted(_) => SpanOutcome::Done,
@@ -271,45 +313,63 @@ async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange
 }
 
 /// Fetches a change's record, unless it came along, and its context, where its feed includes some.
-async fn fetch_whole(worker: &Worker, connection: &Connection, claimed: ClaimedChange) -> SettleResult {
-    let fetched = if claimed.change.content.is_some() {
+async fn fetch_whole(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: ClaimedChange,
+    turn: &Turn,
+) -> SettleResult {
+    let stopped = || SettleResult::Release {
+        due_at: worker.clock.now(),
+    };
+    let carried = claimed.change.content.is_some();
+    let read = if carried {
         SettleResult::Fetched(claimed.change.clone())
     } else {
-        fetch(worker, connection, &claimed).await
+        tokio::select! {
+            biased;
+            () = turn.stop.cancelled() => stopped(),
+            result = fetch(worker, connection, &claimed, turn) => result,
+        }
     };
-    let SettleResult::Fetched(mut change) = fetched else {
-        return fetched;
+    let SettleResult::Fetched(mut change) = read else {
+        return read;
     };
     if !context::is_due(connection, &claimed, &change) {
         return SettleResult::Fetched(change);
     }
-    match context::gather(worker, connection, &claimed, &change).await {
+    let gathered = tokio::select! {
+        biased;
+        () = turn.stop.cancelled() => Err(stopped()),
+        gathered = context::gather(worker, connection, &claimed, &change, turn) => {
+            gathered.map_err(|hindered| match hindered {
+                Hindered::Failed(error) => after_error(worker, connection, &claimed, error),
+                Hindered::NoLeave(due_at) => SettleResult::Release { due_at },
+            })
+        }
+    };
+    match gathered {
         Ok(context) => {
             if let Some(content) = &mut change.content {
                 content.context = Some(context);
             }
             SettleResult::Fetched(change)
         }
-        Err(error) => {
-            let result = after_error(worker, connection, &claimed, error);
-            if claimed.change.content.is_some() {
-                result
-            } else {
-                keep(change, result)
-            }
-        }
+        Err(result) if carried => result,
+        Err(result) => keep(change, result, worker.clock.now()),
     }
 }
 
 /// What was read just now outlasts what its context came to: the source may replace it before the next try.
-fn keep(change: Change, result: SettleResult) -> SettleResult {
+fn keep(change: Change, result: SettleResult, now: Timestamp) -> SettleResult {
     let (due_at, reason) = match result {
         SettleResult::RetryAt { due_at, reason } => (due_at, Some(reason)),
         SettleResult::Release { due_at } => (due_at, None),
-        other @ (SettleResult::Fetched(_)
-        | SettleResult::Deleted(_)
-        | SettleResult::Keep { .. }
-        | SettleResult::Quarantine { .. }) => return other,
+        // Its next try is its last, and does without.
+        SettleResult::Quarantine { reason } => (after(now, RETRY), Some(reason)),
+        other @ (SettleResult::Fetched(_) | SettleResult::Deleted(_) | SettleResult::Keep { .. }) => {
+            return other;
+        }
     };
     SettleResult::Keep {
         change,
@@ -318,9 +378,17 @@ fn keep(change: Change, result: SettleResult) -> SettleResult {
     }
 }
 
-async fn fetch(worker: &Worker, connection: &Connection, claimed: &ClaimedChange) -> SettleResult {
+async fn fetch(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: &ClaimedChange,
+    turn: &Turn,
+) -> SettleResult {
     let wanted = as_reference(&claimed.change);
-    let leave = connection.budget.leave().await;
+    let leave = match turn.leave(worker, connection, Some(turn.ends)).await {
+        Ok(leave) => leave,
+        Err(due_at) => return SettleResult::Release { due_at },
+    };
     let answer = connection.connector.fetch(&wanted).await;
     drop(leave);
     let outcome = match &answer {
@@ -336,6 +404,11 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: &ClaimedChange
             found.record = Some(record);
             let mut fetched = identify(&connection.name, found, &rule);
             fetched.trace = claimed.change.trace;
+            if fetched.version == claimed.change.version {
+                // A read shows the state only; what showed the change may have told how it came about.
+                fetched.shown = claimed.change.shown;
+                fetched.first_version |= claimed.change.first_version;
+            }
             if fetched.order.is_before(&claimed.change.order) {
                 // A cache's answer from before the change: taken for an answer, it would pass for a newer version.
                 return failed("the source answered an older version than it had shown".to_owned());
@@ -361,6 +434,10 @@ fn after_error(
 ) -> SettleResult {
     let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
     match error {
+        // What is said of one record is no word about the source while others are read: the record's attempts count.
+        error @ ConnectorError::Unauthorized { .. } if connection.fetched_within(SOURCE_LIVES) => {
+            failed(error.to_string())
+        }
         ConnectorError::Throttled { retry_after, .. } => {
             let pause = retry_after.unwrap_or(RETRY);
             connection.budget.pause(pause);

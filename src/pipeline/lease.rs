@@ -71,6 +71,7 @@ async fn renew(worker: &Worker) -> Result<(), StoreError> {
     };
     let asked_at = Instant::now();
     let renewed = worker.store.renew_leases(&renewal, worker.clock.now()).await?;
+    worker.watch.heartbeats.beat(Part::Store);
     for (name, fence) in before {
         let Some(connection) = worker.connections.get(&name) else {
             continue;

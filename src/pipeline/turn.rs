@@ -56,12 +56,12 @@ pub(super) async fn run(
         return Ok(TurnEnd::NotNow);
     };
     let closed_for = connection.budget.closed_for();
-    if !closed_for.is_zero() {
-        return Ok(TurnEnd::Wait(closed_for));
-    }
     let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
     let ended = if state.stage == StageState::Releasing {
+        // What was collected needs no request.
         stage::release(worker, connection, feed, fence, stop).await
+    } else if !closed_for.is_zero() {
+        return Ok(TurnEnd::Wait(closed_for));
     } else if is_backed_up(worker, connection).await? {
         return Ok(TurnEnd::Skipped);
     } else {

@@ -99,6 +99,14 @@ pub(super) fn known_id(change: &Change) -> Option<&EventId> {
     }
 }
 
+/// Whether a version that was read is known to have replaced the one that was asked for. Where neither order nor time
+/// tells, two numbers do: a read may be answered by a server that lags behind.
+pub(super) fn has_replaced(read: &Change, asked_for: &Change) -> bool {
+    let number = |change: &Change| change.version_id.as_ref()?.parse::<u64>().ok();
+    let counted_on = matches!((number(read), number(asked_for)), (Some(read), Some(asked)) if read > asked);
+    counted_on || read.shown == Shown::Deleted || asked_for.order.is_before(&read.order)
+}
+
 /// A change of which nothing is known but its record.
 pub(super) fn change_by_reference(key: &RecordKey) -> Change {
     Change {

@@ -105,6 +105,7 @@ macro_rules! contract_suite {
                     what_came_along_is_not_replaced_by_what_was_read,
                     a_record_shown_again_is_read_again_behind_what_is_kept,
                     the_next_change_due_is_told,
+                    an_answer_that_is_not_known_to_be_newer_supersedes_nothing,
                     a_version_whose_record_came_along_while_it_was_fetched_is_not_superseded,
                     a_change_whose_record_came_along_is_not_given_up,
                     a_change_shown_again_waits_its_back_off_out,

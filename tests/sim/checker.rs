@@ -47,6 +47,7 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     arrivals::check_each(world, &pages, &view, &mut findings);
     arrivals::check_lost(world, &pages, &view, &dead, &mut findings);
     arrivals::check_repeats(&pages, &mut findings);
+    arrivals::check_deletes(&pages, &view, &mut findings);
     arrivals::check_order(&pages, &view, &mut findings);
     numbers::check(world, &pages, &mut findings).await;
     cursors::check(&pages, &view, &mut findings);

@@ -54,11 +54,16 @@ pub(crate) fn refusal(
             operation,
             reason: "the source refuses the credentials (status 401)".to_owned(),
         },
-        429 | 503 => ConnectorError::Throttled {
+        429 => ConnectorError::Throttled {
             operation,
             retry_after: retry_after(response, now),
         },
-        408 | 425 | 500 | 502 | 504..=599 => ConnectorError::Transient {
+        // With a time it is a pause that the whole source asks for; without one it may concern this request alone.
+        503 if retry_after(response, now).is_some() => ConnectorError::Throttled {
+            operation,
+            retry_after: retry_after(response, now),
+        },
+        408 | 425 | 500 | 502..=599 => ConnectorError::Transient {
             operation,
             reason: format!("status {status}"),
         },

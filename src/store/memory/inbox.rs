@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use super::state::{ConnectionState, InboxRow, QuarantinedChange, State};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::Source;
-use crate::store::batch::{Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, known_id, later};
+use crate::store::batch::{
+    Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, has_replaced, known_id, later,
+};
 use crate::store::{
     ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement, StoreError,
 };
@@ -231,6 +233,14 @@ impl ConnectionState {
                 && written.id.as_ref() != asked_for
                 && row.change.content.is_none()
             {
+                if !has_replaced(change, &row.change) {
+                    // An older answer, as far as anybody knows: what was asked for is still to come.
+                    settled.ids.extend(written.id);
+                    let mut row = row;
+                    row.retry(later(settle.at, INCOMPLETE_RETRIED_AFTER));
+                    self.inbox.insert(settlement.id, row);
+                    return;
+                }
                 self.accept(id, row.change.order, settle.at);
                 settled.superseded += 1;
             }
@@ -258,21 +268,22 @@ impl ConnectionState {
         };
         let unnamed = known_id(&row.change).is_none();
         let replaced = !unnamed && known_id(&row.change) != known_id(change);
-        let came_along = replaced && row.change.content.is_some();
+        // Its record came along meanwhile, or it was not what was read: it is told of for itself.
+        let stands_apart = replaced && (row.change.content.is_some() || !has_replaced(change, &row.change));
         // What was read may be older than a showing from meanwhile, which is then read for itself.
         let again = (unnamed && row.generation != settlement.generation)
             .then(|| (row.change.clone(), row.fresh_as_of));
         let (feed, baseline) = (row.feed.clone(), row.baseline);
         let read = (change.clone(), row.fresh_as_of);
         if replaced
-            && !came_along
+            && !stands_apart
             && let Some(id) = known_id(&row.change)
         {
             self.accept(id, row.change.order, settle.at);
             settled.superseded += 1;
         }
-        let stays = came_along || !self.waits(change);
-        if came_along || !stays {
+        let stays = stands_apart || !self.waits(change);
+        if stands_apart || !stays {
             self.put_into_inbox((&feed, baseline), &read, settle.at);
         } else {
             row.keep(change);

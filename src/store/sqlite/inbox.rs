@@ -14,7 +14,7 @@ use super::{feed, lease, ledger_rows, quarantine};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
 use crate::store::batch::{
-    Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, known_id, later,
+    Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, has_replaced, known_id, later,
 };
 use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement};
 
@@ -270,6 +270,12 @@ fn settle_found(
             && written.id.as_ref() != Some(asked_for)
             && row.change.content.is_none()
         {
+            if !has_replaced(change, &row.change) {
+                // An older answer, as far as anybody knows: what was asked for is still to come.
+                settled.ids.extend(written.id);
+                let due_at = later(settle.at, INCOMPLETE_RETRIED_AFTER);
+                return retry(db, settlement.id, due_at, None);
+            }
             ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
             settled.superseded += 1;
         }
@@ -294,9 +300,10 @@ fn settle_kept(
     let connection = &settle.connection;
     let unnamed = known_id(&row.change).is_none();
     let replaced = !unnamed && known_id(&row.change) != known_id(change);
-    let came_along = replaced && row.change.content.is_some();
+    // Its record came along meanwhile, or it was not what was read: it is told of for itself.
+    let stands_apart = replaced && (row.change.content.is_some() || !has_replaced(change, &row.change));
     if replaced
-        && !came_along
+        && !stands_apart
         && let Some(id) = known_id(&row.change)
     {
         ledger_rows::accept(db, connection, id, row.change.order, settle.at)?;
@@ -310,8 +317,8 @@ fn settle_kept(
         at: settle.at,
     };
     let waits = waiting_row(db, connection, change)?.is_some_and(|id| id != stored(settlement.id.0));
-    let stays = came_along || !waits;
-    if came_along || !stays {
+    let stays = stands_apart || !waits;
+    if stands_apart || !stays {
         put(db, &batch, &(change.clone(), row.fresh_as_of))?;
     } else {
         keep(db, connection, settlement.id, change)?;

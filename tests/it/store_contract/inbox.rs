@@ -1,7 +1,7 @@
 //! `claim_changes` and `settle_changes`: one queue per record, fetched, given up or shown again.
 
 use courier_sdk::{Cursor, Shown};
-use ehr_courier::domain::event::{Change, VersionClue};
+use ehr_courier::domain::event::{Change, VersionClue, VersionOrder};
 use ehr_courier::store::{BaselineProof, ClaimedChange, EventQuery, Progress, SettleResult};
 
 use super::Home;
@@ -168,6 +168,42 @@ pub(super) async fn a_superseded_version_is_entered_and_counted(home: &dyn Home)
     let accepted = world.poll(vec![reference("1", 1), version("1", 2)]).await;
     assert_eq!((accepted.known, accepted.enqueued), (2, 0));
     assert_eq!(world.log().await, ["1 2 updated"]);
+}
+
+pub(super) async fn an_answer_that_is_not_known_to_be_newer_supersedes_nothing(home: &dyn Home) {
+    let world = World::open(home).await;
+    let of_one_second = |change: Change, id: &str| Change {
+        version_id: Some(id.to_owned()),
+        order: VersionOrder {
+            number: None,
+            stamp: Some(at(7)),
+        },
+        ..change
+    };
+    let older = || of_one_second(version("1", 4), "a");
+    world.poll(vec![older()]).await;
+    world.poll(vec![of_one_second(reference("1", 5), "b")]).await;
+    let claimed = world.claim(0).await;
+    let settled = world.settle(&claimed[0], SettleResult::Fetched(older())).await;
+    assert_eq!((settled.known, settled.superseded), (1, 0));
+    let again = world.claim(DAY).await;
+    assert_eq!(
+        (again[0].attempts, again.len()),
+        (1, 1),
+        "a server lagged: it is asked again"
+    );
+    let settled = world.settle(&again[0], keep(older())).await;
+    assert_eq!(settled.superseded, 0);
+    let newer = of_one_second(version("1", 5), "b");
+    while let Some(claimed) = world.claim(DAY).await.first() {
+        let answer = if claimed.change.content.is_some() {
+            older()
+        } else {
+            newer.clone()
+        };
+        world.settle(claimed, SettleResult::Fetched(answer)).await;
+    }
+    assert_eq!(world.log().await, ["1 a updated", "1 b updated"]);
 }
 
 pub(super) async fn a_version_whose_record_came_along_while_it_was_fetched_is_not_superseded(

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Findings;
-use super::shown::View;
+use super::shown::{Version, View};
 use crate::book::{Arrival, Ending, Pages, RecordRef};
 use crate::identity::{event_id, sha256};
 use crate::plan::{FeedPlan, SubscriptionPlan, TemperPlan};
@@ -167,6 +167,11 @@ pub(super) fn check_lost(
         .map(|arrival| (arrival.subscription.as_str(), arrival.event_id.as_str()))
         .collect();
     findings.delivered = received.len() as u64;
+    let known: BTreeSet<&str> = received
+        .iter()
+        .map(|(_, id)| *id)
+        .chain(dead.iter().map(|(_, id)| id.as_str()))
+        .collect();
     for plan in &world.plan.subscriptions {
         let dies = plan.temper == TemperPlan::Dead;
         if !dies && dead.iter().any(|(subscription, _)| *subscription == plan.name) {
@@ -183,12 +188,47 @@ pub(super) fn check_lost(
                 && version.first >= since;
             let arrived = received.contains(&(plan.name.as_str(), version.event_id.as_str()))
                 || dead.contains(&(plan.name.clone(), version.event_id.clone()));
-            if concerned && !arrived && view.is_owed(record, *number, version) {
+            let told = arrived || is_told_delete(&known, record, *number, version);
+            if concerned && !told && view.is_owed(record, *number, version) {
                 findings.violations.push(format!(
                     "lost: {record:?} {number} was shown (at {}, counted at {:?}) and never reached {}",
                     version.first, version.counted, plan.name
                 ));
             }
+        }
+    }
+}
+
+/// Whether a history's delete was told of before, when a read found the record gone: under the version that it ended.
+fn is_told_delete(known: &BTreeSet<&str>, record: &RecordRef, number: u64, version: &Version) -> bool {
+    let (connection, record_type, id) = record;
+    let inferred = |ended: u64| event_id(connection, record_type, id, &format!("d:v:{ended}"));
+    version.sha256 == Some(sha256(b"")) && (1..number).any(|ended| known.contains(inferred(ended).as_str()))
+}
+
+/// One delete is one event: after one that a read found, the history's next is not told again.
+pub(super) fn check_deletes(pages: &Pages, view: &View, findings: &mut Findings) {
+    let is_delete = |version: &Version| version.sha256 == Some(sha256(b""));
+    let mut found_last: BTreeMap<(&str, RecordRef), Option<u64>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for arrival in pages.arrivals.iter().filter(|arrival| arrival.received.is_some()) {
+        let subscription = arrival.subscription.as_str();
+        let Some((record, number, sort)) = version_of(view, arrival) else {
+            continue;
+        };
+        if !seen.insert((subscription, arrival.event_id.as_str())) {
+            continue;
+        }
+        let found = (sort == Sort::Delete).then_some(number);
+        let before = found_last.insert((subscription, record.clone()), found).flatten();
+        let Some(ended) = before.filter(|ended| found.is_none() && *ended < number) else {
+            continue;
+        };
+        let since = (record.clone(), ended + 1)..=(record.clone(), number);
+        let first = view.versions.range(since).find(|(_, version)| is_delete(version));
+        if first.is_some_and(|((_, first), _)| *first == number) {
+            let what = format!("the delete of {record:?} ({number}) was told twice to {subscription}");
+            findings.violations.push(what);
         }
     }
 }
