@@ -1,17 +1,10 @@
 //! The HTTP face over TCP: it answers, and it ends when it is told to.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
-use courier_sdk::Clock;
-use ehr_courier::app;
-use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
 use ehr_courier::face::access::Access;
 use ehr_courier::face::{self, Face, Reload};
-use ehr_courier::store::memory::MemoryStore;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,27 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::composed;
+
 /// The face waits for requests in progress, but no longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn face(draining: &CancellationToken, tokens: &[SecretString]) -> Face {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let text = "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-                [connections.mercy]\nbase_url = \"https://ehr.example.com/\"\n\
-                [[connections.mercy.feeds]]\nrecord = \"Patient\"\n";
-    let environment = Environment::default();
-    let known_profiles = Profile::names();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &known_profiles,
-        includable: courier_fhir::includable,
-        now: clock.now(),
-        secrets: Secrets::Required,
-    };
-    let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
-    let worker = app::compose(&config, Arc::new(MemoryStore::default()), clock).unwrap();
     Face {
-        worker: watch::Sender::new(Arc::new(worker)).subscribe(),
+        worker: watch::Sender::new(Arc::new(composed::worker())).subscribe(),
         access: watch::Sender::new(Arc::new(Access::new(tokens))).subscribe(),
         reload: watch::Sender::new(Reload::None).subscribe(),
         metrics: PrometheusBuilder::new().build_recorder().handle(),

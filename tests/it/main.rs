@@ -9,6 +9,8 @@ mod bad_connection;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod composed;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod egress;

@@ -1,39 +1,22 @@
 //! `/readyz`: which watchdog fails, by name.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
-use courier_sdk::{Clock, FeedName};
-use ehr_courier::app;
-use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use courier_sdk::FeedName;
 use ehr_courier::domain::delivery::Fence;
 use ehr_courier::face::{self, health};
-use ehr_courier::pipeline::Worker;
 use ehr_courier::pipeline::heartbeat::Part;
-use ehr_courier::store::memory::MemoryStore;
+use ehr_courier::pipeline::{self, Worker};
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::composed;
 
 /// A worker that holds its one connection for a day.
 fn worker() -> Worker {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let text = "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-                [connections.mercy]\nbase_url = \"https://ehr.example.com/\"\n\
-                [[connections.mercy.feeds]]\nrecord = \"Patient\"\n";
-    let environment = Environment::default();
-    let known_profiles = Profile::names();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &known_profiles,
-        includable: courier_fhir::includable,
-        now: clock.now(),
-        secrets: Secrets::Required,
-    };
-    let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
-    let worker = app::compose(&config, Arc::new(MemoryStore::default()), clock).unwrap();
+    let worker = composed::worker();
     for connection in worker.connections.values() {
         connection.hold(Fence(1), Instant::now(), Duration::from_hours(24));
     }
@@ -86,6 +69,24 @@ watchdogs! {
     readyz_names_a_sweep_that_stands_still: Sweep,
     readyz_names_leases_that_are_not_renewed: Lease,
     readyz_names_a_store_that_commits_nothing: Store,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_nothing_to_do_stays_ready() {
+    let worker = Arc::new(composed::worker());
+    for connection in worker.connections.values() {
+        // Its source does not exist: nobody is asked.
+        connection.budget.pause(Duration::from_hours(1));
+    }
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(pipeline::run(Arc::clone(&worker), stop.clone()));
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let said = report(&worker);
+        assert_eq!(said["ready"], true, "{said}");
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
