@@ -1,15 +1,18 @@
 //! The sweep: deletes, slice by slice, what is settled and past its retention.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use courier_sdk::{ConnectionName, FeedName};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Worker;
 use super::heartbeat::Part;
 use crate::dedup::REMEMBERED_MAX;
-use crate::store::{StoreError, Sweep, Swept};
+use crate::store::{CursorRow, FeedState, StoreError, Sweep, Swept};
 
 /// Rows of each kind in one transaction, so that nobody waits long behind the sweep.
 const SLICE: usize = 1_000;
@@ -34,8 +37,9 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
             () = tokio::time::sleep(worker.limits.sweep_every) => {}
         }
         let mut total = Swept::default();
+        let bounds = bounds(&worker).await?;
         loop {
-            let swept = worker.store.sweep(&bounds(&worker)).await?;
+            let swept = worker.store.sweep(&bounds).await?;
             worker.watch.heartbeats.beat(Part::Sweep);
             total.deliveries += swept.deliveries;
             total.events += swept.events;
@@ -55,13 +59,47 @@ pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<
     }
 }
 
-fn bounds(worker: &Worker) -> Sweep {
+async fn bounds(worker: &Worker) -> Result<Sweep, StoreError> {
     let rewind = worker.limits.rewind_max.saturating_mul(3);
-    Sweep {
+    let cursors = worker.store.cursors().await?;
+    Ok(Sweep {
         at: worker.clock.now(),
         retention: worker.limits.retention,
         unseen_for: rewind.max(UNSEEN_MIN) + SHOWING_UNNOTED_MAX,
-        stamped_before: rewind,
+        stamped_before: stamped_before(worker, &cursors, rewind),
         limit: SLICE,
+    })
+}
+
+/// Before which instant a version must be stamped so that no feed of its connection asks for it again: a cursor may stand
+/// still for weeks, and then shows what lies around it as on the first day.
+fn stamped_before(
+    worker: &Worker,
+    cursors: &[CursorRow],
+    rewind: Duration,
+) -> BTreeMap<ConnectionName, Timestamp> {
+    let states: BTreeMap<(&ConnectionName, &FeedName), &FeedState> = cursors
+        .iter()
+        .map(|row| ((&row.connection, &row.feed), &row.state))
+        .collect();
+    let mut before = BTreeMap::new();
+    for connection in worker.connections.values() {
+        let mut oldest = worker.clock.now();
+        let all_begun = connection.feeds.iter().all(|feed| {
+            let state = states.get(&(&connection.name, &feed.spec.name));
+            let Some(cursor) = state.and_then(|state| state.cursor.as_ref()) else {
+                return false;
+            };
+            // A cursor that stands for no instant has shown nothing yet.
+            if let Some(instant) = connection.connector.describe(cursor) {
+                oldest = oldest.min(instant);
+            }
+            true
+        });
+        if all_begun {
+            let before_all = oldest.checked_sub(rewind).unwrap_or(Timestamp::MIN);
+            before.insert(connection.name.clone(), before_all);
+        }
     }
+    before
 }

@@ -165,6 +165,7 @@ macro_rules! contract_suite {
                 ];
                 traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,];
                 operate: [
+                    what_a_cursor_that_stands_still_may_show_again_is_not_forgotten,
                     events_are_listed_newest_first_with_their_deliveries,
                     dead_letters_are_chosen_by_destination_subscription_and_id,
                     the_backlog_counts_what_waits,

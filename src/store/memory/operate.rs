@@ -202,7 +202,9 @@ impl State {
         for (name, state) in &mut self.connections {
             let is_needed = |position: u64| needed.contains(&(name.clone(), position));
             events += state.sweep_events(before, sweep.limit.saturating_sub(events), is_needed);
-            accepted += state.sweep_accepted(sweep, sweep.limit.saturating_sub(accepted));
+            if let Some(before) = sweep.stamped_before.get(name) {
+                accepted += state.sweep_accepted(sweep, *before, sweep.limit.saturating_sub(accepted));
+            }
         }
         Swept {
             deliveries: deliveries as u64,
@@ -310,9 +312,8 @@ impl ConnectionState {
     }
 
     /// Deletes accepted ids that the source can no longer show. Heads and quarantined ids stay.
-    fn sweep_accepted(&mut self, sweep: &Sweep, limit: usize) -> usize {
+    fn sweep_accepted(&mut self, sweep: &Sweep, stamped_before: Timestamp, limit: usize) -> usize {
         let unseen_since = earlier(sweep.at, sweep.unseen_for);
-        let stamped_before = earlier(sweep.at, sweep.stamped_before);
         let heads = self.heads.values().map(|head| &head.event_id);
         let quarantined = self.quarantine.values().filter_map(|row| known_id(&row.change));
         let kept: BTreeSet<&EventId> = heads.chain(quarantined).collect();

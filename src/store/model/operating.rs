@@ -1,5 +1,6 @@
 //! What operators ask of the store and are shown: listings, replays, backlogs, sweeps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FeedName, Novelty, RecordKey, Shown};
@@ -218,8 +219,9 @@ pub struct Sweep {
     pub retention: Duration,
     /// An accepted id must not have been shown for this long …
     pub unseen_for: Duration,
-    /// … and its stamp must lie at least this far before now (the largest rewind, three times).
-    pub stamped_before: Duration,
+    /// … and its stamp must lie before what its connection's feeds may still ask for. Of a connection that is not named
+    /// no id is deleted.
+    pub stamped_before: BTreeMap<ConnectionName, Timestamp>,
     /// The most rows of each kind.
     pub limit: usize,
 }

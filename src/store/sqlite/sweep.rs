@@ -89,6 +89,9 @@ fn sweep_accepted(
     sweep: &Sweep,
     limit: usize,
 ) -> Result<usize, Failure> {
+    let Some(stamped_before) = sweep.stamped_before.get(connection) else {
+        return Ok(0);
+    };
     let mut delete = db.prepare_cached(
         "DELETE FROM accepted WHERE connection = ?1 AND event_id IN (
              SELECT a.event_id FROM accepted AS a INDEXED BY accepted_to_expire
@@ -99,7 +102,7 @@ fn sweep_accepted(
     Ok(delete.execute(params![
         connection.as_str(),
         nanos(earlier(sweep.at, sweep.unseen_for)),
-        nanos(earlier(sweep.at, sweep.stamped_before)),
+        nanos(*stamped_before),
         row_limit(limit)
     ])?)
 }

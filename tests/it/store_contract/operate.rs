@@ -1,24 +1,47 @@
 //! Lists, backlog and the sweep.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use courier_sdk::ConnectionName;
 use ehr_courier::domain::delivery::AttemptOutcome;
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{SliceLimits, Subscription};
 use ehr_courier::store::{DeadLetterQuery, Depths, EventQuery, Lane, SettleResult, Sweep, Swept};
+use jiff::Timestamp;
 
 use super::Home;
 use super::world::*;
 
+/// Sweeps where the source may be asked again for the last hour.
 async fn sweep(world: &World, days: i64) -> Swept {
+    let an_hour_ago = at(days * DAY - 3_600);
+    sweep_before(world, days, [(mercy(), an_hour_ago)].into()).await
+}
+
+async fn sweep_before(
+    world: &World,
+    days: i64,
+    stamped_before: BTreeMap<ConnectionName, Timestamp>,
+) -> Swept {
     let sweep = Sweep {
         at: at(days * DAY),
         retention: Duration::from_hours(24 * 7),
         unseen_for: Duration::from_hours(24 * 7),
-        stamped_before: Duration::from_hours(1),
+        stamped_before,
         limit: 100,
     };
     world.store.sweep(&sweep).await.unwrap()
+}
+
+pub(super) async fn what_a_cursor_that_stands_still_may_show_again_is_not_forgotten(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![version("1", 1), version("1", 2)]).await;
+    let before_all = at(-1);
+    for stamped_before in [BTreeMap::new(), [(mercy(), before_all)].into()] {
+        assert_eq!(sweep_before(&world, 90, stamped_before).await.accepted, 0);
+    }
+    assert_eq!(sweep(&world, 90).await.accepted, 1, "the head stays");
 }
 
 pub(super) async fn events_are_listed_newest_first_with_their_deliveries(home: &dyn Home) {
