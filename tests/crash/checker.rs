@@ -311,7 +311,7 @@ mod tests {
             r#"{{"specversion":"1.0","id":"{id}","type":"ehr.record.updated","subject":"Patient/1","recordversion":"{version}","sequence":"{number:020}"}}"#
         );
         Arrival {
-            path: "/ids".to_owned(),
+            subscription: "ids".to_owned(),
             id,
             body: body.into(),
             at,

@@ -9,22 +9,25 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::receiver::SECRET;
-use crate::redis;
 
 /// How often the end of a process is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The folder and configuration of one courier.
+/// What the surroundings tell a courier: names and values of variables.
+pub(crate) type Environment = Vec<(&'static str, String)>;
+
+/// The folder, configuration and environment of one courier.
 pub(crate) struct Courier {
     folder: tempfile::TempDir,
+    environment: Environment,
 }
 
 impl Courier {
     /// Writes the configuration into a folder of its own.
-    pub(crate) fn new(configuration: &str) -> Self {
+    pub(crate) fn new(configuration: &str, environment: Environment) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("courier.toml"), configuration).unwrap();
-        Self { folder }
+        Self { folder, environment }
     }
 
     /// The SQLite file.
@@ -79,7 +82,7 @@ impl Courier {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = binary(self.folder.path());
-        command.args(arguments);
+        command.args(arguments).envs(self.environment.iter().cloned());
         command
     }
 }
@@ -91,7 +94,6 @@ pub(crate) fn binary(folder: &Path) -> Command {
         .current_dir(folder)
         .env_clear()
         .env("HOOK_SECRET", SECRET)
-        .env("REDIS_URL", redis::address())
         .env("TMPDIR", folder);
     command.stdin(Stdio::null());
     command

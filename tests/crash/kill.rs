@@ -175,12 +175,12 @@ fn report(world: &World, seed: u64, verdicts: &[Verdict], times: &str) {
         .filter(|(_, count)| *count > 0);
     let struck: Vec<String> = struck.map(|(name, count)| format!("{name} {count}")).collect();
     let refused = world.receiver.refused();
-    let duplicates: Vec<usize> = verdicts.iter().map(Verdict::duplicates).collect();
-    let arrived: Vec<usize> = verdicts.iter().map(Verdict::arrived).collect();
+    let duplicates = World::by_name(verdicts, Verdict::duplicates);
+    let arrived = World::by_name(verdicts, Verdict::arrived);
     writeln!(
         std::io::stderr(),
         "crash: seed {seed}, kills {}, versions shown {shown} ({unproven} last seen by a courier killed then, {missed} of them overwritten before the next poll), \
-         arrived {arrived:?}, lost {lost}, other findings {problems}, duplicates {duplicates:?} (repeats at a kill: times) \
+         arrived ({arrived}), lost {lost}, other findings {problems}, duplicates ({duplicates}) (repeats at a kill: times) \
          {spread:?}, late {late}, refused by the receiver {refused}, struck: {}; {times}",
         world.kills.len(),
         struck.join(", ")

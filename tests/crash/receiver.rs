@@ -20,12 +20,12 @@ use tokio::time::Instant;
 /// The key that the courier signs with, in the form that its configuration takes.
 pub(crate) const SECRET: &str = "whsec_c3ludGhldGljLXBhdGllbnRzLW9ubHktMDAwMDAwMDA=";
 
-/// One notification that was answered with 204.
+/// One notification that was answered with 204, or acknowledged to a broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
-    /// The path it was posted to: which subscription it belongs to.
-    pub(crate) path: String,
-    /// The `webhook-id`.
+    /// Whose it is: the path it was posted to, or the queue's one.
+    pub(crate) subscription: String,
+    /// The `webhook-id`, or the `message_id`.
     pub(crate) id: String,
     /// The body, byte for byte.
     pub(crate) body: Bytes,
@@ -75,9 +75,13 @@ impl Receiver {
         receiver
     }
 
-    /// The address of a subscription's endpoint.
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+    /// What a courier's configuration says of a subscription's endpoint.
+    pub(crate) fn destination(&self, subscription: &str) -> String {
+        format!(
+            "type = \"webhook\"\nurl = \"http://{}/{subscription}\"\nsecret = \"env:HOOK_SECRET\"\n\
+             allow_networks = [\"127.0.0.0/8\"]\n",
+            self.address
+        )
     }
 
     /// Everything accepted so far, in order.
@@ -127,7 +131,7 @@ async fn take(
         return StatusCode::INTERNAL_SERVER_ERROR;
     }
     log.arrivals.push(Arrival {
-        path: uri.path().to_owned(),
+        subscription: uri.path().trim_start_matches('/').to_owned(),
         id,
         body,
         at: Instant::now(),

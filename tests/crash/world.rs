@@ -1,4 +1,4 @@
-//! A source, a courier and a receiver, and the judgement over what went between them.
+//! A source, a courier, a receiver and a queue, and the judgement over what went between them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,16 +11,28 @@ use tokio::time::Instant;
 use crate::checker::{self, Content, Facts, Shown, Verdict};
 use crate::courier::{Courier, Life};
 use crate::journal::Version;
+use crate::queue::{self, Queue};
 use crate::receiver::{Arrival, Manner, Receiver};
+use crate::redis;
 use crate::source::Source;
 
 const CONNECTION: &str = "clinic";
 
-/// The subscriptions: their paths at the receiver and what they carry.
-const SUBSCRIPTIONS: [(&str, Content); 2] = [
-    ("/references", Content::IdOnly),
-    ("/records", Content::FullResource),
+/// The subscriptions: their names, what they carry, and the kind of destination that each has for itself.
+const SUBSCRIPTIONS: [(&str, Content, Kind); 3] = [
+    ("references", Content::IdOnly, Kind::Webhook),
+    ("records", Content::FullResource, Kind::Webhook),
+    ("messages", Content::FullResource, Kind::Amqp),
 ];
+
+/// A kind of destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The receiver, at a path named as the subscription.
+    Webhook,
+    /// The queue.
+    Amqp,
+}
 
 /// The feeds: one shows ids only and reads each record, one reads the records that its own refer to, two are told by
 /// histories, deletes included.
@@ -47,6 +59,8 @@ pub(crate) struct World {
     pub(crate) source: Arc<Source>,
     /// The receiver.
     pub(crate) receiver: Arc<Receiver>,
+    /// The queue at the broker.
+    queue: Arc<Queue>,
     /// The courier's folder.
     pub(crate) courier: Courier,
     /// When it was killed.
@@ -65,10 +79,13 @@ impl World {
             .unwrap();
         let source = Source::start(runtime.handle(), seed, faults);
         let receiver = Receiver::start(runtime.handle(), manner, seed);
-        let courier = Courier::new(&configuration(&source, &receiver));
+        let queue = Queue::start(runtime.handle(), "messages");
+        let environment = vec![("REDIS_URL", redis::address()), ("BROKER_URL", queue::address())];
+        let courier = Courier::new(&configuration(&source, &receiver, &queue), environment);
         Self {
             source,
             receiver,
+            queue,
             courier,
             kills: Vec::new(),
             _runtime: runtime,
@@ -121,12 +138,25 @@ impl World {
             gone: &gone,
             kills: &self.kills,
         };
-        let arrivals = self.receiver.arrivals();
-        let judge = |(path, content): (&str, Content)| {
-            let own: Vec<&Arrival> = arrivals.iter().filter(|arrival| arrival.path == path).collect();
+        let arrivals = [self.receiver.arrivals(), self.queue.arrivals()].concat();
+        let judge = |(name, content, _): (&str, Content, Kind)| {
+            let own: Vec<&Arrival> = arrivals
+                .iter()
+                .filter(|arrival| arrival.subscription == name)
+                .collect();
             checker::judge(&facts, content, &own)
         };
         SUBSCRIPTIONS.map(judge).into()
+    }
+
+    /// A figure of each verdict, beside its subscription's name.
+    pub(crate) fn by_name(verdicts: &[Verdict], figure: fn(&Verdict) -> usize) -> String {
+        let named: Vec<String> = verdicts
+            .iter()
+            .zip(SUBSCRIPTIONS)
+            .map(|(verdict, (name, ..))| format!("{name} {}", figure(verdict)))
+            .collect();
+        named.join(", ")
     }
 
     /// How many versions were shown; how many of them nobody but a courier about to end may have seen; and how many of
@@ -146,6 +176,11 @@ impl World {
         )
     }
 
+    /// How many notifications arrived so far, repeats included.
+    fn arrived(&self) -> usize {
+        self.receiver.count() + self.queue.count()
+    }
+
     /// Lets the clinic stand still and waits until all that must arrive has arrived, and nothing more comes.
     pub(crate) fn become_quiet(&self, life: &mut Life) {
         self.source.set_pace(0);
@@ -153,7 +188,7 @@ impl World {
             || FEEDS.map(|(name, _)| self.source.journal().searches().get(name).copied().unwrap_or(0));
         let deadline = Instant::now() + PATIENCE;
         let mut still = 0;
-        let (mut arrived, mut polled) = (self.receiver.count(), polls());
+        let (mut arrived, mut polled) = (self.arrived(), polls());
         // Three rounds in which every feed was polled twice and nothing arrived.
         while still < 3 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(200));
@@ -162,8 +197,8 @@ impl World {
                 "the courier ended by itself:\n{}",
                 self.courier.log_tail()
             );
-            if self.receiver.count() != arrived {
-                (arrived, polled, still) = (self.receiver.count(), polls(), 0);
+            if self.arrived() != arrived {
+                (arrived, polled, still) = (self.arrived(), polls(), 0);
             } else if polls().iter().zip(&polled).all(|(now, then)| *now >= then + 2) {
                 let complete = self.judge().iter().all(|verdict| verdict.lost.is_empty());
                 still = if complete { still + 1 } else { 0 };
@@ -200,7 +235,7 @@ impl World {
             .judge()
             .iter()
             .zip(SUBSCRIPTIONS)
-            .filter_map(|(verdict, (path, _))| Some(format!("{path}: {}", verdict.describe()?)))
+            .filter_map(|(verdict, (name, ..))| Some(format!("{name}: {}", verdict.describe()?)))
             .collect();
         if !findings.is_empty() {
             let tail = self.courier.log_tail();
@@ -217,7 +252,7 @@ impl World {
     }
 }
 
-fn configuration(source: &Source, receiver: &Receiver) -> String {
+fn configuration(source: &Source, receiver: &Receiver, queue: &Queue) -> String {
     use std::fmt::Write as _;
     let mut text = format!(
         r#"
@@ -248,8 +283,11 @@ allow_networks = ["127.0.0.0/8"]
         )
         .unwrap();
     }
-    for (path, content) in SUBSCRIPTIONS {
-        let name = path.trim_start_matches('/');
+    for (name, content, kind) in SUBSCRIPTIONS {
+        let destination = match kind {
+            Kind::Webhook => receiver.destination(name),
+            Kind::Amqp => queue.destination(),
+        };
         let content = match content {
             Content::IdOnly => "id-only",
             Content::FullResource => "full-resource",
@@ -258,11 +296,7 @@ allow_networks = ["127.0.0.0/8"]
             text,
             r#"
 [destinations.{name}]
-type = "webhook"
-url = "{url}"
-secret = "env:HOOK_SECRET"
-retry = ["1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]
-allow_networks = ["127.0.0.0/8"]
+{destination}retry = ["1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]
 
 [[subscriptions]]
 name = "{name}"
@@ -270,8 +304,7 @@ connections = ["{CONNECTION}"]
 topic = "*"
 content = "{content}"
 destination = "{name}"
-"#,
-            url = receiver.url(path)
+"#
         )
         .unwrap();
     }
