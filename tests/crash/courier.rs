@@ -26,8 +26,18 @@ impl Courier {
     /// Writes the configuration into a folder of its own.
     pub(crate) fn new(configuration: &str, environment: Environment) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("courier.toml"), configuration).unwrap();
-        Self { folder, environment }
+        let mut courier = Self {
+            folder,
+            environment: Vec::new(),
+        };
+        courier.configure(configuration, environment);
+        courier
+    }
+
+    /// Gives the next life, and every command, another configuration.
+    pub(crate) fn configure(&mut self, configuration: &str, environment: Environment) {
+        std::fs::write(self.folder.path().join("courier.toml"), configuration).unwrap();
+        self.environment = environment;
     }
 
     /// The SQLite file.
@@ -107,17 +117,15 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Kills it as `kill -9` does; returns when it was done.
-    pub(crate) fn kill(mut self) -> Instant {
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
-        let at = Instant::now();
         let status = self.child.wait().unwrap();
         assert_eq!(
             status.code(),
             None,
             "it ended by itself before it was killed: {status}"
         );
-        at
     }
 
     /// Asks it to end, as an init system does, and waits for that.

@@ -3,7 +3,8 @@
 //! a queue.
 //!
 //! `CRASH_KILLS` says how often it is killed (default 12), `CRASH_SEED` which sandbox, pauses and refusals are
-//! drawn. The checker knows what the source showed and whom it killed when; it shares no code with the courier.
+//! drawn. The checker knows what the source showed and which lives were killed, and each life asks and sends under its
+//! own number, so that no clock judges; it shares no code with the courier.
 
 #[cfg(test)]
 mod checker;

@@ -1,4 +1,5 @@
-//! A real RabbitMQ with a queue of the test's own, and a consumer that notes every message: which, its bytes, and when.
+//! A real RabbitMQ with a queue of the test's own, and a consumer that notes every message: by which life
+//! of the courier, which, and its bytes.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,6 @@ use lapin::options::{
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
 use crate::receiver::Arrival;
 
@@ -42,10 +42,12 @@ impl Queue {
         runtime.block_on(Self::declare(runtime, subscription))
     }
 
-    /// What a courier's configuration says of the exchange; `BROKER_URL` in its environment is [`address`].
-    pub(crate) fn destination(&self) -> String {
+    /// What the configuration says of the exchange in one life of the courier; `BROKER_URL` in its environment is
+    /// [`address`].
+    pub(crate) fn destination(&self, life: u64) -> String {
         format!(
             "type = \"amqp\"\nurl = \"env:BROKER_URL\"\nexchange = \"{}\"\n\
+             routing_key = \"{life}.{{connection}}.{{record_type}}.{{change}}\"\n\
              allow_networks = [\"127.0.0.0/8\", \"::1/128\"]\n",
             self.exchange
         )
@@ -88,13 +90,14 @@ impl Queue {
     }
 
     fn note(&self, message: Delivery) {
+        let (life, _) = message.routing_key.as_str().split_once('.').unwrap();
         let id = message.properties.message_id().as_ref();
         let arrival = Arrival {
             subscription: self.subscription.clone(),
+            life: life.parse().unwrap(),
             // A message without an id is found by the checker: its id is not that of what it tells.
             id: id.map(ToString::to_string).unwrap_or_default(),
             body: Bytes::from(message.data),
-            at: Instant::now(),
         };
         self.arrivals.lock().unwrap().push(arrival);
     }

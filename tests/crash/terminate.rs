@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(20);
 fn sigterm_under_load_drains_and_exits_0_with_nothing_lost_and_nothing_twice() {
     let _turn = crate::turn();
     let seed = number("CRASH_SEED", 7);
-    let world = World::new(
+    let mut world = World::new(
         seed,
         Faults::default(),
         Manner {

@@ -14,7 +14,7 @@ use crate::journal::Version;
 use crate::queue::{self, Queue};
 use crate::receiver::{Arrival, Manner, Receiver};
 use crate::redis;
-use crate::source::Source;
+use crate::source::{LIFE, Source};
 
 const CONNECTION: &str = "clinic";
 
@@ -66,8 +66,10 @@ pub(crate) struct World {
     queue: Arc<Queue>,
     /// The courier's folder.
     pub(crate) courier: Courier,
-    /// When it was killed.
-    pub(crate) kills: Vec<Instant>,
+    /// The courier's present life, from 1.
+    life: u64,
+    /// The lives that ended by a kill.
+    pub(crate) killed: BTreeSet<u64>,
     // The last field: servers end after everything that uses them.
     _runtime: Runtime,
 }
@@ -83,22 +85,35 @@ impl World {
         let source = Source::start(runtime.handle(), seed, faults);
         let receiver = Receiver::start(runtime.handle(), manner, seed);
         let queue = Queue::start(runtime.handle(), QUEUED);
-        let environment = vec![("REDIS_URL", redis::address()), ("BROKER_URL", queue::address())];
-        let courier = Courier::new(&configuration(&source, &receiver, &queue), environment);
+        let courier = Courier::new("", Vec::new());
         Self {
             source,
             receiver,
             queue,
             courier,
-            kills: Vec::new(),
+            life: 0,
+            killed: BTreeSet::new(),
             _runtime: runtime,
         }
     }
 
-    /// Starts the courier.
-    pub(crate) fn start(&self) -> Life {
-        self.source.journal().new_life();
+    /// Starts the courier, configured so that all it sends and asks says which of its lives did.
+    pub(crate) fn start(&mut self) -> Life {
+        self.life += 1;
+        self.source.journal().new_life(self.life);
+        let environment = vec![
+            ("REDIS_URL", redis::address()),
+            ("BROKER_URL", queue::address()),
+            ("LIFE", self.life.to_string()),
+        ];
+        self.courier.configure(&self.configuration(), environment);
         self.courier.run()
+    }
+
+    /// Kills the courier.
+    pub(crate) fn kill(&mut self, life: Life) {
+        life.kill();
+        self.killed.insert(self.life);
     }
 
     /// Waits until the living courier has asked the source for something.
@@ -139,7 +154,7 @@ impl World {
             deletes: &deletes,
             due: &due,
             gone: &gone,
-            kills: &self.kills,
+            killed: &self.killed,
         };
         let arrivals = [self.receiver.arrivals(), self.queue.arrivals()].concat();
         let judge = |(name, content, _): (&str, Content, Kind)| {
@@ -253,12 +268,11 @@ impl World {
         assert_eq!(self.receiver.forged(), 0, "signatures that do not fit");
         self
     }
-}
 
-fn configuration(source: &Source, receiver: &Receiver, queue: &Queue) -> String {
-    use std::fmt::Write as _;
-    let mut text = format!(
-        r#"
+    fn configuration(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!(
+            r#"
 [state]
 url = "sqlite://courier.db"
 key = "none"
@@ -274,30 +288,31 @@ profile = "sandbox"
 base_url = "{url}"
 every = "1s"
 limits = {{ concurrent = 4 }}
+auth = {{ type = "api-key", header = "{LIFE}", value = "env:LIFE" }}
 allow_networks = ["127.0.0.0/8"]
 "#,
-        url = source.url
-    );
-    for (record, keys) in FEEDS {
-        write!(
-            text,
-            "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nstart = \"beginning\"\noverlap = \"10s\"\n\
-             {keys}\n"
-        )
-        .unwrap();
-    }
-    for (name, content, kind) in SUBSCRIPTIONS {
-        let destination = match kind {
-            Kind::Webhook => receiver.destination(name),
-            Kind::Amqp => queue.destination(),
-        };
-        let content = match content {
-            Content::IdOnly => "id-only",
-            Content::FullResource => "full-resource",
-        };
-        write!(
-            text,
-            r#"
+            url = self.source.url
+        );
+        for (record, keys) in FEEDS {
+            write!(
+                text,
+                "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nstart = \"beginning\"\n\
+                 overlap = \"10s\"\n{keys}\n"
+            )
+            .unwrap();
+        }
+        for (name, content, kind) in SUBSCRIPTIONS {
+            let destination = match kind {
+                Kind::Webhook => self.receiver.destination(name, self.life),
+                Kind::Amqp => self.queue.destination(self.life),
+            };
+            let content = match content {
+                Content::IdOnly => "id-only",
+                Content::FullResource => "full-resource",
+            };
+            write!(
+                text,
+                r#"
 [destinations.{name}]
 {destination}retry = ["1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]
 
@@ -308,8 +323,9 @@ topic = "*"
 content = "{content}"
 destination = "{name}"
 "#
-        )
-        .unwrap();
+            )
+            .unwrap();
+        }
+        text
     }
-    text
 }

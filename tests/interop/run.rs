@@ -22,6 +22,8 @@ const FEEDS: [(&str, &str); 3] = [
     ("Observation", "page"),
     ("Appointment", "read"),
 ];
+/// The courier is started once.
+const ONLY_LIFE: u64 = 1;
 const WRITES_MIN: usize = 5_000;
 const PATIENCE: Duration = Duration::from_mins(3);
 const GRACE: Duration = Duration::from_secs(25);
@@ -162,7 +164,7 @@ impl Stage {
             deletes: &deletes,
             due: &due,
             gone,
-            kills: &[],
+            killed: &BTreeSet::new(),
         };
         let mut verdict = checker::judge(
             &facts,
@@ -307,8 +309,8 @@ allow_networks = ["127.0.0.0/8"]
         source = proxy.url
     );
     for (name, destination) in [
-        ("webhook", receiver.destination("webhook")),
-        ("amqp", queue.destination()),
+        ("webhook", receiver.destination("webhook", ONLY_LIFE)),
+        ("amqp", queue.destination(ONLY_LIFE)),
     ] {
         write!(
             text,
