@@ -1,6 +1,7 @@
 //! The real binary: its folder, its configuration, its lives and its ends.
 
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -45,6 +46,13 @@ impl Courier {
         self.folder.path().join("courier.db")
     }
 
+    /// How many rows a table of the SQLite file has; the courier may be using it.
+    pub(crate) fn count(&self, table: &str) -> i64 {
+        let file = rusqlite::Connection::open(self.database()).unwrap();
+        file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap()
+    }
+
     /// Starts `run`; its log is appended to a file in the folder.
     pub(crate) fn run(&self) -> Life {
         let log = OpenOptions::new()
@@ -81,11 +89,6 @@ impl Courier {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Keeps the folder, for a look at what went wrong, and says where it is.
-    pub(crate) fn keep(self) -> PathBuf {
-        self.folder.keep()
-    }
-
     fn log(&self) -> PathBuf {
         self.folder.path().join("courier.log")
     }
@@ -94,6 +97,17 @@ impl Courier {
         let mut command = binary(self.folder.path());
         command.args(arguments).envs(self.environment.iter().cloned());
         command
+    }
+}
+
+impl Drop for Courier {
+    /// Keeps the folder of a test that failed, for a look at what went wrong, and says where it is.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            let folder = self.folder.path().display();
+            writeln!(std::io::stderr(), "the courier's files: {folder}").unwrap();
+        }
     }
 }
 
