@@ -15,7 +15,10 @@ const FIRST_WITHIN: Duration = Duration::from_secs(5);
 #[test]
 fn a_broken_configuration_exits_78() {
     let _turn = crate::turn();
-    let courier = Courier::new("[state]\nurl = \"sqlite://courier.db\"\nkey = \"none\"\ncolour = \"blue\"\n");
+    let courier = Courier::new(
+        "[state]\nurl = \"sqlite://courier.db\"\nkey = \"none\"\ncolour = \"blue\"\n",
+        Vec::new(),
+    );
     assert_eq!(courier.run().ended(Duration::from_secs(15)).code(), Some(78));
     assert!(
         courier.log_tail().contains("courier.toml"),

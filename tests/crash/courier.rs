@@ -1,6 +1,7 @@
 //! The real binary: its folder, its configuration, its lives and its ends.
 
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,27 +10,47 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::receiver::SECRET;
-use crate::redis;
 
 /// How often the end of a process is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The folder and configuration of one courier.
+/// What the surroundings tell a courier: names and values of variables.
+pub(crate) type Environment = Vec<(&'static str, String)>;
+
+/// The folder, configuration and environment of one courier.
 pub(crate) struct Courier {
     folder: tempfile::TempDir,
+    environment: Environment,
 }
 
 impl Courier {
     /// Writes the configuration into a folder of its own.
-    pub(crate) fn new(configuration: &str) -> Self {
+    pub(crate) fn new(configuration: &str, environment: Environment) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("courier.toml"), configuration).unwrap();
-        Self { folder }
+        let mut courier = Self {
+            folder,
+            environment: Vec::new(),
+        };
+        courier.configure(configuration, environment);
+        courier
+    }
+
+    /// Gives the next life, and every command, another configuration.
+    pub(crate) fn configure(&mut self, configuration: &str, environment: Environment) {
+        std::fs::write(self.folder.path().join("courier.toml"), configuration).unwrap();
+        self.environment = environment;
     }
 
     /// The SQLite file.
     pub(crate) fn database(&self) -> PathBuf {
         self.folder.path().join("courier.db")
+    }
+
+    /// How many rows a table of the SQLite file has; the courier may be using it.
+    pub(crate) fn count(&self, table: &str) -> i64 {
+        let file = rusqlite::Connection::open(self.database()).unwrap();
+        file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap()
     }
 
     /// Starts `run`; its log is appended to a file in the folder.
@@ -68,19 +89,25 @@ impl Courier {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Keeps the folder, for a look at what went wrong, and says where it is.
-    pub(crate) fn keep(self) -> PathBuf {
-        self.folder.keep()
-    }
-
     fn log(&self) -> PathBuf {
         self.folder.path().join("courier.log")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = binary(self.folder.path());
-        command.args(arguments);
+        command.args(arguments).envs(self.environment.iter().cloned());
         command
+    }
+}
+
+impl Drop for Courier {
+    /// Keeps the folder of a test that failed, for a look at what went wrong, and says where it is.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            let folder = self.folder.path().display();
+            writeln!(std::io::stderr(), "the courier's files: {folder}").unwrap();
+        }
     }
 }
 
@@ -91,7 +118,6 @@ pub(crate) fn binary(folder: &Path) -> Command {
         .current_dir(folder)
         .env_clear()
         .env("HOOK_SECRET", SECRET)
-        .env("REDIS_URL", redis::address())
         .env("TMPDIR", folder);
     command.stdin(Stdio::null());
     command
@@ -105,17 +131,15 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Kills it as `kill -9` does; returns when it was done.
-    pub(crate) fn kill(mut self) -> Instant {
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
-        let at = Instant::now();
         let status = self.child.wait().unwrap();
         assert_eq!(
             status.code(),
             None,
             "it ended by itself before it was killed: {status}"
         );
-        at
     }
 
     /// Asks it to end, as an init system does, and waits for that.

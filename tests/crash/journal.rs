@@ -27,13 +27,20 @@ pub(crate) struct Journal {
     last_page: BTreeMap<String, Vec<Version>>,
     searches: BTreeMap<String, u64>,
     first_search_at: Option<Instant>,
+    life: u64,
 }
 
 impl Journal {
     /// A new life of the courier begins: what the last one's last pages showed stays unproven.
-    pub(crate) fn new_life(&mut self) {
+    pub(crate) fn new_life(&mut self, life: u64) {
+        self.life = life;
         self.last_page.clear();
         self.first_search_at = None;
+    }
+
+    /// The courier's present life; a request that an earlier one sent proves nothing.
+    pub(crate) fn life(&self) -> u64 {
+        self.life
     }
 
     /// A search of a type was asked for: the page before it has been handed over.

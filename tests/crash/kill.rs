@@ -17,9 +17,6 @@ use crate::world::World;
 /// Changes per second while it is being killed.
 const PACE: u64 = 100;
 
-/// A killed process's last requests are answered by now, and cannot be taken for its successor's.
-const SETTLE: Duration = Duration::from_millis(30);
-
 /// How long SIGTERM may take.
 const GRACE: Duration = Duration::from_secs(25);
 
@@ -68,8 +65,7 @@ fn killed_at_random_moments_it_loses_nothing_and_repeats_only_what_was_in_flight
         let life = world.start();
         std::thread::sleep(Duration::from_millis(draws.random_range(50..=1_500)));
         let began = life.began;
-        world.kills.push(life.kill());
-        std::thread::sleep(SETTLE);
+        world.kill(life);
         first_polls.extend(world.source.journal().first_search_at().map(|at| at - began));
     }
     let mut life = world.start();
@@ -147,10 +143,7 @@ fn agree_with_the_store(world: &World, verdicts: &[Verdict]) {
         .unwrap();
     assert_eq!(integrity, "ok");
     for table in ["inbox", "stage", "quarantine"] {
-        let left: i64 = file
-            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(left, 0, "rows left in {table}");
+        assert_eq!(world.courier.count(table), 0, "rows left in {table}");
     }
 }
 
@@ -161,9 +154,9 @@ fn report(world: &World, seed: u64, verdicts: &[Verdict], times: &str) {
     let late = verdicts.iter().map(|verdict| verdict.late).max().unwrap_or(0);
     let mut spread: BTreeMap<usize, usize> = BTreeMap::new();
     for verdict in verdicts {
-        for kill in 0..world.kills.len() {
+        for life in &world.killed {
             *spread
-                .entry(verdict.repeated.get(&kill).copied().unwrap_or(0))
+                .entry(verdict.repeated.get(life).copied().unwrap_or(0))
                 .or_default() += 1;
         }
     }
@@ -175,14 +168,14 @@ fn report(world: &World, seed: u64, verdicts: &[Verdict], times: &str) {
         .filter(|(_, count)| *count > 0);
     let struck: Vec<String> = struck.map(|(name, count)| format!("{name} {count}")).collect();
     let refused = world.receiver.refused();
-    let duplicates: Vec<usize> = verdicts.iter().map(Verdict::duplicates).collect();
-    let arrived: Vec<usize> = verdicts.iter().map(Verdict::arrived).collect();
+    let duplicates = World::by_name(verdicts, Verdict::duplicates);
+    let arrived = World::by_name(verdicts, Verdict::arrived);
     writeln!(
         std::io::stderr(),
         "crash: seed {seed}, kills {}, versions shown {shown} ({unproven} last seen by a courier killed then, {missed} of them overwritten before the next poll), \
-         arrived {arrived:?}, lost {lost}, other findings {problems}, duplicates {duplicates:?} (repeats at a kill: times) \
+         arrived ({arrived}), lost {lost}, other findings {problems}, duplicates ({duplicates}) (repeats at a kill: times) \
          {spread:?}, late {late}, refused by the receiver {refused}, struck: {}; {times}",
-        world.kills.len(),
+        world.killed.len(),
         struck.join(", ")
     )
     .unwrap();

@@ -1,8 +1,10 @@
-//! Proof on the real binary, real files and real TCP: killed at random moments under load it loses nothing,
-//! invents nothing, keeps each record's order, and repeats only what a kill explains.
+//! Proof on the real binary, real files, real TCP and a real RabbitMQ: killed at random moments under load it loses
+//! nothing, invents nothing, keeps each record's order, and repeats only what a kill explains, to two webhooks and to
+//! a queue.
 //!
 //! `CRASH_KILLS` says how often it is killed (default 12), `CRASH_SEED` which sandbox, pauses and refusals are
-//! drawn. The checker knows what the source showed and whom it killed when; it shares no code with the courier.
+//! drawn. The checker knows what the source showed and which lives were killed, and each life asks and sends under its
+//! own number, so that no clock judges; it shares no code with the courier.
 
 #[cfg(test)]
 mod checker;
@@ -14,6 +16,8 @@ mod courier;
 mod journal;
 #[cfg(test)]
 mod kill;
+#[cfg(test)]
+mod queue;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! A webhook receiver that verifies each signature with code of its own, is slow, sometimes refuses, and notes
-//! every notification that it accepted: where, which, its bytes, and when.
+//! every notification that it accepted: where, by which life of the courier, which, and its bytes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,22 +15,21 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
 /// The key that the courier signs with, in the form that its configuration takes.
 pub(crate) const SECRET: &str = "whsec_c3ludGhldGljLXBhdGllbnRzLW9ubHktMDAwMDAwMDA=";
 
-/// One notification that was answered with 204.
+/// One notification that was answered with 204, or acknowledged to a broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
-    /// The path it was posted to: which subscription it belongs to.
-    pub(crate) path: String,
-    /// The `webhook-id`.
+    /// Whose it is.
+    pub(crate) subscription: String,
+    /// The courier's life that sent it: its configuration names another path or routing key in each.
+    pub(crate) life: u64,
+    /// The `webhook-id`, or the `message_id`.
     pub(crate) id: String,
     /// The body, byte for byte.
     pub(crate) body: Bytes,
-    /// When it was accepted.
-    pub(crate) at: Instant,
 }
 
 /// How the receiver behaves.
@@ -75,9 +74,13 @@ impl Receiver {
         receiver
     }
 
-    /// The address of a subscription's endpoint.
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+    /// What the configuration says of a subscription's endpoint in one life of the courier.
+    pub(crate) fn destination(&self, subscription: &str, life: u64) -> String {
+        format!(
+            "type = \"webhook\"\nurl = \"http://{}/{subscription}/{life}\"\nsecret = \"env:HOOK_SECRET\"\n\
+             allow_networks = [\"127.0.0.0/8\"]\n",
+            self.address
+        )
     }
 
     /// Everything accepted so far, in order.
@@ -126,11 +129,12 @@ async fn take(
         log.refused += 1;
         return StatusCode::INTERNAL_SERVER_ERROR;
     }
+    let (subscription, life) = uri.path().trim_start_matches('/').split_once('/').unwrap();
     log.arrivals.push(Arrival {
-        path: uri.path().to_owned(),
+        subscription: subscription.to_owned(),
+        life: life.parse().unwrap(),
         id,
         body,
-        at: Instant::now(),
     });
     StatusCode::NO_CONTENT
 }

@@ -23,6 +23,10 @@ use crate::journal::Journal;
 /// How often due changes are made.
 const TICK: Duration = Duration::from_millis(10);
 
+/// The header in which each request says which life of the courier sent it: what a killed one had asked may be answered
+/// while the next one lives.
+pub(crate) const LIFE: &str = "x-life";
+
 /// A running source.
 pub(crate) struct Source {
     /// Where it answers.
@@ -88,8 +92,10 @@ impl Source {
     fn noted(&self, request: &Request) -> Answer {
         let path = request.path.strip_prefix("/fhir/").unwrap_or_default();
         let listed = path.strip_suffix("/_history").unwrap_or(path);
-        let record_type = (!listed.contains('/') && listed != "metadata").then_some(listed);
         let mut journal = self.journal.lock().unwrap();
+        let life = request.headers.get(LIFE).map(HeaderValue::as_bytes);
+        let lives = life == Some(journal.life().to_string().as_bytes());
+        let record_type = (lives && !listed.contains('/') && listed != "metadata").then_some(listed);
         if let Some(record_type) = record_type {
             journal.asked(record_type, Instant::now());
         }

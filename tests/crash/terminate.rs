@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(20);
 fn sigterm_under_load_drains_and_exits_0_with_nothing_lost_and_nothing_twice() {
     let _turn = crate::turn();
     let seed = number("CRASH_SEED", 7);
-    let world = World::new(
+    let mut world = World::new(
         seed,
         Faults::default(),
         Manner {
@@ -42,12 +42,12 @@ fn sigterm_under_load_drains_and_exits_0_with_nothing_lost_and_nothing_twice() {
     let (status, _) = life.terminate(GRACE);
     assert_eq!(status.code(), Some(0));
     let verdicts = world.judge();
-    let arrived: Vec<usize> = verdicts.iter().map(Verdict::arrived).collect();
+    let arrived = World::by_name(&verdicts, Verdict::arrived);
     let (shown, unproven, missed) = world.counts(&verdicts);
     writeln!(
         std::io::stderr(),
         "sigterm: seed {seed}, versions shown {shown} ({unproven} last seen by a courier stopping then, {missed} of them overwritten before the next poll), \
-         arrived {arrived:?}, slowest drain {slowest:?}"
+         arrived ({arrived}), slowest drain {slowest:?}"
     )
     .unwrap();
     world.assert_good(seed);

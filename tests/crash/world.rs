@@ -1,4 +1,4 @@
-//! A source, a courier and a receiver, and the judgement over what went between them.
+//! A source, a courier, a receiver and a queue, and the judgement over what went between them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,16 +11,31 @@ use tokio::time::Instant;
 use crate::checker::{self, Content, Facts, Shown, Verdict};
 use crate::courier::{Courier, Life};
 use crate::journal::Version;
+use crate::queue::{self, Queue};
 use crate::receiver::{Arrival, Manner, Receiver};
-use crate::source::Source;
+use crate::redis;
+use crate::source::{LIFE, Source};
 
 const CONNECTION: &str = "clinic";
 
-/// The subscriptions: their paths at the receiver and what they carry.
-const SUBSCRIPTIONS: [(&str, Content); 2] = [
-    ("/references", Content::IdOnly),
-    ("/records", Content::FullResource),
+/// The subscriptions: their names, what they carry, and the kind of destination that each has for itself.
+const SUBSCRIPTIONS: [(&str, Content, Kind); 3] = [
+    ("references", Content::IdOnly, Kind::Webhook),
+    ("records", Content::FullResource, Kind::Webhook),
+    (QUEUED, Content::FullResource, Kind::Amqp),
 ];
+
+/// The subscription that the queue gets.
+const QUEUED: &str = "messages";
+
+/// A kind of destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The receiver, at a path named as the subscription.
+    Webhook,
+    /// The queue.
+    Amqp,
+}
 
 /// The feeds: one shows ids only and reads each record, one reads the records that its own refer to, two are told by
 /// histories, deletes included.
@@ -47,10 +62,14 @@ pub(crate) struct World {
     pub(crate) source: Arc<Source>,
     /// The receiver.
     pub(crate) receiver: Arc<Receiver>,
+    /// The queue at the broker.
+    queue: Arc<Queue>,
     /// The courier's folder.
     pub(crate) courier: Courier,
-    /// When it was killed.
-    pub(crate) kills: Vec<Instant>,
+    /// The courier's present life, from 1.
+    life: u64,
+    /// The lives that ended by a kill.
+    pub(crate) killed: BTreeSet<u64>,
     // The last field: servers end after everything that uses them.
     _runtime: Runtime,
 }
@@ -65,20 +84,36 @@ impl World {
             .unwrap();
         let source = Source::start(runtime.handle(), seed, faults);
         let receiver = Receiver::start(runtime.handle(), manner, seed);
-        let courier = Courier::new(&configuration(&source, &receiver));
+        let queue = Queue::start(runtime.handle(), QUEUED);
+        let courier = Courier::new("", Vec::new());
         Self {
             source,
             receiver,
+            queue,
             courier,
-            kills: Vec::new(),
+            life: 0,
+            killed: BTreeSet::new(),
             _runtime: runtime,
         }
     }
 
-    /// Starts the courier.
-    pub(crate) fn start(&self) -> Life {
-        self.source.journal().new_life();
+    /// Starts the courier, configured so that all it sends and asks says which of its lives did.
+    pub(crate) fn start(&mut self) -> Life {
+        self.life += 1;
+        self.source.journal().new_life(self.life);
+        let environment = vec![
+            ("REDIS_URL", redis::address()),
+            ("BROKER_URL", queue::address()),
+            ("LIFE", self.life.to_string()),
+        ];
+        self.courier.configure(&self.configuration(), environment);
         self.courier.run()
+    }
+
+    /// Kills the courier.
+    pub(crate) fn kill(&mut self, life: Life) {
+        life.kill();
+        self.killed.insert(self.life);
     }
 
     /// Waits until the living courier has asked the source for something.
@@ -119,14 +154,27 @@ impl World {
             deletes: &deletes,
             due: &due,
             gone: &gone,
-            kills: &self.kills,
+            killed: &self.killed,
         };
-        let arrivals = self.receiver.arrivals();
-        let judge = |(path, content): (&str, Content)| {
-            let own: Vec<&Arrival> = arrivals.iter().filter(|arrival| arrival.path == path).collect();
+        let arrivals = [self.receiver.arrivals(), self.queue.arrivals()].concat();
+        let judge = |(name, content, _): (&str, Content, Kind)| {
+            let own: Vec<&Arrival> = arrivals
+                .iter()
+                .filter(|arrival| arrival.subscription == name)
+                .collect();
             checker::judge(&facts, content, &own)
         };
         SUBSCRIPTIONS.map(judge).into()
+    }
+
+    /// A figure of each verdict, beside its subscription's name.
+    pub(crate) fn by_name(verdicts: &[Verdict], figure: fn(&Verdict) -> usize) -> String {
+        let named: Vec<String> = verdicts
+            .iter()
+            .zip(SUBSCRIPTIONS)
+            .map(|(verdict, (name, ..))| format!("{name} {}", figure(verdict)))
+            .collect();
+        named.join(", ")
     }
 
     /// How many versions were shown; how many of them nobody but a courier about to end may have seen; and how many of
@@ -146,6 +194,11 @@ impl World {
         )
     }
 
+    /// How many notifications arrived so far, repeats included.
+    fn arrived(&self) -> usize {
+        self.receiver.count() + self.queue.count()
+    }
+
     /// Lets the clinic stand still and waits until all that must arrive has arrived, and nothing more comes.
     pub(crate) fn become_quiet(&self, life: &mut Life) {
         self.source.set_pace(0);
@@ -153,7 +206,7 @@ impl World {
             || FEEDS.map(|(name, _)| self.source.journal().searches().get(name).copied().unwrap_or(0));
         let deadline = Instant::now() + PATIENCE;
         let mut still = 0;
-        let (mut arrived, mut polled) = (self.receiver.count(), polls());
+        let (mut arrived, mut polled) = (self.arrived(), polls());
         // Three rounds in which every feed was polled twice and nothing arrived.
         while still < 3 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(200));
@@ -162,10 +215,12 @@ impl World {
                 "the courier ended by itself:\n{}",
                 self.courier.log_tail()
             );
-            if self.receiver.count() != arrived {
-                (arrived, polled, still) = (self.receiver.count(), polls(), 0);
+            if self.arrived() != arrived {
+                (arrived, polled, still) = (self.arrived(), polls(), 0);
             } else if polls().iter().zip(&polled).all(|(now, then)| *now >= then + 2) {
-                let complete = self.judge().iter().all(|verdict| verdict.lost.is_empty());
+                // A read that failed is tried again after seconds. What waits for it may be nothing that must arrive.
+                let complete = self.judge().iter().all(|verdict| verdict.lost.is_empty())
+                    && self.courier.count("inbox") == 0;
                 still = if complete { still + 1 } else { 0 };
                 polled = polls();
             }
@@ -194,33 +249,27 @@ impl World {
         assert_eq!(*journal.shown(), versions);
     }
 
-    /// Fails with all findings if any subscription has one; the courier's folder is kept then.
+    /// Fails with all findings if any subscription has one.
     pub(crate) fn assert_good(self, seed: u64) -> Self {
         let findings: Vec<String> = self
             .judge()
             .iter()
             .zip(SUBSCRIPTIONS)
-            .filter_map(|(verdict, (path, _))| Some(format!("{path}: {}", verdict.describe()?)))
+            .filter_map(|(verdict, (name, ..))| Some(format!("{name}: {}", verdict.describe()?)))
             .collect();
         if !findings.is_empty() {
             let tail = self.courier.log_tail();
-            let folder = self.courier.keep();
-            panic!(
-                "CRASH_SEED={seed}\n{}\nthe courier's files: {}\n{tail}",
-                findings.join("\n"),
-                folder.display()
-            );
+            panic!("CRASH_SEED={seed}\n{}\n{tail}", findings.join("\n"));
         }
         self.assert_that_the_sources_books_agree();
         assert_eq!(self.receiver.forged(), 0, "signatures that do not fit");
         self
     }
-}
 
-fn configuration(source: &Source, receiver: &Receiver) -> String {
-    use std::fmt::Write as _;
-    let mut text = format!(
-        r#"
+    fn configuration(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!(
+            r#"
 [state]
 url = "sqlite://courier.db"
 key = "none"
@@ -236,33 +285,33 @@ profile = "sandbox"
 base_url = "{url}"
 every = "1s"
 limits = {{ concurrent = 4 }}
+auth = {{ type = "api-key", header = "{LIFE}", value = "env:LIFE" }}
 allow_networks = ["127.0.0.0/8"]
 "#,
-        url = source.url
-    );
-    for (record, keys) in FEEDS {
-        write!(
-            text,
-            "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nstart = \"beginning\"\noverlap = \"10s\"\n\
-             {keys}\n"
-        )
-        .unwrap();
-    }
-    for (path, content) in SUBSCRIPTIONS {
-        let name = path.trim_start_matches('/');
-        let content = match content {
-            Content::IdOnly => "id-only",
-            Content::FullResource => "full-resource",
-        };
-        write!(
-            text,
-            r#"
+            url = self.source.url
+        );
+        for (record, keys) in FEEDS {
+            write!(
+                text,
+                "\n[[connections.{CONNECTION}.feeds]]\nrecord = \"{record}\"\nstart = \"beginning\"\n\
+                 overlap = \"10s\"\n{keys}\n"
+            )
+            .unwrap();
+        }
+        for (name, content, kind) in SUBSCRIPTIONS {
+            let destination = match kind {
+                Kind::Webhook => self.receiver.destination(name, self.life),
+                Kind::Amqp => self.queue.destination(self.life),
+            };
+            let content = match content {
+                Content::IdOnly => "id-only",
+                Content::FullResource => "full-resource",
+            };
+            write!(
+                text,
+                r#"
 [destinations.{name}]
-type = "webhook"
-url = "{url}"
-secret = "env:HOOK_SECRET"
-retry = ["1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]
-allow_networks = ["127.0.0.0/8"]
+{destination}retry = ["1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]
 
 [[subscriptions]]
 name = "{name}"
@@ -270,10 +319,10 @@ connections = ["{CONNECTION}"]
 topic = "*"
 content = "{content}"
 destination = "{name}"
-"#,
-            url = receiver.url(path)
-        )
-        .unwrap();
+"#
+            )
+            .unwrap();
+        }
+        text
     }
-    text
 }

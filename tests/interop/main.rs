@@ -1,8 +1,9 @@
 //! The courier against a FHIR server that nobody here wrote, while a writer keeps changing its records.
 //!
 //! A proxy between the two notes what the server showed; the writer notes what it was told it wrote. Every version
-//! that was current at a poll must arrive, every record's last version too, nothing else, in order, once.
-//! Not part of `cargo test`: `tests/interop/run` installs the server and runs this.
+//! that was current at a poll must arrive, every record's last version too, nothing else, in order, once: at a webhook
+//! and at a real RabbitMQ.
+//! Not part of `cargo test`: `tests/interop/run` installs the server, starts a RabbitMQ and runs this.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "the crash tests use more of it")]
@@ -18,6 +19,9 @@ mod courier;
 mod journal;
 #[cfg(test)]
 mod proxy;
+#[cfg(test)]
+#[path = "../crash/queue.rs"]
+mod queue;
 #[cfg(test)]
 #[allow(dead_code, reason = "the crash tests use more of it")]
 #[path = "../crash/receiver.rs"]

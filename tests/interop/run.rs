@@ -11,6 +11,7 @@ use crate::checker::{self, Content, Facts, Shown, Verdict};
 use crate::courier::{Courier, Life};
 use crate::journal::Version;
 use crate::proxy::Proxy;
+use crate::queue::{self, Queue};
 use crate::receiver::{Arrival, Manner, Receiver};
 use crate::server::Server;
 use crate::writer::{self, Book};
@@ -21,6 +22,8 @@ const FEEDS: [(&str, &str); 3] = [
     ("Observation", "page"),
     ("Appointment", "read"),
 ];
+/// The courier is started once.
+const ONLY_LIFE: u64 = 1;
 const WRITES_MIN: usize = 5_000;
 const PATIENCE: Duration = Duration::from_mins(3);
 const GRACE: Duration = Duration::from_secs(25);
@@ -39,6 +42,7 @@ struct Stage {
     way: Way,
     proxy: Arc<Proxy>,
     receiver: Arc<Receiver>,
+    queue: Arc<Queue>,
     book: Book,
 }
 
@@ -70,7 +74,9 @@ fn run(way: Way) {
         },
         seed,
     );
-    let courier = Courier::new(&configuration(way, &proxy, &receiver));
+    let queue = Queue::start(runtime.handle(), "amqp");
+    let environment = vec![("BROKER_URL", queue::address())];
+    let courier = Courier::new(&configuration(way, &proxy, &receiver, &queue), environment);
     let mut life = courier.run();
     await_baselines(&proxy, &courier);
     let began = Instant::now();
@@ -80,19 +86,21 @@ fn run(way: Way) {
         way,
         proxy,
         receiver,
+        queue,
         book,
     };
     stage.become_quiet(&mut life, &courier);
     let (status, _) = life.terminate(GRACE);
     assert_eq!(status.code(), Some(0), "SIGTERM:\n{}", courier.log_tail());
-    let verdict = stage.judge();
-    stage.report(seed, wrote_for, &verdict);
-    if let Some(findings) = verdict.describe() {
+    let verdicts = stage.judge();
+    stage.report(seed, wrote_for, &verdicts);
+    let findings: Vec<String> = verdicts
+        .iter()
+        .filter_map(|(name, verdict)| Some(format!("{name}: {}", verdict.describe()?)))
+        .collect();
+    if !findings.is_empty() {
         let tail = courier.log_tail();
-        panic!(
-            "INTEROP_SEED={seed} {findings}\nthe courier's files: {}\n{tail}",
-            courier.keep().display()
-        );
+        panic!("INTEROP_SEED={seed}\n{}\n{tail}", findings.join("\n"));
     }
     assert_eq!(stage.receiver.forged(), 0, "signatures that do not fit");
     assert!(
@@ -125,7 +133,16 @@ impl Stage {
             .collect()
     }
 
-    fn judge(&self) -> Verdict {
+    /// Judges what arrived at the webhook and at the queue, each by itself.
+    fn judge(&self) -> Vec<(&'static str, Verdict)> {
+        let judge = |arrivals: &[Arrival]| self.judge_arrivals(arrivals);
+        vec![
+            ("webhook", judge(&self.receiver.arrivals())),
+            ("amqp", judge(&self.queue.arrivals())),
+        ]
+    }
+
+    fn judge_arrivals(&self, arrivals: &[Arrival]) -> Verdict {
         let sums = self.proxy.journal().sums().clone();
         let sum = |version: &Version| sums.get(version).cloned().flatten();
         let shown: Shown = self
@@ -135,22 +152,23 @@ impl Stage {
             .map(|version| (version.clone(), sum(version)))
             .collect();
         let due = self.due();
+        let deletes = BTreeSet::new();
         let gone = &self.book.deleted;
         let facts = Facts {
             connection: CONNECTION,
             shown: &shown,
+            deletes: &deletes,
             due: &due,
             gone,
-            kills: &[],
+            killed: &BTreeSet::new(),
         };
-        let arrivals = self.receiver.arrivals();
         let mut verdict = checker::judge(
             &facts,
             Content::FullResource,
             &arrivals.iter().collect::<Vec<_>>(),
         );
         if self.way == Way::History {
-            self.judge_deletes(&arrivals, &mut verdict);
+            self.judge_deletes(arrivals, &mut verdict);
         }
         verdict
     }
@@ -194,52 +212,52 @@ impl Stage {
                 "the courier ended by itself:\n{}",
                 courier.log_tail()
             );
-            let complete = self.receiver.count() == arrived && self.judge().lost.is_empty();
+            let now = self.receiver.count() + self.queue.count();
+            let complete = now == arrived && self.judge().iter().all(|(_, verdict)| verdict.lost.is_empty());
             still = if complete { still + 1 } else { 0 };
-            arrived = self.receiver.count();
+            arrived = now;
         }
     }
 
-    fn report(&self, seed: u64, wrote_for: Duration, verdict: &Verdict) {
+    fn report(&self, seed: u64, wrote_for: Duration, verdicts: &[(&str, Verdict)]) {
         let journal = self.proxy.journal();
         let polls: u64 = journal.searches().values().sum();
-        let current = journal.proven().len();
-        let phantom = verdict
-            .problems
-            .iter()
-            .filter(|problem| problem.starts_with("phantom"))
-            .count();
-        let order = verdict
-            .problems
-            .iter()
-            .filter(|problem| problem.starts_with("order"))
-            .count();
-        let again = verdict
-            .problems
-            .iter()
-            .filter(|problem| problem.contains("came again"))
-            .count();
-        writeln!(
-            std::io::stderr(),
+        let unseen = self.book.versions.difference(journal.shown()).count();
+        let mut text = format!(
             "interop: helios-hfs 0.2.7 by {:?}, seed {seed}\n  wrote {} versions of {} records in {wrote_for:.1?}: \
-             {} transactions of 200, {} deletes\n  {polls} searches; current at a poll: {current}; \
-             overwritten between two polls: {}\n  arrived {}, lost {}, phantom {phantom}, out of order {order}, \
-             duplicates {again}, other findings {}; late {}, deletes {}, records compared byte for byte {}",
+             {} transactions of 200, {} deletes\n  {polls} searches; current at a poll: {}; \
+             overwritten between two polls: {unseen}; records known byte for byte: {}",
             self.way,
             self.book.versions.len(),
             self.book.newest.len(),
             self.book.transactions,
             self.book.deleted.len(),
-            self.book.versions.iter().filter(|version| !journal.shown().contains(*version)).count(),
-            verdict.arrived(),
-            verdict.lost.len(),
-            verdict.problems.len() - phantom - order - again,
-            verdict.late,
-            verdict.deletes,
+            journal.proven().len(),
             journal.sums().values().flatten().count(),
-        )
-        .unwrap();
+        );
+        for (name, verdict) in verdicts {
+            text.push_str(&arrived(name, verdict));
+        }
+        writeln!(std::io::stderr(), "{text}").unwrap();
     }
+}
+
+/// One destination's line of the report.
+fn arrived(name: &str, verdict: &Verdict) -> String {
+    let count = |words: &str| {
+        let problems = verdict.problems.iter();
+        problems.filter(|problem| problem.contains(words)).count()
+    };
+    let (phantom, order, again) = (count("phantom: "), count("order: "), count(" came again "));
+    format!(
+        "\n  {name}: arrived {}, lost {}, phantom {phantom}, out of order {order}, duplicates {again}, \
+         other findings {}; late {}, deletes {}",
+        verdict.arrived(),
+        verdict.lost.len(),
+        verdict.problems.len() - phantom - order - again,
+        verdict.late,
+        verdict.deletes,
+    )
 }
 
 #[expect(
@@ -266,7 +284,7 @@ fn await_baselines(proxy: &Proxy, courier: &Courier) {
     }
 }
 
-fn configuration(way: Way, proxy: &Proxy, receiver: &Receiver) -> String {
+fn configuration(way: Way, proxy: &Proxy, receiver: &Receiver, queue: &Queue) -> String {
     use std::fmt::Write as _;
     let mut text = format!(
         r#"
@@ -283,23 +301,20 @@ base_url = "{source}"
 every = "1s"
 limits = {{ concurrent = 4 }}
 allow_networks = ["127.0.0.0/8"]
-
-[destinations.receiver]
-type = "webhook"
-url = "{hook}"
-secret = "env:HOOK_SECRET"
-allow_networks = ["127.0.0.0/8"]
-
-[[subscriptions]]
-name = "everything"
-connections = ["{CONNECTION}"]
-topic = "*"
-content = "full-resource"
-destination = "receiver"
 "#,
-        source = proxy.url,
-        hook = receiver.url("/hook")
+        source = proxy.url
     );
+    for (name, destination) in [
+        ("webhook", receiver.destination("webhook", ONLY_LIFE)),
+        ("amqp", queue.destination(ONLY_LIFE)),
+    ] {
+        write!(
+            text,
+            "\n[destinations.{name}]\n{destination}\n[[subscriptions]]\nname = \"{name}\"\n\
+             connections = [\"{CONNECTION}\"]\ntopic = \"*\"\ncontent = \"full-resource\"\ndestination = \"{name}\"\n"
+        )
+        .unwrap();
+    }
     for (record, fetch) in FEEDS {
         // A history brings each record along.
         let (detect, fetch) = match way {
