@@ -10,6 +10,7 @@ mod batch;
 pub mod memory;
 mod model;
 pub mod sqlite;
+mod turns;
 
 use std::collections::BTreeMap;
 
@@ -210,7 +211,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Engine`] only.
     async fn due_destinations(&self, holder: &Holder, now: Timestamp) -> Result<DueDestinations, StoreError>;
 
-    /// Claims due deliveries of one destination: at most one per subscription and record, the lowest number first.
+    /// Claims due deliveries of one destination: at most one per subscription and record, the lowest number first. Those
+    /// longest due come first; but where more is due than there are places, every fourth place goes round among the
+    /// subscriptions on a connection of which nothing is in flight: a backlog holds up no other connection.
     /// The claim is this process's alone and is lost with it: it ends with [`Store::record_attempts`].
     ///
     /// # Errors

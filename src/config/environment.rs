@@ -12,12 +12,15 @@ use super::suggest::nearest;
 const PREFIX: &str = "COURIER__";
 
 /// The keys that a variable may override: the scalar options of the fixed sections.
-const OVERRIDABLE: [&str; 5] = [
+const OVERRIDABLE: [&str; 8] = [
     "state.url",
     "state.retention",
     "state.key",
     "dedup.url",
     "http.listen",
+    "telemetry.log",
+    "telemetry.otlp_endpoint",
+    "telemetry.trace_percent",
 ];
 
 /// The variables of a process, by name. `Debug` shows their number only: values can be secrets.

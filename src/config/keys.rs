@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problems;
+use super::source::may_be_secret;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
@@ -119,7 +120,15 @@ fn check_table(table: &mut DeTable<'_>, schema: &Value, place: &Place, problems:
             Some(meant) => format!("write `{meant}`"),
             None => format!("remove it; known here: {}", known.join(", ")),
         };
-        problems.add(&key, &child.path, "unknown key", help);
+        let message = if may_be_secret(name) {
+            format!(
+                "unknown key of {} characters, not repeated here: it may be a secret",
+                name.chars().count()
+            )
+        } else {
+            "unknown key".to_owned()
+        };
+        problems.add(&key, &child.path, message, help);
     }
 }
 

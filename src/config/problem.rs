@@ -157,6 +157,7 @@ fn render(problem: &Problem, source: &Source) -> String {
     } else {
         format!("{path}: {message}")
     };
+    let (what, help) = (source.without_secrets(&what), source.without_secrets(help));
     match origin {
         Origin::File => format!("{}: {what}\n  help: {help}\n", source.name()),
         Origin::Variable(name) => format!("{name}: {what}\n  help: {help}\n"),

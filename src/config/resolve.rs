@@ -138,7 +138,7 @@ fn resolve(
             let state = state::resolve(&raw.state.unwrap_or_default(), &overrides, &mut context);
             let dedup = dedup::resolve(raw.dedup.as_ref(), &overrides, &mut context);
             let http = http(&raw.http.unwrap_or_default(), &overrides, &mut context);
-            let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &mut context);
+            let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &overrides, &mut context);
             fixed = state.zip(dedup).zip(http.zip(telemetry));
         }
         written.add(&raw.connections, &raw.destinations, &mut context);
@@ -302,7 +302,17 @@ impl Context<'_> {
         known: &[(&str, T)],
         later: &[&str],
     ) -> Option<T> {
-        let word = text.get_ref().as_str();
+        self.word_from((text.get_ref(), text.into()), path, known, later)
+    }
+
+    /// Takes one of a few words, wherever it came from.
+    pub(super) fn word_from<T: Copy>(
+        &mut self,
+        (word, origin): (&str, Origin),
+        path: &str,
+        known: &[(&str, T)],
+        later: &[&str],
+    ) -> Option<T> {
         if let Some((_, value)) = known.iter().find(|(name, _)| *name == word) {
             return Some(*value);
         }
@@ -320,7 +330,7 @@ impl Context<'_> {
                 None => refusal("unknown word", format!("write {all}")),
             }
         };
-        self.accept(Err(refused), text, path)
+        self.accept(Err(refused), origin, path)
     }
 
     /// Takes the networks of a connection or destination, and notes them for the audit log.

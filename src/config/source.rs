@@ -3,12 +3,16 @@
 //! A line is shown with every text value replaced by `…` unless its key is known to be harmless. A file that
 //! is not TOML has no known values: of its lines only headers and well-known keys are shown.
 
+mod pasted;
+
 use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
+
+pub(super) use pasted::may_be_secret;
 
 /// The longest part of a line that is shown, in characters.
 const SHOWN_CHARS_MAX: usize = 100;
@@ -84,6 +88,8 @@ pub(super) struct Source {
     name: String,
     text: String,
     values: Values,
+    /// Keys that may be secrets, as they read and as they are written; the longest first.
+    withheld: Vec<String>,
 }
 
 /// What is known of the values in the text.
@@ -121,6 +127,7 @@ impl Source {
             name: path.display().to_string(),
             text: text.to_owned(),
             values: Values::Unknown,
+            withheld: Vec::new(),
         }
     }
 
@@ -130,6 +137,17 @@ impl Source {
         collect_table(root, &mut found);
         found.sort_by_key(|(range, _)| range.start);
         self.values = Values::At(found);
+        let mut withheld = Vec::new();
+        pasted::collect(root, "", &self.text, &mut withheld);
+        withheld.sort_by_key(|key| std::cmp::Reverse(key.len()));
+        self.withheld = withheld;
+    }
+
+    /// Takes the keys that may be secrets out of a message.
+    pub(super) fn without_secrets(&self, message: &str) -> String {
+        self.withheld
+            .iter()
+            .fold(message.to_owned(), |text, key| text.replace(key, "…"))
     }
 
     /// Returns the file's name as the user gave it.
@@ -191,6 +209,13 @@ impl Source {
         (shown.trim_end().to_owned(), from, to.unwrap_or(count))
     }
 
+    /// The key that may be a secret and begins at a byte of the text, wherever in the line that is: a header repeats it.
+    fn withheld_at(&self, at: usize) -> Option<&str> {
+        let rest = self.text.get(at..)?;
+        let found = self.withheld.iter().find(|key| rest.starts_with(key.as_str()));
+        found.map(String::as_str)
+    }
+
     /// Decides what is shown at a byte of the text.
     fn at(&self, at: usize, line: &str, offset: usize) -> Piece {
         let letter = line
@@ -204,6 +229,10 @@ impl Source {
                 } else {
                     Piece::Stop
                 }
+            }
+            Values::At(_) if self.withheld_at(at).is_some() => {
+                let length = self.withheld_at(at).map_or(0, str::len);
+                Piece::Replaced(at..at + length, "…".to_owned())
             }
             Values::At(values) => match values.iter().find(|(range, _)| range.contains(&at)) {
                 Some((range, Shown::Instead(text))) => Piece::Replaced(range.clone(), text.clone()),
@@ -219,7 +248,8 @@ impl Source {
 fn readable_start(line: &str) -> usize {
     let header = line.trim().trim_start_matches('[');
     let section = header.split(['.', ']']).next().unwrap_or_default();
-    if line.starts_with('[') && SECTIONS.contains(&section) && !header.contains(['=', '"', '\'', '#', ' ']) {
+    let plain = !header.contains(['=', '"', '\'', '#', ' ']) && !header.split(['.', ']']).any(may_be_secret);
+    if line.starts_with('[') && SECTIONS.contains(&section) && plain {
         return line.len();
     }
     let key = line.split_once('=').map(|(key, _)| key).unwrap_or_default();
@@ -354,6 +384,21 @@ mod tests {
             "name",
             (1, 21, "\"ä\" = { \"täst\" = …, name = \"ö\" }", "^^^^"),
         );
+    }
+
+    #[test]
+    fn keys_that_may_be_secrets_are_not_shown() {
+        let key = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
+        check(&format!("{key} = \"x\""), key, (1, 1, "… = \"…\"", "^"));
+        check(&format!("[a]\n\"{key}\".b = 1"), key, (2, 2, "\"…\".b = …", "^"));
+        check(
+            &format!("[a.{key}]\n[a.{key}.auth]"),
+            "auth",
+            (2, 37, "[a.….auth]", "^^^^"),
+        );
+        let escaped = key.replace('_', "\\u005f");
+        check(&format!("\"{escaped}\" = 1"), &escaped, (1, 2, "… = …", "^"));
+        check(&format!("[connections.{key}\nx = 1"), key, (1, 14, "", "^"));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
+use super::environment::Overrides;
 use super::problem::Origin;
 use super::raw::{Number, Text};
-use super::resolve::Context;
+use super::resolve::{Context, scalar};
 use super::value::{self, Refusal, refusal};
 use super::{LogFormat, Telemetry, Traces};
 
@@ -29,49 +30,49 @@ pub(super) struct RawTelemetry {
     trace_percent: Option<Number>,
 }
 
-pub(super) fn resolve(raw: &RawTelemetry, context: &mut Context<'_>) -> Option<Telemetry> {
+pub(super) fn resolve(
+    raw: &RawTelemetry,
+    overrides: &Overrides,
+    context: &mut Context<'_>,
+) -> Option<Telemetry> {
     let formats = [
         ("auto", LogFormat::Auto),
         ("text", LogFormat::Text),
         ("json", LogFormat::Json),
     ];
-    let log = match &raw.log {
-        Some(text) => context.word(text, "telemetry.log", &formats, &[]),
+    let log = match scalar("telemetry.log", raw.log.as_ref(), overrides) {
+        Some(written) => context.word_from(written, "telemetry.log", &formats, &[]),
         None => Some(LogFormat::Auto),
     };
     let standard = context.surroundings.environment.get(STANDARD_ENDPOINT);
-    let collector = match (&raw.otlp_endpoint, standard) {
-        (Some(text), _) => {
-            let address = collector(text.get_ref());
-            context.accept(address, text, "telemetry.otlp_endpoint").map(Some)
-        }
-        (None, Some(text)) if !text.is_empty() => {
-            let origin = Origin::Variable(STANDARD_ENDPOINT.to_owned());
-            context
-                .accept(collector(text), origin, "telemetry.otlp_endpoint")
-                .map(Some)
-        }
-        (None, _) => Some(None),
+    let standard = standard
+        .filter(|text| !text.is_empty())
+        .map(|text| (text, Origin::Variable(STANDARD_ENDPOINT.to_owned())));
+    let key = "telemetry.otlp_endpoint";
+    let collector = match scalar(key, raw.otlp_endpoint.as_ref(), overrides).or(standard) {
+        Some((text, origin)) => context.accept(collector(text), origin, key).map(Some),
+        None => Some(None),
     };
-    let percent = match &raw.trace_percent {
-        Some(number) => {
-            let percent = u8::try_from(*number.get_ref())
-                .ok()
-                .filter(|n| (1..=100).contains(n));
-            let percent = percent.ok_or_else(|| {
-                refusal(
-                    "not between 1 and 100",
-                    "write trace_percent = 100, or leave out `otlp_endpoint` to trace nothing",
-                )
-            });
-            context.accept(percent, number, "telemetry.trace_percent")
-        }
-        None => Some(100),
+    let key = "telemetry.trace_percent";
+    let percent = match (overrides.get(key), &raw.trace_percent) {
+        (Some((text, origin)), _) => context.accept(percent(text.parse().ok()), origin, key),
+        (None, Some(number)) => context.accept(percent(Some(*number.get_ref())), number, key),
+        (None, None) => Some(100),
     };
     let (collector, percent) = (collector?, percent?);
     Some(Telemetry {
         log: log?,
         traces: collector.map(|collector| Traces { collector, percent }),
+    })
+}
+
+fn percent(number: Option<i64>) -> Result<u8, Refusal> {
+    let percent = number.and_then(|number| u8::try_from(number).ok());
+    percent.filter(|n| (1..=100).contains(n)).ok_or_else(|| {
+        refusal(
+            "not between 1 and 100",
+            "write trace_percent = 100, or leave out `otlp_endpoint` to trace nothing",
+        )
     })
 }
 

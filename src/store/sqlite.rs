@@ -18,6 +18,7 @@ mod lease;
 mod ledger_rows;
 mod operate;
 mod outbox;
+mod outbox_claim;
 mod outbox_rows;
 mod quarantine;
 mod rows;
@@ -292,7 +293,7 @@ impl Store for SqliteStore {
         let handover = self
             .writer()?
             .run(Kind::Read, "claiming deliveries", move |db| {
-                outbox::claim(db, &claims, &claim)
+                outbox_claim::claim(db, &claims, &claim)
             })
             .await?;
         Ok(handover.take())

@@ -3,6 +3,7 @@
 //! `config/*.toml` are broken configurations, each beside the exact text that refuses it. The texts and the
 //! schema are rewritten only on request: `UPDATE_GOLDEN=1` and `UPDATE_SCHEMAS=1`.
 
+mod overrides;
 mod parts;
 
 use std::collections::BTreeSet;
@@ -180,67 +181,6 @@ fn what_is_written_is_what_is_read() {
     assert!(
         !format!("{config:?}").contains("category"),
         "search parameters can name patients"
-    );
-}
-
-#[test]
-fn variables_override_the_scalars_of_the_fixed_sections() {
-    let overrides = [
-        ("COURIER__STATE__URL", "sqlite:///var/lib/courier.db"),
-        ("COURIER__STATE__RETENTION", "3d"),
-        ("COURIER__HTTP__LISTEN", "[::1]:9000"),
-        ("COURIER_UNRELATED", "x"),
-    ];
-    let config = read(&example("minimal.toml"), &overrides).unwrap();
-    assert_eq!(config.state.database, PathBuf::from("/var/lib/courier.db"));
-    assert_eq!(config.state.retention, Duration::from_hours(3 * 24));
-    assert_eq!(config.http.listen.to_string(), "[::1]:9000");
-}
-
-#[test]
-fn an_override_stands_in_for_a_section_that_is_not_written() {
-    let text = example("minimal.toml");
-    let without = text
-        .split_once("[connections")
-        .map(|(_, rest)| format!("[connections{rest}"))
-        .unwrap();
-    assert!(refused(&without, &[]).contains("courier.toml: state.url: missing"));
-    let overrides = [
-        ("COURIER__STATE__URL", "sqlite://a.db"),
-        ("COURIER__STATE__KEY", "none"),
-    ];
-    assert_eq!(
-        read(&without, &overrides).unwrap().state.database,
-        PathBuf::from("a.db")
-    );
-}
-
-#[test]
-fn variables_that_override_nothing_are_refused_by_name_and_without_value() {
-    for (name, expected) in [
-        ("COURIER__STATE__RETENTOIN", "write `COURIER__STATE__RETENTION`"),
-        ("COURIER__state__url", "write `COURIER__STATE__URL`"),
-        (
-            "COURIER__CONNECTIONS__MERCY__EVERY",
-            "no variable overrides this key",
-        ),
-        ("COURIER__DEDUP__TTL", "no variable overrides this key"),
-        ("COURIER__HTTP__TOKENS", "a list cannot be overridden"),
-        ("COURIER__", "no variable overrides this key"),
-    ] {
-        let errors = refused(&example("minimal.toml"), &[(name, CANARY)]);
-        assert!(errors.starts_with(name) && errors.contains(expected), "{errors}");
-        assert!(!errors.contains(CANARY), "{errors}");
-    }
-    let errors = refused(&example("minimal.toml"), &[("COURIER__STATE__RETENTION", CANARY)]);
-    assert!(
-        errors.starts_with("COURIER__STATE__RETENTION: state.retention: not a duration"),
-        "{errors}"
-    );
-    let errors = refused(&example("minimal.toml"), &[("COURIER__STATE__KEY", CANARY)]);
-    assert!(
-        errors.contains("a key must not stand here") && !errors.contains(CANARY),
-        "{errors}"
     );
 }
 

@@ -66,10 +66,12 @@ fn change(id: &str, at: Timestamp) -> ChangeRef {
     }
 }
 
-/// A source that shows its whole backlog in slow pages, or one new record at each poll.
+/// A source that shows its whole backlog in pages, or one new record at each poll.
 struct Source {
+    name: String,
     clock: Simulated,
-    busy: bool,
+    /// How long a page of the backlog takes.
+    backlog: Option<Duration>,
     /// When each record was shown.
     shown: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
@@ -79,7 +81,7 @@ impl Source {
         let now = self.clock.now();
         let mut shown = self.shown.lock().unwrap();
         let change = |number: u32| {
-            let id = format!("r-{number}");
+            let id = format!("{}-{number}", self.name);
             shown.insert(id.clone(), Instant::now());
             change(&id, now)
         };
@@ -98,10 +100,10 @@ impl Connector for Source {
     async fn poll(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError> {
         let at = |text: Option<&str>| text.map_or(0, |text| text.parse::<u32>().unwrap());
         let from = at(request.cursor.map(Cursor::as_str));
-        if !self.busy {
+        let Some(takes) = self.backlog else {
             return Ok(self.show(from..from + 1, Next::Done(Cursor::new((from + 1).to_string()))));
-        }
-        tokio::time::sleep(SLOW).await;
+        };
+        tokio::time::sleep(takes).await;
         let from = at(request.resume.map(Resume::as_str)).max(from);
         let to = (from + PAGE).min(BACKLOG);
         let next = if to < BACKLOG {
@@ -168,12 +170,18 @@ impl Destination for Sink {
 
 type Times = Arc<Mutex<BTreeMap<String, Instant>>>;
 
-/// One connection with a subscription and a destination of its own.
-fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times, Times) {
-    let (shown, arrived) = (Times::default(), Times::default());
+/// One connection with a subscription to a destination; says when what was shown.
+fn add(
+    worker: &mut Worker,
+    (name, destination): (&str, &str),
+    clock: Simulated,
+    backlog: Option<Duration>,
+) -> Times {
+    let shown = Times::default();
     let source = Source {
+        name: name.to_owned(),
         clock,
-        busy,
+        backlog,
         shown: Arc::clone(&shown),
     };
     let feed = Feed {
@@ -191,7 +199,7 @@ fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times,
     };
     let (connection, destination) = (
         ConnectionName::parse(name).unwrap(),
-        DestinationName::parse(name).unwrap(),
+        DestinationName::parse(destination).unwrap(),
     );
     let made = Connection::new(
         connection.clone(),
@@ -201,12 +209,6 @@ fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times,
         2,
     );
     worker.connections.insert(connection.clone(), Arc::new(made));
-    let sink = Sink {
-        takes: if busy { SLOW } else { Duration::from_millis(10) },
-        arrived: Arc::clone(&arrived),
-    };
-    let outlet = Outlet::new(Arc::new(sink), vec![Duration::from_secs(1)]);
-    worker.destinations.insert(destination.clone(), Arc::new(outlet));
     worker.subscriptions.push(Subscription {
         name: SubscriptionName::parse(name).unwrap(),
         connections: ConnectionSet::Named([connection].into()),
@@ -216,16 +218,24 @@ fn add(worker: &mut Worker, name: &str, clock: Simulated, busy: bool) -> (Times,
         format: Format::CloudEvents,
         destination,
     });
-    (shown, arrived)
+    shown
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_quiet_connections_changes_arrive_within_seconds_beside_a_busy_ones_backlog() {
-    let clock = Simulated {
-        began: "2026-03-01T12:00:00Z".parse().unwrap(),
-        origin: Instant::now(),
+/// A destination; says when what arrived.
+fn add_destination(worker: &mut Worker, name: &str, takes: Duration) -> Times {
+    let arrived = Times::default();
+    let sink = Sink {
+        takes,
+        arrived: Arc::clone(&arrived),
     };
-    let mut worker = Worker {
+    let outlet = Outlet::new(Arc::new(sink), vec![Duration::from_secs(1)]);
+    let name = DestinationName::parse(name).unwrap();
+    worker.destinations.insert(name, Arc::new(outlet));
+    arrived
+}
+
+fn worker(clock: Simulated, limits: Limits) -> Worker {
+    Worker {
         store: Arc::new(MemoryStore::default()),
         dedup: Arc::new(MemoryDedup::default()),
         clock: Arc::new(clock),
@@ -233,42 +243,98 @@ async fn a_quiet_connections_changes_arrive_within_seconds_beside_a_busy_ones_ba
         destinations: BTreeMap::new(),
         subscriptions: Vec::new(),
         holder: Holder("fairness".to_owned()),
-        // So few that the busy destination could take all of them.
-        limits: Limits {
-            in_flight: 64,
-            ..Limits::default()
-        },
+        limits,
         bells: Bells::default(),
         watch: Arc::default(),
         draws: Mutex::new(StdRng::seed_from_u64(1)),
-    };
-    let (_, busy_arrived) = add(&mut worker, "busy", clock, true);
-    let (quiet_shown, quiet_arrived) = add(&mut worker, "quiet", clock, false);
+    }
+}
+
+fn simulated() -> Simulated {
+    Simulated {
+        began: "2026-03-01T12:00:00Z".parse().unwrap(),
+        origin: Instant::now(),
+    }
+}
+
+/// Runs a worker for so long.
+async fn run_for(worker: Worker, duration: Duration) {
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let running = pipeline::run(Arc::new(worker), stop.clone());
     tasks.spawn(async move { running.await.unwrap() });
-    tokio::time::sleep(Duration::from_mins(4)).await;
-
-    let (busy, arrived) = (
-        busy_arrived.lock().unwrap().len(),
-        quiet_arrived.lock().unwrap().clone(),
-    );
-    assert!(
-        busy > 100 && busy < BACKLOG as usize,
-        "{busy} of the backlog: it must last"
-    );
-    assert!(arrived.len() >= 40, "{} of the quiet connection", arrived.len());
-    let now = Instant::now();
-    for (id, shown) in quiet_shown.lock().unwrap().iter() {
-        let took = arrived
-            .get(id)
-            .copied()
-            .unwrap_or(now)
-            .saturating_duration_since(*shown);
-        assert!(took <= BOUND, "{id} took {took:?}");
-    }
+    tokio::time::sleep(duration).await;
     stop.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
+}
+
+/// Each change that was shown `before` arrived within the bound.
+fn arrived_in_time(shown: &Times, arrived: &Times, before: Instant) {
+    let arrived = arrived.lock().unwrap();
+    let shown = shown.lock().unwrap();
+    let counted: Vec<_> = shown.iter().filter(|(_, at)| **at < before).collect();
+    assert!(counted.len() >= 5, "{} changes", counted.len());
+    for (id, shown) in counted {
+        let took = arrived
+            .get(id)
+            .map(|arrived| arrived.saturating_duration_since(*shown));
+        assert!(took.is_some_and(|took| took <= BOUND), "{id} took {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_connections_changes_arrive_within_seconds_beside_a_busy_ones_backlog() {
+    let clock = simulated();
+    // So few that the busy destination could take all of them.
+    let mut worker = worker(
+        clock,
+        Limits {
+            in_flight: 64,
+            ..Limits::default()
+        },
+    );
+    let busy_arrived = add_destination(&mut worker, "busy", SLOW);
+    let quiet_arrived = add_destination(&mut worker, "quiet", Duration::from_millis(10));
+    add(&mut worker, ("busy", "busy"), clock, Some(SLOW));
+    let quiet_shown = add(&mut worker, ("quiet", "quiet"), clock, None);
+    let began = Instant::now();
+    run_for(worker, Duration::from_mins(4)).await;
+    let busy = busy_arrived.lock().unwrap().len();
+    assert!(
+        busy > 100 && busy < BACKLOG as usize,
+        "{busy} of the backlog: it must last"
+    );
+    let arrived = quiet_arrived.lock().unwrap().len();
+    assert!(arrived >= 40, "{arrived} of the quiet connection");
+    arrived_in_time(
+        &quiet_shown,
+        &quiet_arrived,
+        began + Duration::from_mins(4) - BOUND,
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_connection_waits_for_no_backlog_at_a_destination_that_both_share() {
+    let clock = simulated();
+    // Eight a second: the backlog lasts for two minutes.
+    let mut worker = worker(
+        clock,
+        Limits {
+            in_flight_per_destination: 4,
+            ..Limits::default()
+        },
+    );
+    let arrived = add_destination(&mut worker, "shared", Duration::from_millis(500));
+    let at_once = Some(Duration::from_millis(1));
+    add(&mut worker, ("busy", "shared"), clock, at_once);
+    let quiet_shown = add(&mut worker, ("quiet", "shared"), clock, None);
+    let began = Instant::now();
+    run_for(worker, Duration::from_mins(1)).await;
+    let count = arrived.lock().unwrap().len();
+    assert!(
+        count > 400 && count < BACKLOG as usize,
+        "{count}: the backlog must last, and no place stay empty"
+    );
+    arrived_in_time(&quiet_shown, &arrived, began + Duration::from_mins(1) - BOUND);
 }

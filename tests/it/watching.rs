@@ -1,6 +1,8 @@
 //! What leaves the real binary beside notifications: logs, metrics, traces, tables and errors.
 
 mod canary;
+mod credentials;
+mod echoes;
 mod leaks;
 mod readiness;
 mod scene;

@@ -127,7 +127,7 @@ fn unbounded(info: &str) -> Option<&'static str> {
 fn explained(error: &RedisError) -> Failure {
     let answers = error.clone().into_server_errors();
     match answers.as_deref().and_then(<[_]>::first) {
-        Some((_, answer)) => Failure::Refused(answer.code().to_owned()),
+        Some((_, answer)) => Failure::Refused(known_code(answer.code()).to_owned()),
         None => broken(error),
     }
 }
@@ -139,14 +139,30 @@ fn broken(error: &RedisError) -> Failure {
     } else if error.is_connection_refusal() {
         "connection refused"
     } else {
-        error.code().unwrap_or_else(|| error.category())
+        error.code().map_or_else(|| error.category(), known_code)
     };
     Failure::Broken(detail.to_owned())
+}
+
+/// A code as Redis spells its own: one word in capitals. Anything else is a text that could repeat what was sent.
+fn known_code(code: &str) -> &str {
+    let is_word = (1..=32).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    if is_word { code } else { "an error of its own" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_code_that_is_no_word_of_redis_is_not_repeated() {
+        for code in ["WRONGPASS", "OOM", "MASTERDOWN", "NOAUTH"] {
+            assert_eq!(known_code(code), code);
+        }
+        for text in ["", "hunter2", "HUNTER2", "A B", &"A".repeat(33)] {
+            assert_eq!(known_code(text), "an error of its own");
+        }
+    }
 
     #[test]
     fn a_redis_that_never_evicts_is_noticed() {

@@ -1,6 +1,7 @@
 //! Atomic point 4: deliveries are claimed, attempted and recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use courier_sdk::{ConnectionName, RecordKey};
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use crate::domain::delivery::{
 };
 use crate::domain::name::SubscriptionName;
 use crate::store::batch::{Bounds, event_bytes};
+use crate::store::turns::{Standing, Turns};
 use crate::store::{ClaimDeliveries, DueDestinations, Holder, Recorded};
 
 /// What keeps its order: one record's deliveries to one subscription.
@@ -46,16 +48,55 @@ impl State {
             })
             .collect();
         due.sort_unstable();
+        let due: Vec<DeliveryId> = due.into_iter().map(|(_, id)| id).collect();
+        let mut turns = self.turns.remove(&claim.destination).unwrap_or_default();
+        let kept = turns.keep(claim.limit);
+        let chosen = match due.split_at_checked(claim.limit - kept) {
+            Some((longest, others)) if kept > 0 => self.in_turn(longest, others, kept, &mut turns),
+            Some(_) | None => due,
+        };
+        self.turns.insert(claim.destination.clone(), turns);
         let mut bounds = Bounds::new(claim.limit);
-        let claimed: Vec<ClaimedDelivery> = due
+        let claimed: Vec<ClaimedDelivery> = chosen
             .into_iter()
-            .filter_map(|(_, id)| self.delivery(id))
+            .filter_map(|id| self.delivery(id))
             .take_while(|claimed| bounds.admit(event_bytes(&claimed.event)))
             .collect();
         for one in &claimed {
             self.claims.insert(one.delivery.id, one.fence);
         }
         claimed
+    }
+
+    /// The longest due, then `kept` of the others in turn, then the rest.
+    fn in_turn(
+        &self,
+        longest: &[DeliveryId],
+        others: &[DeliveryId],
+        kept: usize,
+        turns: &mut Turns,
+    ) -> Vec<DeliveryId> {
+        let served: BTreeSet<Standing> = self
+            .deliveries_with(self.claims.keys())
+            .filter(|(id, row)| self.is_claimed(*id, row))
+            .chain(self.deliveries_with(longest.iter()))
+            .map(|(_, row)| row.standing())
+            .collect();
+        let mut first: BTreeMap<Standing, DeliveryId> = BTreeMap::new();
+        for (id, row) in self.deliveries_with(others.iter()) {
+            first.entry(row.standing()).or_insert(id);
+        }
+        first.retain(|standing, _| !served.contains(standing));
+        let after = first.range((Bound::Excluded(turns.last.clone()), Bound::Unbounded));
+        let round = after.chain(first.range(..=turns.last.clone()));
+        let picked: Vec<(&Standing, DeliveryId)> =
+            round.take(kept).map(|(standing, id)| (standing, *id)).collect();
+        if let Some((standing, _)) = picked.last() {
+            turns.last = (*standing).clone();
+        }
+        let picked: Vec<DeliveryId> = picked.into_iter().map(|(_, id)| id).collect();
+        let rest = others.iter().filter(|id| !picked.contains(id));
+        longest.iter().chain(&picked).chain(rest).copied().collect()
     }
 
     pub(super) fn record_attempts(&mut self, attempts: &[AttemptRecord]) -> Recorded {
@@ -131,6 +172,13 @@ impl State {
 }
 
 impl DeliveryRow {
+    fn standing(&self) -> Standing {
+        (
+            self.connection.to_string(),
+            self.delivery.subscription.to_string(),
+        )
+    }
+
     /// Writes down what an attempt led to. A delivery that was cancelled under way stays cancelled unless it arrived.
     fn record(&mut self, attempt: &AttemptRecord) {
         let pending = self.delivery.state == DeliveryState::Pending;

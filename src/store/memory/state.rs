@@ -12,7 +12,8 @@ use crate::domain::event::{Change, Event};
 use crate::domain::fan_out::Position;
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Head};
-use crate::domain::name::SubscriptionName;
+use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::store::turns::Turns;
 use crate::store::{AuditRow, BaselineProof, Definitions, Epoch, FeedState};
 
 /// Everything.
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) owed: BTreeMap<(SubscriptionName, ConnectionName, u64), DeliveryId>,
     /// Deliveries that are being attempted, each with the fence of its claim. Volatile.
     pub(super) claims: BTreeMap<DeliveryId, Fence>,
+    /// Whose turn it is at each destination. Volatile.
+    pub(super) turns: BTreeMap<DestinationName, Turns>,
     /// The last delivery id given out.
     pub(super) last_delivery: u64,
     /// The epoch, once it was recovered.
@@ -168,6 +171,7 @@ impl State {
     /// Drops what does not outlive a process.
     pub(super) fn forget_what_is_volatile(&mut self) {
         self.claims.clear();
+        self.turns.clear();
         for connection in self.connections.values_mut() {
             connection.lease.lapse();
         }

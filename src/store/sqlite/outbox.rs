@@ -1,4 +1,4 @@
-//! Atomic point 4: deliveries are claimed, attempted and recorded.
+//! Atomic point 4: which deliveries are due, which are being attempted, and what came of it.
 //!
 //! Claims live in memory: they are this process's alone and end with it. Beside the front's mark in the row they
 //! keep a line to one attempt at a time, also when a row before the claimed one is owed again meanwhile.
@@ -17,8 +17,8 @@ use crate::domain::delivery::{
     AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryId, DeliveryState, Fence,
 };
 use crate::domain::name::DestinationName;
-use crate::store::batch::Bounds;
-use crate::store::{ClaimDeliveries, DueDestinations, Holder, Recorded};
+use crate::store::turns::{Standing, Turns};
+use crate::store::{DueDestinations, Holder, Recorded};
 
 /// The deliveries that this process is attempting.
 #[derive(Clone, Default)]
@@ -29,6 +29,8 @@ struct ClaimTable {
     by_delivery: BTreeMap<DeliveryId, (Fence, Line)>,
     /// The claimed delivery of each line.
     by_line: BTreeMap<Line, DeliveryId>,
+    /// Whose turn it is at each destination.
+    turns: BTreeMap<DestinationName, Turns>,
 }
 
 impl Claims {
@@ -39,8 +41,35 @@ impl Claims {
         Some((*fence, line.1.clone()))
     }
 
+    /// Whether anything of a standing is being attempted; a claim under an earlier fence is void.
+    pub(super) fn serve(&self, (connection, subscription): &Standing, fence: Fence) -> bool {
+        let table = self.table();
+        let first = (
+            subscription.clone(),
+            connection.clone(),
+            String::new(),
+            String::new(),
+        );
+        table
+            .by_line
+            .range(first..)
+            .take_while(|(line, _)| line.0 == *subscription && line.1 == *connection)
+            .filter_map(|(_, id)| table.by_delivery.get(id))
+            .any(|(claimed, _)| *claimed == fence)
+    }
+
+    /// Takes a destination's turns, to be put back by [`Claims::put_turns`].
+    pub(super) fn take_turns(&self, destination: &DestinationName) -> Turns {
+        self.table().turns.remove(destination).unwrap_or_default()
+    }
+
+    /// Puts a destination's turns back.
+    pub(super) fn put_turns(&self, destination: &DestinationName, turns: Turns) {
+        self.table().turns.insert(destination.clone(), turns);
+    }
+
     /// Whether a row of the line is being attempted; a claim under an earlier fence is void.
-    fn is_busy(&self, line: &Line, fence: Fence) -> bool {
+    pub(super) fn is_busy(&self, line: &Line, fence: Fence) -> bool {
         let table = self.table();
         let claim = table.by_line.get(line).and_then(|id| table.by_delivery.get(id));
         claim.is_some_and(|(claimed, _)| *claimed == fence)
@@ -90,6 +119,25 @@ pub(super) struct Handover {
 }
 
 impl Handover {
+    /// Nothing is claimed yet.
+    pub(super) fn new(claims: &Claims) -> Self {
+        Self {
+            claims: claims.clone(),
+            claimed: Vec::new(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.claimed.len()
+    }
+
+    /// Claims one more.
+    pub(super) fn add(&mut self, front: Front, delivery: ClaimedDelivery) {
+        self.claims.insert(front.id, front.fence, front.line);
+        self.claimed.push(delivery);
+    }
+
     /// Takes the deliveries: the caller answers for them from now on.
     pub(super) fn take(mut self) -> Vec<ClaimedDelivery> {
         std::mem::take(&mut self.claimed)
@@ -106,7 +154,7 @@ impl Drop for Handover {
 
 /// One destination's fronts that are due, by the index alone: most of those at its beginning are being attempted, and
 /// are passed over without a look at their rows.
-const DUE: &str = "SELECT id FROM delivery INDEXED BY delivery_due
+pub(super) const DUE: &str = "SELECT id FROM delivery INDEXED BY delivery_due
      WHERE state = 'pending' AND ready = 1 AND destination = ?1 AND due_at <= ?2 ORDER BY due_at, id";
 
 /// One destination's fronts that fall due later.
@@ -156,16 +204,16 @@ fn destinations(db: &Connection) -> Result<Vec<DestinationName>, Failure> {
 }
 
 /// A line's front that a holder may attempt.
-struct Front {
-    id: DeliveryId,
-    fence: Fence,
+pub(super) struct Front {
+    pub(super) id: DeliveryId,
+    pub(super) fence: Fence,
     due_at: Timestamp,
-    line: Line,
+    pub(super) line: Line,
 }
 
 /// Finds the fronts that a holder may attempt: their connection is leased to it, and no row of their line is being
 /// attempted.
-struct Fronts<'a> {
+pub(super) struct Fronts<'a> {
     db: &'a Connection,
     claims: &'a Claims,
     holder: &'a Holder,
@@ -175,7 +223,7 @@ struct Fronts<'a> {
 }
 
 impl<'a> Fronts<'a> {
-    fn new(db: &'a Connection, claims: &'a Claims, holder: &'a Holder, now: Timestamp) -> Self {
+    pub(super) fn new(db: &'a Connection, claims: &'a Claims, holder: &'a Holder, now: Timestamp) -> Self {
         Self {
             db,
             claims,
@@ -186,7 +234,7 @@ impl<'a> Fronts<'a> {
     }
 
     /// The next front among rows of ids.
-    fn next_free(&mut self, ids: &mut Rows<'_>) -> Result<Option<Front>, Failure> {
+    pub(super) fn next_free(&mut self, ids: &mut Rows<'_>) -> Result<Option<Front>, Failure> {
         while let Some(row) = ids.next()? {
             let id = DeliveryId(Columns::of(row).count()?);
             // A claim under an earlier fence is void.
@@ -213,7 +261,7 @@ impl<'a> Fronts<'a> {
     }
 
     /// The fence of a connection's lease, if it is the holder's.
-    fn fence(&mut self, connection: &str) -> Result<Option<Fence>, Failure> {
+    pub(super) fn fence(&mut self, connection: &str) -> Result<Option<Fence>, Failure> {
         if let Some(fence) = self.fences.get(connection) {
             return Ok(*fence);
         }
@@ -228,31 +276,6 @@ impl<'a> Fronts<'a> {
         self.fences.insert(connection.to_owned(), fence);
         Ok(fence)
     }
-}
-
-pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -> Result<Handover, Failure> {
-    let mut is_due = db.prepare_cached(DUE)?;
-    let mut rows = is_due.query(params![claim.destination.as_str(), nanos(claim.at)])?;
-    let mut fronts = Fronts::new(db, claims, &claim.holder, claim.at);
-    let mut select = outbox_rows::select_claimed(db)?;
-    let mut bounds = Bounds::new(claim.limit);
-    let mut handover = Handover {
-        claims: claims.clone(),
-        claimed: Vec::new(),
-    };
-    while handover.claimed.len() < claim.limit
-        && let Some(front) = fronts.next_free(&mut rows)?
-    {
-        let Some(delivery) = outbox_rows::claimed_by(db, &mut select, front.id)? else {
-            continue;
-        };
-        if !bounds.admit(outbox_rows::event_bytes(&delivery.event)) {
-            break;
-        }
-        claims.insert(front.id, front.fence, front.line);
-        handover.claimed.push(delivery);
-    }
-    Ok(handover)
 }
 
 pub(super) fn record(

@@ -1,7 +1,16 @@
 //! Claims of deliveries and `record_attempts`: one in flight per record, and where each attempt leads.
 
-use ehr_courier::domain::delivery::{AttemptOutcome, DeliveryState, Replay};
-use ehr_courier::store::{ClaimDeliveries, DeadLetterQuery, Holder, ReplayRequest};
+use std::collections::BTreeSet;
+
+use courier_sdk::ConnectionName;
+use ehr_courier::domain::delivery::{
+    AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryState, Fence, Replay,
+};
+use ehr_courier::domain::fan_out;
+use ehr_courier::store::{
+    AcceptPage, ClaimDeliveries, ContextRule, DeadLetterQuery, Definitions, FanOut, Holder, Lane,
+    LeaseRequest, PollRef, ReplayRequest, Sights,
+};
 
 use super::Home;
 use super::world::*;
@@ -222,4 +231,132 @@ pub(super) async fn claims_are_lost_with_the_process(home: &dyn Home) {
     let again = world.take(0).await;
     assert_eq!(names(&again), names(&lost));
     assert_eq!(again[0].event, lost[0].event);
+}
+
+/// Owes so many records of a connection to `hook` since then, under a lease of the holder `one`.
+async fn owe(world: &World, connection: &str, (records, since): (u64, i64)) {
+    let connection = ConnectionName::parse(connection).unwrap();
+    let fence = lease_of(world, &connection).await;
+    let state = world.store.feed(&connection, &appointments()).await.unwrap();
+    let page = AcceptPage {
+        poll: PollRef {
+            connection: connection.clone(),
+            feed: appointments(),
+            fence,
+            poll: state.poll,
+        },
+        from: state.cursor,
+        changes: (0..records)
+            .map(|number| worded(&format!("{connection}-{number}"), "a"))
+            .collect(),
+        oversized: Vec::new(),
+        progress: done("c"),
+        context: ContextRule::None,
+        sights: Sights::All,
+        fresh_as_of: at(since),
+        at: at(since),
+    };
+    world.store.accept_page(&page).await.unwrap();
+    let view = world
+        .store
+        .fan_out_view(&connection, &Lane::Common, 1_000)
+        .await
+        .unwrap();
+    let members: Vec<_> = view.members.iter().map(|(it, standing)| (it, standing)).collect();
+    let slice = fan_out::slice(&view.position, &view.events, &members, AMPLE, at(since));
+    let slice = FanOut {
+        connection,
+        fence,
+        lane: Lane::Common,
+        from: view.position,
+        revision: view.revision,
+        owed: slice.owed,
+        to: slice.to,
+        suspended: slice.suspended,
+        at: at(since),
+    };
+    world.store.fan_out(&slice).await.unwrap();
+}
+
+async fn lease_of(world: &World, connection: &ConnectionName) -> Fence {
+    let request = LeaseRequest {
+        connection: connection.clone(),
+        ..lease("one")
+    };
+    world.store.acquire_lease(&request, at(0)).await.unwrap().unwrap()
+}
+
+/// Claims so many for `hook`, and says of which connections besides `mercy`.
+async fn others(world: &World, limit: usize) -> (Vec<ClaimedDelivery>, Vec<String>) {
+    let claim = ClaimDeliveries {
+        holder: Holder("one".to_owned()),
+        destination: destination("hook"),
+        limit,
+        at: at(100),
+    };
+    let claimed = world.store.claim_deliveries(&claim).await.unwrap();
+    assert_eq!(claimed.len(), limit, "no place stays empty");
+    let connections = claimed.iter().map(|one| one.event.connection.to_string());
+    let others = connections.filter(|name| name != "mercy").collect();
+    (claimed, others)
+}
+
+/// `mercy` has a backlog; `harbor` and `north` have a few records that fell due after it.
+async fn backlog(home: &dyn Home) -> World {
+    let world = World::open(home).await;
+    let definitions = Definitions {
+        connections: ["mercy", "harbor", "north"]
+            .map(|name| ConnectionName::parse(name).unwrap())
+            .into(),
+        destinations: BTreeSet::from([destination("hook")]),
+        subscriptions: vec![subscription("a")],
+    };
+    world.store.define(&definitions, at(0)).await.unwrap();
+    owe(&world, "mercy", (200, 0)).await;
+    owe(&world, "north", (3, 50)).await;
+    owe(&world, "harbor", (3, 60)).await;
+    world
+}
+
+pub(super) async fn a_backlog_holds_up_no_other_connection(home: &dyn Home) {
+    let world = backlog(home).await;
+    let (_, first) = others(&world, 32).await;
+    assert_eq!(first, ["harbor", "north"]);
+    let (_, second) = others(&world, 32).await;
+    assert!(second.is_empty(), "one at a time beside the backlog: {second:?}");
+}
+
+pub(super) async fn waiting_connections_take_turns(home: &dyn Home) {
+    let world = backlog(home).await;
+    let mut served = Vec::new();
+    let mut last = Vec::new();
+    for _ in 0..3 {
+        let (claimed, names) = others(&world, 4).await;
+        last.extend(
+            claimed
+                .into_iter()
+                .filter(|one| one.event.connection.as_str() == "harbor"),
+        );
+        served.push(names.join(" "));
+    }
+    assert_eq!(served, ["harbor", "north", ""]);
+    let attempt = AttemptRecord {
+        id: last[0].delivery.id,
+        connection: last[0].event.connection.clone(),
+        fence: last[0].fence,
+        outcome: delivered(),
+        at: at(100),
+    };
+    assert_eq!(world.store.record_attempts(&[attempt]).await.unwrap().recorded, 1);
+    let (_, names) = others(&world, 4).await;
+    assert_eq!(names, ["harbor"], "its turn is free again");
+}
+
+pub(super) async fn claims_of_one_place_go_round_too(home: &dyn Home) {
+    let world = backlog(home).await;
+    let mut served = Vec::new();
+    for _ in 0..8 {
+        served.extend(others(&world, 1).await.1);
+    }
+    assert_eq!(served, ["harbor", "north"]);
 }

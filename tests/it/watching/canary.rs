@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::leaks::{self, MRN, NAME, TOKEN, found_in};
 use super::scene::{Receiver, Scene, Source, terminate};
 
-fn record() -> Value {
+pub(super) fn record() -> Value {
     json!({
         "resourceType": "Appointment", "id": "a1", "status": "booked",
         "meta": { "versionId": "1", "lastUpdated": "2026-01-01T00:00:11.000Z" },
@@ -22,19 +22,19 @@ fn record() -> Value {
 
 /// Everything that came out, each with where from.
 #[derive(Default)]
-struct Outputs(Vec<(String, Vec<u8>)>);
+pub(super) struct Outputs(pub(super) Vec<(String, Vec<u8>)>);
 
 impl Outputs {
-    fn add(&mut self, from: &str, bytes: impl Into<Vec<u8>>) {
+    pub(super) fn add(&mut self, from: &str, bytes: impl Into<Vec<u8>>) {
         self.0.push((from.to_owned(), bytes.into()));
     }
 
-    fn add_output(&mut self, from: &str, output: Output) {
+    pub(super) fn add_output(&mut self, from: &str, output: Output) {
         self.add(&format!("{from}: standard output"), output.stdout);
         self.add(&format!("{from}: standard error"), output.stderr);
     }
 
-    fn hold_no_canary(&self) {
+    pub(super) fn hold_no_canary(&self) {
         for (from, bytes) in &self.0 {
             let found = found_in(bytes);
             // The canary itself is not repeated here: this message is searched too.

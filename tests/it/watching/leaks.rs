@@ -16,8 +16,26 @@ pub(crate) const TOKEN: &str = "canary-token-9f3b7c1d2e";
 /// The bytes of a webhook's signing key.
 pub(crate) const SIGNING_KEY: &str = "canary-webhook-signing-key-00001";
 
+/// A broker's password.
+pub(crate) const AMQP_PASSWORD: &str = "canary-amqp-password-51c0d8a2";
+/// A Redis's password.
+pub(crate) const REDIS_PASSWORD: &str = "canary-redis-password-7e2ab46f";
+/// The secret of an OAuth 2.0 client.
+pub(crate) const CLIENT_SECRET: &str = "canary-client-secret-b86f03e5";
+/// What a token endpoint grants.
+pub(crate) const ACCESS_TOKEN: &str = "canary-access-token-c4d917b3";
+
 /// All of them.
-pub(crate) const CANARIES: [&str; 4] = [NAME, MRN, TOKEN, SIGNING_KEY];
+pub(crate) const CANARIES: [&str; 8] = [
+    NAME,
+    MRN,
+    TOKEN,
+    SIGNING_KEY,
+    AMQP_PASSWORD,
+    REDIS_PASSWORD,
+    CLIENT_SECRET,
+    ACCESS_TOKEN,
+];
 
 /// The signing key as the configuration reads it.
 pub(crate) fn signing_secret() -> String {
