@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_sdk::{ChangeRef, ConnectionName, ConnectorError, Fetched, Shown};
+use courier_sdk::{ChangeRef, ConnectionName, ConnectorError, FetchRequest, Fetched, Shown};
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use super::heartbeat::Part;
 use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, Content, VersionClue};
 use crate::domain::identify::identify;
+use crate::domain::ledger::{self, Head};
 use crate::domain::plan;
 use crate::domain::trace::{SpanOutcome, Stage};
 use crate::store::{
@@ -152,7 +153,10 @@ fn slices(group: Vec<Settlement>) -> Vec<Vec<Settlement>> {
         SettleResult::Fetched(change) | SettleResult::Deleted(change) | SettleResult::Keep { change, .. } => {
             change.content.as_ref().map_or(0, Content::bytes)
         }
-        SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => 0,
+        SettleResult::Stands(_)
+        | SettleResult::RetryAt { .. }
+        | SettleResult::Quarantine { .. }
+        | SettleResult::Release { .. } => 0,
     };
     let mut slices: Vec<Vec<Settlement>> = Vec::new();
     let mut bytes = 0;
@@ -248,7 +252,9 @@ async fn traced(worker: &Worker, connection: &Connection, claimed: ClaimedChange
     let result = fetch_whole(worker, connection, claimed).await;
     if let Some(span) = span {
         let outcome = match &result {
-            SettleResult::Fetched(_) | SettleResult::Deleted(_) => SpanOutcome::Done,
+            SettleResult::Fetched(_) | SettleResult::Stands(_) | SettleResult::Deleted(_) => {
+                SpanOutcome::Done
+            }
             SettleResult::RetryAt { .. }
             | SettleResult::Keep { .. }
             | SettleResult::Quarantine { .. }
@@ -296,6 +302,7 @@ fn keep(change: Change, result: SettleResult) -> SettleResult {
         SettleResult::RetryAt { due_at, reason } => (due_at, Some(reason)),
         SettleResult::Release { due_at } => (due_at, None),
         other @ (SettleResult::Fetched(_)
+        | SettleResult::Stands(_)
         | SettleResult::Deleted(_)
         | SettleResult::Keep { .. }
         | SettleResult::Quarantine { .. }) => return other,
@@ -309,10 +316,16 @@ fn keep(change: Change, result: SettleResult) -> SettleResult {
 
 async fn fetch(worker: &Worker, connection: &Connection, claimed: &ClaimedChange) -> SettleResult {
     let wanted = as_reference(&claimed.change);
+    let head = head_that_may_stand(connection, claimed);
+    let request = FetchRequest {
+        change: &wanted,
+        known: head.map(|(_, version_id)| version_id),
+    };
     let leave = connection.budget.leave().await;
-    let answer = connection.connector.fetch(&wanted).await;
+    let answer = connection.connector.fetch(request).await;
     drop(leave);
     let outcome = match &answer {
+        Ok(Fetched::Unchanged) => "unchanged",
         Ok(_) => "ok",
         Err(error) => error.class(),
     };
@@ -331,6 +344,13 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: &ClaimedChange
             }
             SettleResult::Fetched(fetched)
         }
+        Ok(Fetched::Unchanged) => match head {
+            Some((head, _)) => {
+                connection.note_fetched();
+                SettleResult::Stands(ledger::showing_of(head, claimed.change.clone()))
+            }
+            None => failed("the source answered by a version that it was not asked about".to_owned()),
+        },
         Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change.clone())),
         Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),
         Ok(Fetched::Unavailable) => failed("the source does not let us read the record (403)".to_owned()),
@@ -339,6 +359,18 @@ async fn fetch(worker: &Worker, connection: &Connection, claimed: &ClaimedChange
         },
         Err(error) => after_error(worker, connection, claimed, error),
     }
+}
+
+/// The record's head with its version id, where the source may answer that it still stands. Where version ids are no
+/// longer trusted, heads that were named by them are not either.
+fn head_that_may_stand<'a>(
+    connection: &Connection,
+    claimed: &'a ClaimedChange,
+) -> Option<(&'a Head, &'a str)> {
+    let head = claimed.head.as_ref()?;
+    let rule = connection.connector.version_rule(&claimed.change.key.record_type);
+    let version_id = ledger::version_that_may_stand(head, &claimed.change)?;
+    rule.trust_version_id.then_some((head, version_id))
 }
 
 /// What follows from a request that failed.

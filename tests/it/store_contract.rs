@@ -12,6 +12,7 @@ mod leases;
 mod operate;
 mod outbox;
 mod polling;
+mod reads;
 mod stage;
 mod traces;
 mod twin;
@@ -120,6 +121,10 @@ macro_rules! contract_suite {
                     a_redriven_change_starts_anew,
                     claims_are_counted_through_a_crash,
                     accepted_ids_are_answered,
+                ];
+                reads: [
+                    a_claim_tells_the_head_of_a_record_that_must_be_read,
+                    a_version_that_still_stands_settles_as_known,
                 ];
                 fan_out: [
                     numbers_are_dense_per_subscription_and_connection,

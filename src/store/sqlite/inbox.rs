@@ -12,7 +12,7 @@ use super::{feed, lease, ledger_rows, quarantine};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
 use crate::store::batch::{
-    Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, known_id, later,
+    Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, known_id, later, must_be_read,
 };
 use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement};
 
@@ -128,7 +128,7 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
         && let Some(row) = rows.next()?
     {
         let mut columns = Columns::of(row);
-        let one = ClaimedChange {
+        let mut one = ClaimedChange {
             id: InboxId(columns.count()?),
             generation: columns.count()?,
             feed: columns.feed()?,
@@ -136,6 +136,7 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
             attempts: columns.small_count()?,
             claims: columns.small_count()?.saturating_add(1),
             change: columns.change(db, &claim.connection)?,
+            head: None,
         };
         // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is found
         // out and its neighbours are not blamed.
@@ -145,6 +146,9 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
         }
         if !bounds.admit(change_bytes(&one.change)) {
             break;
+        }
+        if must_be_read(&one.change) {
+            one.head = ledger_rows::head(db, &claim.connection, &one.change.key)?;
         }
         claimed.push(one);
         if suspect {
@@ -167,7 +171,7 @@ pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled,
             continue;
         };
         match &settlement.result {
-            SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+            SettleResult::Fetched(change) | SettleResult::Stands(change) | SettleResult::Deleted(change) => {
                 settle_found(db, (settle, settlement), &row, change, &mut settled)?;
             }
             SettleResult::RetryAt { due_at, reason } => retry(db, settlement.id, *due_at, Some(reason))?,

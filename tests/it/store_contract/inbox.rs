@@ -13,7 +13,7 @@ fn quarantine() -> SettleResult {
     }
 }
 
-fn ids(claimed: &[ClaimedChange]) -> Vec<String> {
+pub(super) fn ids(claimed: &[ClaimedChange]) -> Vec<String> {
     claimed
         .iter()
         .map(|one| {
