@@ -20,6 +20,7 @@ pub mod lease;
 pub mod limits;
 pub mod measure;
 pub mod poll;
+mod read;
 pub mod record;
 pub mod schedule;
 mod stage;

@@ -253,6 +253,11 @@ impl Ehr {
         self.world().grants.granted
     }
 
+    /// Returns how many reads were answered 304, without the record.
+    pub fn not_modified(&self) -> u64 {
+        self.world().not_modified
+    }
+
     /// Empties the ledger.
     pub fn clear_ledger(&self) {
         self.world().ledger.clear();

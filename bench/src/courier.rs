@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Profile};
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock as _, Connector, ConnectorError, Cursor, Detect, Detection, FeedSpec,
-    FetchMode, Fetched, PollRequest, RecordType, Start, VersionRule,
+    ChangePage, Clock as _, Connector, ConnectorError, Cursor, Detect, Detection, FeedSpec, FetchMode,
+    FetchRequest, Fetched, PollRequest, RecordType, Start, VersionRule,
 };
 use ehr_courier::clock::SystemClock;
 use ehr_courier::dedup::memory::MemoryDedup;
@@ -187,7 +187,7 @@ impl Connector for Silent {
         Err(Self::refuse())
     }
 
-    async fn fetch(&self, _change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+    async fn fetch(&self, _request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
         Err(Self::refuse())
     }
 

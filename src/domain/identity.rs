@@ -74,6 +74,12 @@ impl VersionKey {
         Self(format!("v:{version_id}"))
     }
 
+    /// The source's own version id, where the key stands on the first rung.
+    #[must_use]
+    pub fn version_id(&self) -> Option<&str> {
+        self.0.strip_prefix("v:")
+    }
+
     /// The second rung: when the record changed, to the millisecond, and its content.
     #[must_use]
     pub fn of_time(changed: Timestamp, content: &ContentHash) -> Self {

@@ -188,6 +188,33 @@ fn names_a_told_delete(change: &Change, head: Option<&Head>) -> bool {
     named && head.is_some_and(inferred)
 }
 
+/// The head's version id, where a read of the record's current state may be spared if that is still the head: the
+/// change that is to be read names no other version and is not known to come after the head.
+#[must_use]
+pub fn version_that_may_stand<'a>(head: &'a Head, change: &Change) -> Option<&'a str> {
+    let asked_for = match &change.version {
+        VersionClue::Unknown => None,
+        VersionClue::Known(version, _) => Some(version),
+        VersionClue::ByContent | VersionClue::InferredDelete => return None,
+    };
+    let other_asked_for = asked_for.is_some_and(|version| *version != head.version);
+    if other_asked_for || head.life == Life::Deleted || head.order.is_before(&change.order) {
+        return None;
+    }
+    head.version.version_id()
+}
+
+/// A change that turned out to be the head's version, still current.
+#[must_use]
+pub fn showing_of(head: &Head, change: Change) -> Change {
+    Change {
+        version_id: head.version.version_id().map(str::to_owned),
+        version: VersionClue::Known(head.version.clone(), head.event_id.clone()),
+        order: head.order,
+        ..change
+    }
+}
+
 /// Where a change stands among the record's versions. An inferred delete has no place of its own: it comes after the
 /// head and after the version that was asked for, so that both, shown late, are known to lie before it.
 fn place(change: &Change, head: Option<&Head>) -> VersionOrder {

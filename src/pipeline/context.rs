@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::Worker;
 use super::connection::Connection;
-use super::fetch::{SOURCE_LIVES, Turn};
+use super::read::{SOURCE_LIVES, Turn};
 use crate::domain::event::Change;
 use crate::store::ClaimedChange;
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_sdk::{ChangeRef, ConnectionName, ConnectorError, Fetched, Shown};
+use courier_sdk::{ConnectionName, Shown};
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -15,24 +15,16 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::agenda::Agenda;
-use super::budget::Leave;
 use super::connection::Connection;
-use super::context::{self, Hindered};
+use super::context;
 use super::heartbeat::Part;
+use super::read::{self, Turn};
 use crate::domain::delivery::Fence;
-use crate::domain::event::{Change, Content, VersionClue};
-use crate::domain::identify::identify;
-use crate::domain::plan;
+use crate::domain::event::Content;
 use crate::domain::trace::{SpanOutcome, Stage};
 use crate::store::{
     ClaimChanges, ClaimedChange, SLICE_BYTES_MAX, SettleChanges, SettleResult, Settlement, StoreError,
 };
-
-/// A failed fetch is tried again after this, doubled each time.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// A source that was read from so recently is not away.
-pub(super) const SOURCE_LIVES: Duration = Duration::from_mins(1);
 
 /// An inbox is looked at no sooner than this after nothing was found in it, unless somebody rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -42,34 +34,6 @@ const LOOK_ANYWAY: Duration = Duration::from_mins(5);
 
 /// A batch asks for no further record after this: a slow source gives its place to the others.
 const TURN_MAX: Duration = Duration::from_secs(10);
-
-/// One connection's turn at being fetched for.
-pub(super) struct Turn {
-    fence: Fence,
-    /// Nothing new is begun after this.
-    pub(super) ends: Instant,
-    stop: CancellationToken,
-}
-
-impl Turn {
-    /// Leave for one request under the turn's lease, or when to ask for it again.
-    pub(super) async fn leave<'a>(
-        &self,
-        worker: &Worker,
-        connection: &'a Connection,
-        by: Option<Instant>,
-    ) -> Result<Leave<'a>, Timestamp> {
-        let now = || worker.clock.now();
-        let leave = connection.budget.leave_by(by).await;
-        let leave = leave.map_err(|wait| after(now(), wait))?;
-        // Whoever holds the lease now asks the source.
-        if connection.fence() == Some(self.fence) {
-            Ok(leave)
-        } else {
-            Err(now())
-        }
-    }
-}
 
 /// What a batch found: when it is worth looking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +164,10 @@ fn slices(group: Vec<Settlement>) -> Vec<Vec<Settlement>> {
         SettleResult::Fetched(change) | SettleResult::Deleted(change) | SettleResult::Keep { change, .. } => {
             change.content.as_ref().map_or(0, Content::bytes)
         }
-        SettleResult::RetryAt { .. } | SettleResult::Quarantine { .. } | SettleResult::Release { .. } => 0,
+        SettleResult::Stands(_)
+        | SettleResult::RetryAt { .. }
+        | SettleResult::Quarantine { .. }
+        | SettleResult::Release { .. } => 0,
     };
     let mut slices: Vec<Vec<Settlement>> = Vec::new();
     let mut bytes = 0;
@@ -298,10 +265,12 @@ async fn traced(
 ) -> SettleResult {
     let feed = claimed.feed.clone();
     let span = worker.begin_span(Stage::Fetch, claimed.change.trace);
-    let result = fetch_whole(worker, connection, claimed, turn).await;
+    let result = read::whole(worker, connection, claimed, turn).await;
     if let Some(span) = span {
         let outcome = match &result {
-            SettleResult::Fetched(_) | SettleResult::Deleted(_) => SpanOutcome::Done,
+            SettleResult::Fetched(_) | SettleResult::Stands(_) | SettleResult::Deleted(_) => {
+                SpanOutcome::Done
+            }
             SettleResult::RetryAt { .. }
             | SettleResult::Keep { .. }
             | SettleResult::Quarantine { .. }
@@ -310,196 +279,4 @@ async fn traced(
         worker.end_span(span, outcome, &connection.name, vec![("feed", feed.to_string())]);
     }
     result
-}
-
-/// Fetches a change's record, unless it came along, and its context, where its feed includes some.
-async fn fetch_whole(
-    worker: &Worker,
-    connection: &Connection,
-    claimed: ClaimedChange,
-    turn: &Turn,
-) -> SettleResult {
-    let stopped = || SettleResult::Release {
-        due_at: worker.clock.now(),
-    };
-    let carried = claimed.change.content.is_some();
-    let read = if carried {
-        SettleResult::Fetched(claimed.change.clone())
-    } else {
-        tokio::select! {
-            biased;
-            () = turn.stop.cancelled() => stopped(),
-            result = fetch(worker, connection, &claimed, turn) => result,
-        }
-    };
-    let SettleResult::Fetched(mut change) = read else {
-        return read;
-    };
-    if !context::is_due(connection, &claimed, &change) {
-        return SettleResult::Fetched(change);
-    }
-    let gathered = tokio::select! {
-        biased;
-        () = turn.stop.cancelled() => Err(stopped()),
-        gathered = context::gather(worker, connection, &claimed, &change, turn) => {
-            gathered.map_err(|hindered| match hindered {
-                Hindered::Failed(error) => after_error(worker, connection, &claimed, error),
-                Hindered::NoLeave(due_at) => SettleResult::Release { due_at },
-            })
-        }
-    };
-    match gathered {
-        Ok(context) => {
-            if let Some(content) = &mut change.content {
-                content.context = Some(context);
-            }
-            SettleResult::Fetched(change)
-        }
-        Err(result) if carried => result,
-        Err(result) => keep(change, result, worker.clock.now()),
-    }
-}
-
-/// What was read just now outlasts what its context came to: the source may replace it before the next try.
-fn keep(change: Change, result: SettleResult, now: Timestamp) -> SettleResult {
-    let (due_at, reason) = match result {
-        SettleResult::RetryAt { due_at, reason } => (due_at, Some(reason)),
-        SettleResult::Release { due_at } => (due_at, None),
-        // Its next try is its last, and does without.
-        SettleResult::Quarantine { reason } => (after(now, RETRY), Some(reason)),
-        other @ (SettleResult::Fetched(_) | SettleResult::Deleted(_) | SettleResult::Keep { .. }) => {
-            return other;
-        }
-    };
-    SettleResult::Keep {
-        change,
-        due_at,
-        reason,
-    }
-}
-
-async fn fetch(
-    worker: &Worker,
-    connection: &Connection,
-    claimed: &ClaimedChange,
-    turn: &Turn,
-) -> SettleResult {
-    let wanted = as_reference(&claimed.change);
-    let leave = match turn.leave(worker, connection, Some(turn.ends)).await {
-        Ok(leave) => leave,
-        Err(due_at) => return SettleResult::Release { due_at },
-    };
-    let answer = connection.connector.fetch(&wanted).await;
-    drop(leave);
-    let outcome = match &answer {
-        Ok(_) => "ok",
-        Err(error) => error.class(),
-    };
-    connection.count_request(&worker.watch.connections, outcome);
-    let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
-    match answer {
-        Ok(Fetched::Found(mut found, record)) => {
-            connection.note_fetched();
-            let rule = connection.connector.version_rule(&found.key.record_type);
-            found.record = Some(record);
-            let mut fetched = identify(&connection.name, found, &rule);
-            fetched.trace = claimed.change.trace;
-            if fetched.version == claimed.change.version {
-                // A read shows the state only; what showed the change may have told how it came about.
-                fetched.shown = claimed.change.shown;
-                fetched.first_version |= claimed.change.first_version;
-            }
-            if fetched.order.is_before(&claimed.change.order) {
-                // A cache's answer from before the change: taken for an answer, it would pass for a newer version.
-                return failed("the source answered an older version than it had shown".to_owned());
-            }
-            SettleResult::Fetched(fetched)
-        }
-        Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change.clone())),
-        Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),
-        Ok(Fetched::Unavailable) => failed("the source does not let us read the record (403)".to_owned()),
-        Ok(Fetched::TooLarge) => SettleResult::Quarantine {
-            reason: "the record exceeds the record limit".to_owned(),
-        },
-        Err(error) => after_error(worker, connection, claimed, error),
-    }
-}
-
-/// What follows from a request that failed.
-fn after_error(
-    worker: &Worker,
-    connection: &Connection,
-    claimed: &ClaimedChange,
-    error: ConnectorError,
-) -> SettleResult {
-    let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
-    match error {
-        // What is said of one record is no word about the source while others are read: the record's attempts count.
-        error @ ConnectorError::Unauthorized { .. } if connection.fetched_within(SOURCE_LIVES) => {
-            failed(error.to_string())
-        }
-        ConnectorError::Throttled { retry_after, .. } => {
-            let pause = retry_after.unwrap_or(RETRY);
-            connection.budget.pause(pause);
-            SettleResult::Release {
-                due_at: after(worker.clock.now(), pause),
-            }
-        }
-        ConnectorError::Unauthorized { reason, .. } => {
-            connection.budget.pause(Duration::from_mins(1));
-            warn!(connection = %connection.name, reason, "fetch was not authorised; the connection waits");
-            SettleResult::Release {
-                due_at: after(worker.clock.now(), Duration::from_mins(1)),
-            }
-        }
-        // The source is away: that never costs the change one of its attempts. But where others are read, it is the
-        // record that cannot be.
-        error @ ConnectorError::Transient { .. } if connection.fetched_within(SOURCE_LIVES) => {
-            failed(error.to_string())
-        }
-        error @ ConnectorError::Transient { .. } => {
-            debug!(connection = %connection.name, %error, "fetch failed for now");
-            SettleResult::Release {
-                due_at: after(worker.clock.now(), RETRY),
-            }
-        }
-        error @ (ConnectorError::PageExpired { .. }
-        | ConnectorError::Unreadable { .. }
-        | ConnectorError::Refused { .. }
-        | ConnectorError::Forbidden { .. }) => failed(error.to_string()),
-    }
-}
-
-fn retry_or_quarantine(worker: &Worker, claimed: &ClaimedChange, reason: String) -> SettleResult {
-    if claimed.attempts + 1 >= worker.limits.fetch_attempts {
-        return SettleResult::Quarantine { reason };
-    }
-    let due_at = plan::turn_after_failure(worker.clock.now(), RETRY, claimed.attempts + 1, None);
-    SettleResult::RetryAt { due_at, reason }
-}
-
-fn as_reference(change: &Change) -> ChangeRef {
-    ChangeRef {
-        key: change.key.clone(),
-        shown: change.shown,
-        novelty: change.novelty,
-        version_id: change.version_id.clone(),
-        last_updated: change.order.stamp,
-        record: None,
-    }
-}
-
-fn inferred_delete(change: Change) -> Change {
-    Change {
-        shown: Shown::Deleted,
-        version: VersionClue::InferredDelete,
-        version_id: None,
-        first_version: false,
-        content: None,
-        ..change
-    }
-}
-
-fn after(now: Timestamp, by: Duration) -> Timestamp {
-    now.saturating_add(by).unwrap_or(Timestamp::MAX)
 }

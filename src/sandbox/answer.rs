@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    fn read(&self, record_type: &str, id: &str, headers: &HeaderMap) -> Draft {
+    fn read(&mut self, record_type: &str, id: &str, headers: &HeaderMap) -> Draft {
         let Some(version) = self.records.current(record_type, id, self.now()) else {
             return only(outcome(StatusCode::NOT_FOUND, "not-found", "no such record"));
         };
@@ -211,6 +211,7 @@ impl World {
         {
             let mut answer = plain(StatusCode::NOT_MODIFIED, Bytes::new());
             set(&mut answer, header::ETAG, &tag);
+            self.not_modified += 1;
             return only(answer);
         }
         whole(version)

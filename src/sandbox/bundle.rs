@@ -171,13 +171,17 @@ impl World {
         self.snapshots_made
     }
 
-    fn page(&self, search: &Search, rows: &[Arc<Version>], place: Place) -> Page {
+    fn page(&mut self, search: &Search, rows: &[Arc<Version>], place: Place) -> Page {
         let shown = rows.get(place.offset..).unwrap_or_default();
         let shown = shown.get(..search.count).unwrap_or(shown);
         let after = place.offset + shown.len();
-        let extent = match search.elements {
-            Elements::All => Extent::Whole,
-            Elements::IdAndMeta => Extent::IdOnly,
+        let told = match search.elements {
+            Elements::All => Told::Whole,
+            Elements::IdAndMeta if self.chance(self.faults.unversioned_ids.share) => {
+                self.strikes.count("unversioned_ids");
+                Told::IdAndTime
+            }
+            Elements::IdAndMeta => Told::IdAndVersion,
         };
         let base = self.options.base_url.as_str().trim_end_matches('/');
         let mut links = vec![link(
@@ -199,19 +203,38 @@ impl World {
             if index > 0 {
                 body.push(b',');
             }
-            entry(&mut body, base, version, extent);
+            entry(&mut body, base, version, told);
         }
         body.extend_from_slice(b"]}");
-        let showings = shown
-            .iter()
-            .map(|version| Showing {
+        let showing = |version: &Arc<Version>| {
+            Some(Showing {
                 version: Arc::clone(version),
-                extent,
+                extent: told.extent()?,
             })
-            .collect();
+        };
+        let showings = shown.iter().filter_map(showing).collect();
         Page {
             body: Bytes::from(body),
             showings,
+        }
+    }
+}
+
+/// What a page tells of its records.
+#[derive(Clone, Copy)]
+enum Told {
+    Whole,
+    IdAndVersion,
+    IdAndTime,
+}
+
+impl Told {
+    /// How much of a version that is; none where nothing says which version it is.
+    fn extent(self) -> Option<Extent> {
+        match self {
+            Self::Whole => Some(Extent::Whole),
+            Self::IdAndVersion => Some(Extent::IdOnly),
+            Self::IdAndTime => None,
         }
     }
 }
@@ -239,7 +262,7 @@ fn link(base: &str, search: &Search, relation: &str, place: Option<(u64, usize)>
     )
 }
 
-fn entry(body: &mut Vec<u8>, base: &str, version: &Version, extent: Extent) {
+fn entry(body: &mut Vec<u8>, base: &str, version: &Version, told: Told) {
     let Version {
         record_type,
         id,
@@ -247,15 +270,20 @@ fn entry(body: &mut Vec<u8>, base: &str, version: &Version, extent: Extent) {
         ..
     } = version;
     body.extend_from_slice(format!(r#"{{"fullUrl":"{base}/{record_type}/{id}","resource":"#).as_bytes());
-    match extent {
-        Extent::Whole => body.extend_from_slice(version.body.as_deref().unwrap_or_default()),
-        Extent::IdOnly => body.extend_from_slice(
-            format!(
-                r#"{{"resourceType":"{record_type}","id":"{id}","meta":{{"versionId":"{number}","lastUpdated":"{}","tag":[{{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}}]}}}}"#,
-                stamp_text(version.stamp)
-            )
-            .as_bytes(),
-        ),
+    match told {
+        Told::Whole => body.extend_from_slice(version.body.as_deref().unwrap_or_default()),
+        Told::IdAndVersion => subsetted(body, version, &format!(r#""versionId":"{number}","#)),
+        Told::IdAndTime => subsetted(body, version, ""),
     }
     body.extend_from_slice(br#","search":{"mode":"match"}}"#);
+}
+
+fn subsetted(body: &mut Vec<u8>, version: &Version, version_id: &str) {
+    let (record_type, id, stamp) = (&version.record_type, &version.id, stamp_text(version.stamp));
+    body.extend_from_slice(
+        format!(
+            r#"{{"resourceType":"{record_type}","id":"{id}","meta":{{{version_id}"lastUpdated":"{stamp}","tag":[{{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}}]}}}}"#
+        )
+        .as_bytes(),
+    );
 }

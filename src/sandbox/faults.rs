@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 /// The names of all faults, as they are written in switches and counted in strikes.
-pub const FAULT_NAMES: [&str; 21] = [
+pub const FAULT_NAMES: [&str; 22] = [
     "clock_skew_seconds",
     "date_skew_seconds",
     "deep",
@@ -31,6 +31,7 @@ pub const FAULT_NAMES: [&str; 21] = [
     "throttle_with_retry_after",
     "throttle_without_retry_after",
     "truncated",
+    "unversioned_ids",
     "wrong_sort",
     "all",
 ];
@@ -151,6 +152,8 @@ pub struct Faults {
     pub ignored_filters: Chance,
     /// Every parameter that chooses records but `_lastUpdated` is ignored and absent from `self`.
     pub ignored_where: Chance,
+    /// A page of ids says when its records changed, but not which versions they are.
+    pub unversioned_ids: Chance,
     /// `_sort` is ignored and absent from `self`; rows come by id.
     pub wrong_sort: Chance,
 }

@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) cached: BTreeMap<String, Vec<Cached>>,
     pub(super) burst_left: u32,
     pub(super) grants: Grants,
+    /// How many reads were answered 304.
+    pub(super) not_modified: u64,
     pub(super) bomb: OnceLock<(Bytes, usize)>,
     shared: Option<SharedStamp>,
 }
@@ -63,6 +65,7 @@ impl World {
             cached: BTreeMap::new(),
             burst_left: 0,
             grants: Grants::default(),
+            not_modified: 0,
             bomb: OnceLock::new(),
             shared: None,
         };

@@ -122,6 +122,11 @@ pub(super) fn change_by_reference(key: &RecordKey) -> Change {
     }
 }
 
+/// Whether a change's record must be read: then its claim says what the ledger knows of it.
+pub(super) fn must_be_read(change: &Change) -> bool {
+    change.content.is_none() && change.shown != Shown::Deleted
+}
+
 /// The bytes of a change's body.
 pub(super) fn change_bytes(change: &Change) -> usize {
     change.content.as_ref().map_or(0, Content::bytes)

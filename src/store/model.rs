@@ -13,6 +13,7 @@ use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, Event};
 use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
 use crate::domain::identity::EventId;
+use crate::domain::ledger::Head;
 use crate::domain::name::{DestinationName, SubscriptionName};
 
 pub use control::*;
@@ -284,6 +285,8 @@ pub struct ClaimedChange {
     pub attempts: u32,
     /// How often in a row it was claimed without a word of what became of it, this time included.
     pub claims: u32,
+    /// The record's last accepted version, where the record must be read.
+    pub head: Option<Head>,
 }
 
 /// What became of claimed changes of one connection.
@@ -316,6 +319,8 @@ pub enum SettleResult {
     /// The record was fetched; its identity is complete. It may be a newer version than the one asked for, which is
     /// then entered as superseded.
     Fetched(Change),
+    /// The source said that the version that the ledger knows is still the current one; without the record.
+    Stands(Change),
     /// The source showed by 410 that the record is deleted.
     Deleted(Change),
     /// It is tried again.

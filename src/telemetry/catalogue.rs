@@ -137,7 +137,7 @@ pub const METRICS: [Metric; 27] = [
     counter(
         "courier_ehr_requests_total",
         &["connection", "outcome"],
-        "Requests to the source for pages and records: ok, or the class of the failure.",
+        "Requests to the source for pages and records: ok, unchanged (a read without the record), or the class of the failure.",
     ),
     counter("courier_events_total", &[], "Events written to the log."),
     counter(

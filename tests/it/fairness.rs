@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, ConnectionName, Connector, ConnectorError, Cursor, DeleteSight, Detect,
-    Detection, FeedName, FeedSpec, FetchMode, Fetched, Next, Novelty, PageOrder, PollRequest, Record,
-    RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
+    Detection, FeedName, FeedSpec, FetchMode, FetchRequest, Fetched, Next, Novelty, PageOrder, PollRequest,
+    Record, RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::destination::{Attempt, Destination, Notification};
@@ -124,7 +124,7 @@ impl Connector for Source {
         })
     }
 
-    async fn fetch(&self, _change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+    async fn fetch(&self, _request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
         Ok(Fetched::NotFound)
     }
 

@@ -8,10 +8,12 @@ mod control;
 mod definitions;
 mod fan_out;
 mod inbox;
+mod kept;
 mod leases;
 mod operate;
 mod outbox;
 mod polling;
+mod reads;
 mod stage;
 mod traces;
 mod twin;
@@ -88,6 +90,14 @@ macro_rules! contract_suite {
                     a_collecting_stage_is_counted_and_what_is_discarded_is_told,
                     a_record_in_another_feeds_stage_waits,
                 ];
+                kept: [
+                    what_was_read_is_kept_while_its_context_is_waited_for,
+                    a_newer_version_that_was_read_is_kept_in_the_place_of_the_older,
+                    a_newer_version_that_waits_already_takes_what_was_read,
+                    what_came_along_is_not_replaced_by_what_was_read,
+                    a_record_shown_again_is_read_again_behind_what_is_kept,
+                    an_answer_that_is_not_known_to_be_newer_supersedes_nothing,
+                ];
                 inbox: [
                     a_change_without_its_record_waits_for_a_fetch,
                     one_change_per_record_is_claimed_oldest_first,
@@ -99,13 +109,7 @@ macro_rules! contract_suite {
                     a_later_version_queues_behind_a_waiting_one,
                     contents_that_wait_keep_their_order_and_number,
                     a_superseded_version_is_entered_and_counted,
-                    what_was_read_is_kept_while_its_context_is_waited_for,
-                    a_newer_version_that_was_read_is_kept_in_the_place_of_the_older,
-                    a_newer_version_that_waits_already_takes_what_was_read,
-                    what_came_along_is_not_replaced_by_what_was_read,
-                    a_record_shown_again_is_read_again_behind_what_is_kept,
                     the_next_change_due_is_told,
-                    an_answer_that_is_not_known_to_be_newer_supersedes_nothing,
                     a_version_whose_record_came_along_while_it_was_fetched_is_not_superseded,
                     a_change_whose_record_came_along_is_not_given_up,
                     a_change_shown_again_waits_its_back_off_out,
@@ -122,6 +126,10 @@ macro_rules! contract_suite {
                     a_redriven_change_starts_anew,
                     claims_are_counted_through_a_crash,
                     accepted_ids_are_answered,
+                ];
+                reads: [
+                    a_claim_tells_the_head_of_a_record_that_must_be_read,
+                    a_version_that_still_stands_settles_as_known,
                 ];
                 fan_out: [
                     numbers_are_dense_per_subscription_and_connection,

@@ -9,8 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
-    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detection, FeedSpec, Fetched, Http, HttpError,
-    HttpRequest, HttpResponse, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
+    ChangePage, Connector, ConnectorError, Cursor, Detection, FeedSpec, FetchRequest, Fetched, Http,
+    HttpError, HttpRequest, HttpResponse, Include, PollRequest, Record, RecordKey, RecordType, Reference,
+    VersionRule,
 };
 use ehr_courier::sandbox::{Answer as Reply, Ehr, Request};
 use http::{HeaderMap, StatusCode};
@@ -312,8 +313,8 @@ impl<C: Connector> Connector for Watched<C> {
         Self::on_behalf(request.feed.name.as_str(), self.0.poll(request)).await
     }
 
-    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
-        Self::on_behalf("", self.0.fetch(change)).await
+    async fn fetch(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
+        Self::on_behalf("", self.0.fetch(request)).await
     }
 
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
-    FetchMode, Fetched, Next, Novelty, PageOrder, PollRequest, Record, RecordId, RecordKey, RecordType,
-    Resume, Shown, Start, Strategy, VersionRule,
+    FetchMode, FetchRequest, Fetched, Next, Novelty, PageOrder, PollRequest, Record, RecordId, RecordKey,
+    RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
@@ -338,7 +338,8 @@ impl Connector for JournalConnector {
         })
     }
 
-    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+    async fn fetch(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
+        let change = request.change;
         self.request("read", false).await?;
         let wanted = change
             .version_id

@@ -67,6 +67,11 @@ pub(crate) fn refusal(
             operation,
             reason: format!("status {status}"),
         },
+        // Nothing of ours is known to the caller: a 304 says nothing.
+        304 => ConnectorError::Unreadable {
+            operation,
+            reason: "status 304 to a request without a condition".to_owned(),
+        },
         300..=399 => {
             let reason = "redirects are not followed".to_owned();
             ConnectorError::Refused {
@@ -174,6 +179,8 @@ mod tests {
             (Asked::Search, 404, "refused"),
             (Asked::Search, 501, "refused"),
             (Asked::Search, 302, "refused"),
+            (Asked::Search, 304, "unreadable"),
+            (Asked::Read, 304, "unreadable"),
             (Asked::Search, 401, "unauthorized"),
             (Asked::Search, 403, "refused"),
             (Asked::PageLink(&[404, 410]), 403, "refused"),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use courier_sdk::{
     AtLimit, ConnectorError, Credentials, Http, HttpError, HttpRequest, HttpResponse, Renewal,
 };
-use http::header::{ACCEPT, CACHE_CONTROL};
+use http::header::{ACCEPT, CACHE_CONTROL, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
@@ -25,11 +25,13 @@ pub(crate) struct Exchange {
 
 /// Which answer is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum Wanted<'a> {
     /// A search, with unknown parameters refused.
     Search,
     /// One record.
     Record,
+    /// One record, unless it still has this entity tag.
+    RecordUnless(&'a HeaderValue),
 }
 
 /// A request without an answer.
@@ -60,7 +62,7 @@ impl Exchange {
         &self,
         operation: &str,
         url: Url,
-        wanted: Wanted,
+        wanted: Wanted<'_>,
         bytes_max: usize,
     ) -> Result<HttpResponse, NoAnswer> {
         if !query::same_origin(&self.base, &url) {
@@ -93,16 +95,22 @@ impl Exchange {
     }
 }
 
-fn headers(wanted: Wanted, shown: &HeaderMap) -> HeaderMap {
+fn headers(wanted: Wanted<'_>, shown: &HeaderMap) -> HeaderMap {
     let mut headers = shown.clone();
     headers.insert(ACCEPT, HeaderValue::from_static("application/fhir+json"));
     // HAPI answers a repeated search from a cache for a minute unless told otherwise.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if wanted == Wanted::Search {
-        headers.insert(
-            HeaderName::from_static("prefer"),
-            HeaderValue::from_static("handling=strict"),
-        );
+    match wanted {
+        Wanted::Search => {
+            headers.insert(
+                HeaderName::from_static("prefer"),
+                HeaderValue::from_static("handling=strict"),
+            );
+        }
+        Wanted::Record => {}
+        Wanted::RecordUnless(tag) => {
+            headers.insert(IF_NONE_MATCH, tag.clone());
+        }
     }
     headers
 }

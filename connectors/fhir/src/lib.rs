@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec,
+    ChangePage, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec, FetchRequest,
     Fetched, Http, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
 };
 use jiff::Timestamp;
@@ -141,8 +141,8 @@ impl Connector for FhirConnector {
         self.poll_page(request).await
     }
 
-    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
-        self.read(change).await
+    async fn fetch(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
+        self.read(request).await
     }
 
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {

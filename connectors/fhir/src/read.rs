@@ -1,7 +1,11 @@
-//! Reads one changed record: the version asked for where the source offers it, else the current one.
+//! Reads one changed record: the version asked for where the source offers it, else the current one, which need not be
+//! sent where it is the version that the caller knows.
 
-use courier_sdk::{ChangeRef, ConnectorError, Fetched, HttpError, HttpResponse, Novelty, Record, Shown};
+use courier_sdk::{
+    ChangeRef, ConnectorError, FetchRequest, Fetched, HttpError, HttpResponse, Novelty, Record, Shown,
+};
 use http::header::ETAG;
+use http::{HeaderValue, StatusCode};
 use url::Url;
 
 use crate::answer::{self, Asked};
@@ -15,13 +19,14 @@ enum Answer {
 }
 
 impl FhirConnector {
-    pub(crate) async fn read(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError> {
+    pub(crate) async fn read(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
+        let change = request.change;
         let base = &self.exchange.base;
         if self.profile.version_read
             && let Some(version_id) = &change.version_id
         {
             let url = query::version_read(base, &change.key, version_id);
-            match self.ask(change, url).await? {
+            match self.ask(change, url, Wanted::Record).await? {
                 Answer::TooLarge => return Ok(Fetched::TooLarge),
                 // The version is gone, or such reads are not offered or not allowed: no word on the record itself.
                 Answer::Response(response)
@@ -29,7 +34,29 @@ impl FhirConnector {
                 Answer::Response(response) => return self.judge(change, &response),
             }
         }
-        match self.ask(change, query::read(base, &change.key)).await? {
+        if let Some(known) = request.known
+            && let Some(tag) = entity_tag(known)
+        {
+            let url = query::read(base, &change.key);
+            match self.ask(change, url, Wanted::RecordUnless(&tag)).await? {
+                Answer::Response(response) if response.status == StatusCode::NOT_MODIFIED => {
+                    if etag(&response).is_none_or(|tag| tag == known) {
+                        return Ok(Fetched::Unchanged);
+                    }
+                    // It names another version than the one that we know: only the record itself can tell.
+                }
+                answer => return self.judge_current(change, answer),
+            }
+        }
+        let answer = self
+            .ask(change, query::read(base, &change.key), Wanted::Record)
+            .await?;
+        self.judge_current(change, answer)
+    }
+
+    /// What a read of the current state says.
+    fn judge_current(&self, change: &ChangeRef, answer: Answer) -> Result<Fetched, ConnectorError> {
+        match answer {
             Answer::TooLarge => Ok(Fetched::TooLarge),
             Answer::Response(response) => match response.status.as_u16() {
                 404 => Ok(Fetched::NotFound),
@@ -39,14 +66,10 @@ impl FhirConnector {
         }
     }
 
-    async fn ask(&self, change: &ChangeRef, url: Url) -> Result<Answer, ConnectorError> {
+    async fn ask(&self, change: &ChangeRef, url: Url, wanted: Wanted<'_>) -> Result<Answer, ConnectorError> {
         let operation = operation(change);
         let bytes_max = self.limits.record_bytes_max;
-        match self
-            .exchange
-            .get(&operation, url, Wanted::Record, bytes_max)
-            .await
-        {
+        match self.exchange.get(&operation, url, wanted, bytes_max).await {
             Ok(response) if response.body.len() > bytes_max => Ok(Answer::TooLarge),
             Ok(response) => Ok(Answer::Response(response)),
             Err(NoAnswer::Broken(HttpError::TooLarge { .. })) => Ok(Answer::TooLarge),
@@ -93,6 +116,16 @@ impl FhirConnector {
 
 fn operation(change: &ChangeRef) -> String {
     format!("read {}", change.key.record_type)
+}
+
+/// The tag of a version, as a source's reads carry it; none where the id cannot stand in one.
+fn entity_tag(version_id: &str) -> Option<HeaderValue> {
+    let fits = version_id
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    HeaderValue::try_from(format!("W/\"{version_id}\""))
+        .ok()
+        .filter(|_| fits)
 }
 
 fn etag(response: &HttpResponse) -> Option<String> {

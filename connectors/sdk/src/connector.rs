@@ -75,11 +75,23 @@ pub struct PollRequest<'a> {
     pub resume: Option<&'a Resume>,
 }
 
+/// One record to read.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchRequest<'a> {
+    /// What was shown of it.
+    pub change: &'a ChangeRef,
+    /// The version id of the record's last known version, where the current state need not be sent again if it is
+    /// still that one. Absent wherever a version other than this one is asked for.
+    pub known: Option<&'a str>,
+}
+
 /// What a read of one record found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// The record, with its version as the answer tells it. It may be newer than the one asked for.
     Found(ChangeRef, Record),
+    /// The known version that the request named is still the current one (304): its body was not sent.
+    Unchanged,
     /// The source says that the record is deleted (410 on a plain read).
     Deleted,
     /// The source does not know the record (404): no proof of a delete.
@@ -119,14 +131,14 @@ pub trait Connector: Send + Sync {
     async fn poll(&self, request: PollRequest<'_>) -> Result<ChangePage, ConnectorError>;
 
     /// Reads one changed record. Where the source offers old versions, the version asked for is read
-    /// first; else the current one is answered.
+    /// first; else the current one is answered, or that it is the known one.
     ///
     /// # Errors
     /// [`ConnectorError`]; the same request may be repeated.
     ///
     /// # Cancel safety
     /// Safe.
-    async fn fetch(&self, change: &ChangeRef) -> Result<Fetched, ConnectorError>;
+    async fn fetch(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError>;
 
     /// The references of a record that the includes name, each once, in the record's order. Pure.
     fn references(&self, _record: &Record, _include: &[Include]) -> Vec<Reference> {

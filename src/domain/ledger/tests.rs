@@ -416,3 +416,96 @@ proptest! {
         prop_assert_eq!(said.iter().collect::<BTreeSet<_>>().len(), said.len());
     }
 }
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+#[test]
+fn a_read_may_be_spared_only_where_the_head_can_be_what_was_shown() {
+    let head = Head {
+        version: VersionKey::of_version_id("3"),
+        event_id: EventId::derive(&mercy(), &key("1"), &VersionKey::of_version_id("3")),
+        order: VersionOrder {
+            number: Some(3),
+            stamp: Some(second(3)),
+        },
+        hash: None,
+        life: Life::Live,
+        changes: 1,
+    };
+    let stamped = |stamp| Change {
+        order: VersionOrder {
+            number: None,
+            stamp: Some(second(stamp)),
+        },
+        ..change(VersionClue::Unknown)
+    };
+    let of = |version| Head {
+        version,
+        ..head.clone()
+    };
+    let hash = ContentHash::of_bytes(b"{}");
+    let deleted_head = Head {
+        life: Life::Deleted,
+        ..head.clone()
+    };
+    let rows = [
+        (
+            "nothing named",
+            head.clone(),
+            change(VersionClue::Unknown),
+            Some("3"),
+        ),
+        ("the head's own stamp", head.clone(), stamped(3), Some("3")),
+        ("an older stamp", head.clone(), stamped(2), Some("3")),
+        ("a newer stamp", head.clone(), stamped(4), None),
+        ("the head named", head.clone(), reference(3), Some("3")),
+        ("a newer one named", head.clone(), reference(4), None),
+        ("an older one named", head.clone(), reference(2), None),
+        (
+            "a delete",
+            head.clone(),
+            change(VersionClue::InferredDelete),
+            None,
+        ),
+        ("a deleted head", deleted_head, change(VersionClue::Unknown), None),
+        (
+            "a head by time",
+            of(VersionKey::of_time(second(3), &hash)),
+            stamped(3),
+            None,
+        ),
+        (
+            "a head by content",
+            of(VersionKey::of_content(&hash, 3)),
+            change(VersionClue::Unknown),
+            None,
+        ),
+        (
+            "an inferred delete",
+            of(VersionKey::of_inferred_delete(&head.version)),
+            change(VersionClue::Unknown),
+            None,
+        ),
+    ];
+    for (what, head, change, expected) in rows {
+        assert_eq!(version_that_may_stand(&head, &change), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_head_that_still_stands_is_known() {
+    let mut view = LedgerView::default();
+    decide(&mercy(), &mut view, &[version(3)], Source::Page);
+    let head = view.records[&key("1")].head.clone().unwrap();
+    let showing = showing_of(&head, change(VersionClue::Unknown));
+    assert_eq!(showing.version_id.as_deref(), Some("3"));
+    let verdicts = decide(&mercy(), &mut view, &[showing], Source::Inbox);
+    assert_eq!(
+        verdicts,
+        [Verdict::Known {
+            event_id: head.event_id
+        }]
+    );
+}

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 
 use super::state::{ConnectionState, InboxRow, QuarantinedChange, State};
 use crate::domain::event::{Change, Timeliness};
-use crate::domain::ledger::Source;
+use crate::domain::ledger::{Head, Source};
 use crate::store::batch::{
     Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, has_replaced, known_id, later,
+    must_be_read,
 };
 use crate::store::{
     ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement, StoreError,
@@ -88,7 +89,8 @@ impl State {
             }
             row.claimed = Some(claim.fence);
             row.claims += 1;
-            claimed.push(row.as_claimed(*id));
+            let head = state.heads.get(&row.change.key);
+            claimed.push(row.as_claimed(*id, head));
             if suspect {
                 break;
             }
@@ -128,7 +130,7 @@ impl State {
 }
 
 impl InboxRow {
-    fn as_claimed(&self, id: InboxId) -> ClaimedChange {
+    fn as_claimed(&self, id: InboxId, head: Option<&Head>) -> ClaimedChange {
         ClaimedChange {
             id,
             generation: self.generation,
@@ -137,6 +139,7 @@ impl InboxRow {
             fresh_as_of: self.fresh_as_of,
             attempts: self.attempts,
             claims: self.claims,
+            head: head.filter(|_| must_be_read(&self.change)).cloned(),
         }
     }
 
@@ -170,7 +173,7 @@ impl ConnectionState {
     /// Settles one claimed row.
     fn settle(&mut self, settle: &SettleChanges, settlement: &Settlement, settled: &mut Settled) {
         match &settlement.result {
-            SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+            SettleResult::Fetched(change) | SettleResult::Stands(change) | SettleResult::Deleted(change) => {
                 self.settle_found(settle, settlement, change, settled);
             }
             SettleResult::RetryAt { due_at, reason: _ } => {

@@ -15,6 +15,7 @@ use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
 use crate::store::batch::{
     Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, has_replaced, known_id, later,
+    must_be_read,
 };
 use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement};
 
@@ -130,7 +131,7 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
         && let Some(row) = rows.next()?
     {
         let mut columns = Columns::of(row);
-        let one = ClaimedChange {
+        let mut one = ClaimedChange {
             id: InboxId(columns.count()?),
             generation: columns.count()?,
             feed: columns.feed()?,
@@ -138,6 +139,7 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
             attempts: columns.small_count()?,
             claims: columns.small_count()?.saturating_add(1),
             change: columns.change(db, &claim.connection)?,
+            head: None,
         };
         // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is found
         // out and its neighbours are not blamed.
@@ -147,6 +149,9 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
         }
         if !bounds.admit(change_bytes(&one.change)) {
             break;
+        }
+        if must_be_read(&one.change) {
+            one.head = ledger_rows::head(db, &claim.connection, &one.change.key)?;
         }
         claimed.push(one);
         if suspect {
@@ -176,7 +181,7 @@ pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled,
             continue;
         };
         match &settlement.result {
-            SettleResult::Fetched(change) | SettleResult::Deleted(change) => {
+            SettleResult::Fetched(change) | SettleResult::Stands(change) | SettleResult::Deleted(change) => {
                 settle_found(db, (settle, settlement), &row, change, &mut settled)?;
             }
             SettleResult::RetryAt { due_at, reason } => retry(db, settlement.id, *due_at, Some(reason))?,

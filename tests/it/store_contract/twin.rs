@@ -7,6 +7,7 @@ use courier_sdk::Novelty;
 use ehr_courier::domain::delivery::{AttemptOutcome, ClaimedDelivery};
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{From, SliceLimits, Subscription};
+use ehr_courier::domain::ledger;
 use ehr_courier::store::memory::MemoryStore;
 use ehr_courier::store::{
     ClaimedChange, DeadLetterQuery, Flow, Lane, SetFlow, SettleResult, StageState, Store,
@@ -176,8 +177,8 @@ async fn fetch(world: &World, dice: &mut StdRng) -> String {
         let change = &claimed.change;
         let tries = (claimed.generation, claimed.attempts, claimed.claims);
         said.push(format!(
-            "{} {:?} {tries:?} {settled:?}",
-            change.key.id, change.version_id
+            "{} {:?} {tries:?} {settled:?} {:?}",
+            change.key.id, change.version_id, claimed.head
         ));
     }
     if dice.random_range(0..6) == 0 {
@@ -195,7 +196,11 @@ fn fetched(claimed: &ClaimedChange, dice: &mut StdRng) -> SettleResult {
         .as_deref()
         .and_then(|text| text.parse().ok());
     let number = asked.unwrap_or_else(|| dice.random_range(1..=8));
-    match dice.random_range(0..8) {
+    match dice.random_range(0..9) {
+        5 if claimed.head.is_some() => {
+            let head = claimed.head.as_ref().unwrap();
+            SettleResult::Stands(ledger::showing_of(head, claimed.change.clone()))
+        }
         0 => SettleResult::RetryAt {
             due_at: at(60),
             reason: "503".to_owned(),

@@ -9,16 +9,22 @@
 )]
 
 mod begin_now;
+mod known_version;
 mod server;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use courier_sdk::{
-    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detect, FeedName, FeedSpec, FetchMode, Fetched,
-    HttpError, Next, Novelty, PollRequest, RecordType, Resume, Start,
+    ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detect, FeedName, FeedSpec, FetchMode,
+    FetchRequest, Fetched, HttpError, Next, Novelty, PollRequest, RecordType, Resume, Start,
 };
 use server::{Paging, Server, at, connector};
+
+/// A read of a record of which nothing is known.
+fn plain(change: &ChangeRef) -> FetchRequest<'_> {
+    FetchRequest { change, known: None }
+}
 
 fn feed(start: Start) -> FeedSpec {
     FeedSpec {
@@ -383,14 +389,14 @@ async fn by_read_asks_for_ids_only_and_reads_the_exact_version() {
     };
     let change = &silent;
     assert_eq!(change.record, None);
-    match connector(&server).fetch(change).await.unwrap() {
+    match connector(&server).fetch(plain(change)).await.unwrap() {
         Fetched::Found(found, _) => assert_eq!(&found, change),
         other => panic!("{other:?}"),
     }
     server.put("a", 950);
     // Version 1 is gone here: the current one is read, and the answer says so.
     let connector = connector(&server);
-    match connector.fetch(change).await.unwrap() {
+    match connector.fetch(plain(change)).await.unwrap() {
         Fetched::Found(found, record) => {
             assert_eq!(found.version_id.as_deref(), Some("2"));
             assert_eq!(found.novelty, Novelty::Announce);
@@ -411,16 +417,20 @@ async fn a_reads_answer_says_what_became_of_the_record() {
         (403, Fetched::Unavailable),
     ] {
         server.with(|state| state.fail = Some(status));
-        assert_eq!(connector(&server).fetch(&change).await.unwrap(), expected);
+        assert_eq!(connector(&server).fetch(plain(&change)).await.unwrap(), expected);
     }
     server.with(|state| (state.fail, state.broken) = (None, Some(HttpError::TooLarge { limit: 1 })));
     assert_eq!(
-        connector(&server).fetch(&change).await.unwrap(),
+        connector(&server).fetch(plain(&change)).await.unwrap(),
         Fetched::TooLarge
     );
     server.with(|state| (state.fail, state.broken) = (Some(500), None));
     assert_eq!(
-        connector(&server).fetch(&change).await.unwrap_err().class(),
+        connector(&server)
+            .fetch(plain(&change))
+            .await
+            .unwrap_err()
+            .class(),
         "transient"
     );
 }
@@ -432,13 +442,13 @@ async fn a_version_read_that_is_refused_is_no_word_on_the_record() {
     let change = poll(&server, &feed(Start::Beginning), None).await.0.remove(0);
     for status in [400, 403, 404, 405, 410, 501] {
         server.with(|state| state.fail_versions = Some(status));
-        match connector(&server).fetch(&change).await.unwrap() {
+        match connector(&server).fetch(plain(&change)).await.unwrap() {
             Fetched::Found(found, _) => assert_eq!(found.version_id.as_deref(), Some("1"), "{status}"),
             other => panic!("{status}: {other:?}"),
         }
     }
     server.with(|state| state.fail_versions = Some(401));
-    let error = connector(&server).fetch(&change).await.unwrap_err();
+    let error = connector(&server).fetch(plain(&change)).await.unwrap_err();
     assert_eq!(error.class(), "unauthorized");
 }
 

@@ -24,6 +24,15 @@ pub(crate) enum Paging {
     Unordered,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// 304 where the tag fits.
+    Honoured,
+    Ignored,
+    /// 304 to whoever asks with a condition, with this tag.
+    Answered(&'static str),
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) id: String,
@@ -55,6 +64,8 @@ pub(crate) struct State {
     pub(crate) fail: Option<u16>,
     /// The status of version reads alone.
     pub(crate) fail_versions: Option<u16>,
+    /// What plain reads do with `If-None-Match`.
+    pub(crate) condition: Condition,
     pub(crate) body: Option<String>,
     pub(crate) broken: Option<HttpError>,
     pub(crate) hosts: Vec<String>,
@@ -86,6 +97,7 @@ impl Server {
             next_base: "https://ehr.example/fhir".to_owned(),
             fail: None,
             fail_versions: None,
+            condition: Condition::Honoured,
             body: None,
             broken: None,
             hosts: Vec::new(),
@@ -244,6 +256,19 @@ impl State {
         format!(r#"{{"resourceType":"Bundle","type":"searchset","link":[{links}],"entry":[{page}]}}"#)
     }
 
+    /// The tag of a 304, where a read is answered by one.
+    fn not_modified(&self, request: &HttpRequest) -> Option<String> {
+        let asked = request.headers.get("if-none-match")?.to_str().unwrap();
+        let id = request.url.path().strip_prefix("/fhir/Appointment/")?;
+        let row = self.rows.iter().find(|row| row.id == id)?;
+        let tag = format!("W/\"{}\"", row.version);
+        match self.condition {
+            Condition::Honoured => (asked == tag).then_some(tag),
+            Condition::Ignored => None,
+            Condition::Answered(tag) => Some(tag.to_owned()),
+        }
+    }
+
     fn read(&self, path: &str) -> (u16, String) {
         let parts: Vec<&str> = path.trim_start_matches("/fhir/Appointment/").split('/').collect();
         let row = self.rows.iter().find(|row| row.id == parts[0]);
@@ -272,7 +297,9 @@ impl Http for Server {
                 .query()
                 .unwrap_or_default()
                 .clone_into(&mut state.query);
+            let not_modified = state.not_modified(&request);
             let (status, body) = match (state.fail, &state.body) {
+                (None, None) if not_modified.is_some() => (304, String::new()),
                 (Some(status), _) => (status, String::new()),
                 (None, Some(body)) => (200, body.clone()),
                 (None, None) if state.fail_versions.is_some() && request.url.path().contains("_history") => {
@@ -292,6 +319,9 @@ impl Http for Server {
             }
             if state.date == "age" {
                 headers.insert("age", "90".parse().unwrap());
+            }
+            if let Some(tag) = not_modified.filter(|tag| !tag.is_empty()) {
+                headers.insert("etag", tag.parse().unwrap());
             }
             let status = StatusCode::from_u16(status).unwrap();
             Ok(HttpResponse {
