@@ -219,12 +219,11 @@ fn item(head: Head<'_>, body: Bytes) -> Option<Item> {
     })
 }
 
-/// A version id of visible ASCII characters, at most 255; anything else counts as absent, so that the record's
-/// stamp and content tell its versions apart.
+/// A version id of visible ASCII characters, at most 255, that an address can hold; anything else counts as absent,
+/// so that the record's stamp and content tell its versions apart.
 pub(crate) fn usable_version_id(text: String) -> Option<String> {
-    let usable =
-        (1..=VERSION_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    usable.then_some(text)
+    let fits = (1..=VERSION_ID_BYTES_MAX).contains(&text.len()) && !matches!(text.as_str(), "." | "..");
+    (fits && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
 /// The bare value of an `ETag`, weak or strong.
