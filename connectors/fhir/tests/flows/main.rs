@@ -10,6 +10,7 @@
 
 mod begin_now;
 mod server;
+mod statement;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
