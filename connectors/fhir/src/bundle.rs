@@ -7,7 +7,7 @@
 pub(crate) mod history;
 
 use bytes::Bytes;
-use courier_sdk::{RecordId, RecordKey, RecordType};
+use courier_sdk::{RecordId, RecordKey, RecordType, Shown};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -32,6 +32,17 @@ pub(crate) enum BodyError {
     /// The source reports a failure inside a successful answer, with the code.
     #[error("the source reported an OperationOutcome ({0})")]
     Outcome(String),
+}
+
+/// One version of a record as either way of finding changes shows it, or the record's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) key: RecordKey,
+    pub(crate) shown: Shown,
+    pub(crate) version_id: Option<String>,
+    pub(crate) last_updated: Option<Timestamp>,
+    /// Absent for a delete, and where the source left it or parts of it out.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// One record of an answer.

@@ -17,9 +17,10 @@ use jiff::Timestamp;
 
 use crate::answer::{self, Asked};
 use crate::exchange::Wanted;
-use crate::history::{self, History};
+use crate::history::History;
 use crate::last_updated::{self, By, CursorState, Poll};
-use crate::{FhirConnector, capability, poll, query};
+use crate::poll::Stand;
+use crate::{FhirConnector, capability, query};
 
 /// Servers are upgraded now and then; a day is soon enough to use what they then offer.
 const STATEMENT_AGE_MAX: Duration = Duration::from_hours(24);
@@ -102,14 +103,12 @@ impl FhirConnector {
         let operation = format!("poll {}", feed.record_type);
         if let Some(resume) = request.resume {
             if let Some(poll) = History::parse(resume.as_str()) {
-                return self
-                    .history_page(feed, history::page::Stand::Running(Box::new(poll)))
-                    .await;
+                return self.history_page(feed, Stand::Running(Box::new(poll))).await;
             }
             // Written by another release of the courier: the poll begins again, which loses nothing.
             let poll =
                 Poll::parse(resume.as_str()).ok_or(ConnectorError::PageExpired { operation, status: 0 })?;
-            return self.search_page(feed, poll::Stand::Running(Box::new(poll))).await;
+            return self.search_page(feed, Stand::Running(Box::new(poll))).await;
         }
         let cursor = request.cursor.map(|cursor| {
             // A cursor is never guessed: to begin anew would lose or repeat.
@@ -123,16 +122,16 @@ impl FhirConnector {
         let (strategy, _) = self.strategy(feed, cursor).await?;
         tell_of_change(feed, cursor, strategy);
         if strategy == Strategy::LastUpdated {
-            return self.search_page(feed, poll::Stand::Fresh(plan)).await;
+            return self.search_page(feed, Stand::Fresh(plan)).await;
         }
-        match self.history_page(feed, history::page::Stand::Fresh(plan)).await {
+        match self.history_page(feed, Stand::Fresh(plan)).await {
             Err(error @ ConnectorError::Refused { .. }) if feed.detect == Detect::Auto => {
                 tracing::warn!(
                     feed = %feed.name, %error,
                     "the server says that it offers this history and refuses it: changes are searched for"
                 );
                 self.refuse_history(&feed.record_type);
-                self.search_page(feed, poll::Stand::Fresh(plan)).await
+                self.search_page(feed, Stand::Fresh(plan)).await
             }
             other => other,
         }

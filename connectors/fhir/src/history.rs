@@ -10,7 +10,7 @@
 //!
 //! **Proof by rows.** Every row names its time, so that the rows themselves show whether `_since` was applied.
 
-pub(crate) mod page;
+mod page;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -86,12 +86,6 @@ impl History {
             .filter(|poll: &Self| poll.version == VERSION)
     }
 
-    /// Whether a row was not asked for: it lies before `_since` by more than servers' precision explains.
-    pub(crate) fn excludes(&self, stamp: Option<Timestamp>) -> bool {
-        let lowest = self.lower.map(|lower| instant::back(lower.0, PRECISION));
-        matches!((stamp, lowest), (Some(stamp), Some(lowest)) if stamp < lowest)
-    }
-
     /// Takes in one page and says what follows.
     pub(crate) fn absorb(mut self, shown: &Shown) -> Step {
         self.pages += 1;
@@ -105,7 +99,8 @@ impl History {
         if shown.unusable > 0 {
             self.suspect(Doubt::Unusable);
         }
-        if shown.stamps.iter().any(|stamp| self.excludes(*stamp)) {
+        let lower = self.lower.map(|lower| lower.0);
+        if shown.stamps.iter().any(|stamp| lies_before(*stamp, lower)) {
             if !self.unordered {
                 // The source ignores `_since`, but newest came first all the way down to here: nothing is missing.
                 return self.conclude();
@@ -162,6 +157,11 @@ impl History {
     fn suspect(&mut self, doubt: Doubt) {
         self.doubt = self.doubt.or(Some(doubt));
     }
+}
+
+/// Whether a row was not asked for: it lies before `_since` by more than servers' precision explains.
+fn lies_before(stamp: Option<Timestamp>, lower: Option<Timestamp>) -> bool {
+    matches!((stamp, lower), (Some(stamp), Some(lower)) if stamp < instant::back(lower, PRECISION))
 }
 
 #[cfg(test)]
