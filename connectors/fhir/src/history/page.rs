@@ -4,6 +4,7 @@ use courier_sdk::{ChangePage, ConnectorError, FeedSpec, Next, PageOrder, Resume}
 use jiff::Timestamp;
 use url::Url;
 
+use super::descent::Tail;
 use super::{History, Step};
 use crate::answer::{self, Asked};
 use crate::bundle::history::Page;
@@ -50,16 +51,16 @@ impl FhirConnector {
         let page = bundle::history::page(&response.body, &feed.record_type, self.limits.json_depth_max)
             .map_err(|error| answer::unusable(operation, &error))?;
         let shown = self.history_shown(feed, &page, &url)?;
-        let lower = match &stand {
-            Stand::Fresh(plan) => plan.lower,
-            Stand::Running(poll) => poll.lower.map(|lower| lower.0),
+        let (tail, lower) = match &stand {
+            Stand::Fresh(plan) => (Tail::default(), plan.lower),
+            Stand::Running(poll) => (poll.tail, poll.lower.map(|lower| lower.0)),
         };
+        let rows = page.items.len();
+        let asked_for = rows - tail.after(&shown.stamps, lower).left_out(rows);
         let course = self.course(feed, stand, (&response, &shown), |poll| {
             self.after(feed, poll, &shown)
         });
-        let asked_for = |stamp: Option<Timestamp>| !super::lies_before(stamp, lower);
-        let versions = page.items.into_iter();
-        let versions = versions.filter(|version| asked_for(version.last_updated));
+        let versions = page.items.into_iter().take(asked_for);
         Ok(self.handed_over(feed, PageOrder::NewestFirst, course, versions))
     }
 

@@ -9,6 +9,7 @@
 )]
 
 mod begin_now;
+mod history;
 mod server;
 mod statement;
 
