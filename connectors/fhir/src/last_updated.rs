@@ -284,6 +284,9 @@ pub(crate) struct Poll {
     visited: Vec<u64>,
     doubt: Option<Doubt>,
     pub(crate) window: Option<Window>,
+    /// Ids were asked for instead of records; polls of before there was a choice do not say it.
+    #[serde(default)]
+    shortened: bool,
 }
 
 impl Poll {
@@ -304,6 +307,7 @@ impl Poll {
             visited: Vec::new(),
             doubt: None,
             window: None,
+            shortened: false,
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use courier_sdk::{
-    ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpResponse, Next, Novelty,
-    PageOrder, Record,
+    ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpError, HttpResponse, Next,
+    Novelty, PageOrder, Record,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,10 +15,11 @@ use url::Url;
 
 use crate::answer::{self, Asked};
 use crate::bundle::Version;
-use crate::exchange::Wanted;
+use crate::exchange::{NoAnswer, Wanted};
 use crate::instant;
 use crate::last_updated::present::{self, Clocks};
 use crate::last_updated::{By, CursorState, First, Plan, Shown};
+use crate::portion::Least;
 use crate::{FhirConnector, query};
 
 /// How far behind our own clock the source's time is put where it names none: more than clocks of kept
@@ -61,20 +62,27 @@ impl FhirConnector {
     /// Asks for a page. What is no page, or too large for one, is an error.
     pub(crate) async fn ask_page(
         &self,
+        feed: &FeedSpec,
         operation: &str,
         url: Url,
         asked: Asked<'_>,
+        least: Least,
     ) -> Result<HttpResponse, ConnectorError> {
         let limit = self.limits.page_bytes_max;
-        let response = self.exchange.get(operation, url, Wanted::Search, limit).await;
-        let response = response.map_err(|error| error.of(operation))?;
+        let answer = self.exchange.get(operation, url, Wanted::Search, limit).await;
         let operation = operation.to_owned();
+        let response = match answer {
+            Err(NoAnswer::Broken(HttpError::TooLarge { .. })) => {
+                return Err(self.too_large(feed, operation, asked, least));
+            }
+            Err(error @ (NoAnswer::Broken(_) | NoAnswer::NotSent(_))) => return Err(error.of(&operation)),
+            Ok(response) => response,
+        };
         if response.status.as_u16() != 200 {
             return Err(answer::refusal(operation, &response, asked, self.clock.now()));
         }
         if response.body.len() > limit {
-            let reason = format!("the answer exceeds the page limit of {limit} bytes");
-            return Err(ConnectorError::Unreadable { operation, reason });
+            return Err(self.too_large(feed, operation, asked, least));
         }
         Ok(response)
     }
@@ -120,6 +128,9 @@ impl FhirConnector {
         course: Course,
         versions: impl IntoIterator<Item = Version>,
     ) -> ChangePage {
+        if !matches!(course.next, Next::Page(_)) {
+            self.poll_has_ended(feed);
+        }
         let mut answered = ChangePage {
             changes: Vec::new(),
             oversized: Vec::new(),

@@ -10,6 +10,7 @@ use crate::answer::{self, Asked};
 use crate::bundle::history::Page;
 use crate::last_updated::{By, Doubt, Fill, Filter, Plan, Shown};
 use crate::poll::{self, Stand, UnderWay};
+use crate::portion::{Least, Portion};
 use crate::{FhirConnector, bundle, query};
 
 impl UnderWay for History {
@@ -38,7 +39,11 @@ impl FhirConnector {
         let operation = operation(feed);
         let (url, asked) = match &stand {
             Stand::Fresh(plan) => {
-                let count = self.limits.page_count;
+                // A history cannot be asked for ids.
+                let count = match self.portion(feed) {
+                    Portion::Records(count) => count,
+                    Portion::Ids => 1,
+                };
                 let url = query::history(&self.exchange.base, &feed.record_type, plan.lower, count);
                 (url, Asked::Search)
             }
@@ -47,7 +52,8 @@ impl FhirConnector {
                 Asked::PageLink(&self.profile.expired_page_statuses),
             ),
         };
-        let response = self.ask_page(&operation, url.clone(), asked).await?;
+        let least = Least::OneRecord;
+        let response = self.ask_page(feed, &operation, url.clone(), asked, least).await?;
         let page = bundle::history::page(&response.body, &feed.record_type, self.limits.json_depth_max)
             .map_err(|error| answer::unusable(operation, &error))?;
         let shown = self.history_shown(feed, &page, &url)?;

@@ -11,6 +11,7 @@ use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page, Version};
 use crate::instant::Stored;
 use crate::poll::{self, Course, Stand, UnderWay};
+use crate::portion::Portion;
 use crate::profile::FullPage;
 use crate::query::{Applied, Search};
 use crate::{FhirConnector, digest, query};
@@ -44,13 +45,15 @@ impl FhirConnector {
     ) -> Result<ChangePage, ConnectorError> {
         let operation = operation(feed);
         let url = self.search_address(feed, &stand)?;
+        let shortened = self.portion(feed) == Portion::Ids || stand_is_shortened(&stand);
         let asked = match &stand {
             Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => {
                 Asked::PageLink(&self.profile.expired_page_statuses)
             }
             Stand::Fresh(_) | Stand::Running(_) => Asked::Search,
         };
-        let response = self.ask_page(&operation, url.clone(), asked).await?;
+        let least = self.least_searched(feed);
+        let response = self.ask_page(feed, &operation, url.clone(), asked, least).await?;
         let page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
             .map_err(|error| answer::unusable(operation, &error))?;
         if applied(feed, &page, &url) == Some(Applied::NotFilter) {
@@ -58,6 +61,7 @@ impl FhirConnector {
         }
         let shown = self.search_shown(feed, &page, &url)?;
         let course = self.course(feed, stand, (&response, &shown), |poll: Poll| {
+            let poll = Poll { shortened, ..poll };
             let rules = Rules {
                 overlap: feed.overlap,
                 paging: self.profile.paging,
@@ -70,7 +74,8 @@ impl FhirConnector {
                 },
             }
         });
-        let versions = page.items.into_iter().map(version);
+        let versions = page.items.into_iter();
+        let versions = versions.map(|item| version(item, shortened));
         Ok(self.handed_over(feed, PageOrder::OldestFirst, course, versions))
     }
 
@@ -99,13 +104,17 @@ impl FhirConnector {
                 (Some(Target::Window), None) | (None, _) => return self.kept_link(&operation(feed), None),
             },
         };
+        let (count, ids_only) = match self.portion(feed) {
+            Portion::Records(count) => (count, feed.fetch == FetchMode::ByRead),
+            Portion::Ids => (self.limits.page_count, true),
+        };
         let search = Search {
             record_type: &feed.record_type,
             from,
             to,
             sort: &self.profile.sort,
-            count: self.limits.page_count,
-            ids_only: feed.fetch == FetchMode::ByRead && self.profile.ids_only,
+            count,
+            ids_only: ids_only && self.profile.ids_only,
             filter: &feed.filter,
         };
         Ok(query::search(&self.exchange.base, &search))
@@ -117,11 +126,10 @@ impl FhirConnector {
             Some(Applied::All) => Filter::Applied,
             Some(Applied::NotTime | Applied::NotFilter) => Filter::Ignored,
         };
-        let granted = self_link(page, url)
-            .as_ref()
-            .and_then(query::count_of)
-            .unwrap_or(u64::MAX);
-        let count = granted.min(u64::from(self.limits.page_count)).max(1);
+        // A link that the source gave need not say how much was asked for, nor does its fill matter.
+        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
+        let granted = self_link(page, url).as_ref().and_then(query::count_of);
+        let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
         let rows = page.items.len() as u64;
         let all = page.total.is_some_and(|total| total <= rows);
         let cut = rows >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
@@ -149,13 +157,22 @@ fn self_link(page: &Page, url: &Url) -> Option<Url> {
     url.join(page.self_link.as_deref()?).ok()
 }
 
-fn version(item: Item) -> Version {
+/// Whether the poll under way was asked for ids instead of records.
+fn stand_is_shortened(stand: &Stand<Poll>) -> bool {
+    match stand {
+        Stand::Fresh(_) => false,
+        Stand::Running(poll) => poll.shortened,
+    }
+}
+
+/// A record that may have been `shortened` is not carried, whether or not the source says so.
+fn version(item: Item, shortened: bool) -> Version {
     Version {
         key: item.key,
         shown: ShownAs::State,
         version_id: item.version_id,
         last_updated: item.last_updated,
-        body: (!item.subsetted).then_some(item.body),
+        body: (!item.subsetted && !shortened).then_some(item.body),
     }
 }
 

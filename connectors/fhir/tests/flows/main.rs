@@ -10,6 +10,7 @@
 
 mod begin_now;
 mod history;
+mod portions;
 mod server;
 mod statement;
 
