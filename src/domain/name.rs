@@ -9,6 +9,6 @@ courier_sdk::name_type!(
 );
 courier_sdk::name_type!(
     /// The name of one subscription, for example `mercy-appointments`.
-    SubscriptionName, "subscription name", "letters, digits, '-', '_' and '.'",
+    SubscriptionName, "subscription name", "letters, digits, '-', '_' and '.', but not '.' or '..'",
     |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 );

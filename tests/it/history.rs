@@ -284,7 +284,7 @@ async fn a_history_that_is_offered_and_refused_is_searched_instead() {
 }
 
 #[tokio::test]
-async fn an_ignored_since_ends_at_the_first_row_that_is_too_old_and_shows_nothing_old() {
+async fn an_ignored_since_announces_nothing_old() {
     let world = world(200);
     let spec = feed(Detect::Auto, Start::Now);
     let (_, cursor) = world.poll(&spec, None).await;

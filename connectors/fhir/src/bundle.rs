@@ -7,7 +7,7 @@
 pub(crate) mod history;
 
 use bytes::Bytes;
-use courier_sdk::{RecordId, RecordKey, RecordType};
+use courier_sdk::{RecordId, RecordKey, RecordType, Shown};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -32,6 +32,17 @@ pub(crate) enum BodyError {
     /// The source reports a failure inside a successful answer, with the code.
     #[error("the source reported an OperationOutcome ({0})")]
     Outcome(String),
+}
+
+/// One version of a record as either way of finding changes shows it, or the record's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) key: RecordKey,
+    pub(crate) shown: Shown,
+    pub(crate) version_id: Option<String>,
+    pub(crate) last_updated: Option<Timestamp>,
+    /// Absent for a delete, and where the source left it or parts of it out.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// One record of an answer.
@@ -219,12 +230,11 @@ fn item(head: Head<'_>, body: Bytes) -> Option<Item> {
     })
 }
 
-/// A version id of visible ASCII characters, at most 255; anything else counts as absent, so that the record's
-/// stamp and content tell its versions apart.
+/// A version id of visible ASCII characters, at most 255, that an address can hold; anything else counts as absent,
+/// so that the record's stamp and content tell its versions apart.
 pub(crate) fn usable_version_id(text: String) -> Option<String> {
-    let usable =
-        (1..=VERSION_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    usable.then_some(text)
+    let fits = (1..=VERSION_ID_BYTES_MAX).contains(&text.len()) && !matches!(text.as_str(), "." | "..");
+    (fits && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
 /// The bare value of an `ETag`, weak or strong.

@@ -2,10 +2,11 @@
 //! what it turned out to do.
 //!
 //! It guarantees that no choice moves a cursor: both ways go on from the same one. What a server says of itself is
-//! read once and again each day; where it cannot be read the search serves, which every server has.
+//! read once and again each day. Where it cannot be read, what it said before holds; where it said nothing yet, a
+//! cursor that a history moved is gone on from by the history, and any other by the search, which every server has.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use courier_sdk::{
@@ -16,9 +17,10 @@ use jiff::Timestamp;
 
 use crate::answer::{self, Asked};
 use crate::exchange::Wanted;
-use crate::history::{self, History};
+use crate::history::History;
 use crate::last_updated::{self, By, CursorState, Poll};
-use crate::{FhirConnector, capability, poll, query};
+use crate::poll::Stand;
+use crate::{FhirConnector, capability, query};
 
 /// Servers are upgraded now and then; a day is soon enough to use what they then offer.
 const STATEMENT_AGE_MAX: Duration = Duration::from_hours(24);
@@ -33,24 +35,53 @@ const STATEMENT_BYTES_MAX: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Histories {
     read: Option<Statement>,
+    /// Since the statement was read.
+    failed: Option<Failure>,
     /// Types whose history was refused or proved unusable since the statement was read.
     refused: BTreeSet<RecordType>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Statement {
     at: Timestamp,
-    /// The types with a history, or why that is not known.
-    offered: Result<BTreeSet<String>, String>,
+    /// The types with a history.
+    offered: BTreeSet<String>,
 }
 
-impl Statement {
-    fn is_fresh(&self, now: Timestamp) -> bool {
-        let keep = match self.offered {
-            Ok(_) => STATEMENT_AGE_MAX,
-            Err(_) => STATEMENT_RETRY,
-        };
-        now.duration_since(self.at).unsigned_abs() < keep
+/// The last time that the statement could not be read.
+#[derive(Debug)]
+struct Failure {
+    at: Timestamp,
+    reason: String,
+}
+
+impl Histories {
+    /// Whether the statement is to be asked for.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let within = |at: Timestamp, keep: Duration| now.duration_since(at).unsigned_abs() < keep;
+        let read = self.read.as_ref().map(|read| within(read.at, STATEMENT_AGE_MAX));
+        let failed = self
+            .failed
+            .as_ref()
+            .map(|failed| within(failed.at, STATEMENT_RETRY));
+        read != Some(true) && failed != Some(true)
+    }
+
+    fn offer(&self, record_type: &RecordType) -> Offer {
+        let offered = self
+            .read
+            .as_ref()
+            .map(|read| read.offered.contains(record_type.as_str()));
+        match offered {
+            Some(false) => Offer::NoHistory,
+            Some(true) | None if self.refused.contains(record_type) => Offer::Refused,
+            Some(true) => Offer::History,
+            None => Offer::Unknown(
+                self.failed
+                    .as_ref()
+                    .map_or_else(String::new, |it| it.reason.clone()),
+            ),
+        }
     }
 }
 
@@ -72,14 +103,12 @@ impl FhirConnector {
         let operation = format!("poll {}", feed.record_type);
         if let Some(resume) = request.resume {
             if let Some(poll) = History::parse(resume.as_str()) {
-                return self
-                    .history_page(feed, history::page::Stand::Running(Box::new(poll)))
-                    .await;
+                return self.history_page(feed, Stand::Running(Box::new(poll))).await;
             }
             // Written by another release of the courier: the poll begins again, which loses nothing.
             let poll =
                 Poll::parse(resume.as_str()).ok_or(ConnectorError::PageExpired { operation, status: 0 })?;
-            return self.search_page(feed, poll::Stand::Running(Box::new(poll))).await;
+            return self.search_page(feed, Stand::Running(Box::new(poll))).await;
         }
         let cursor = request.cursor.map(|cursor| {
             // A cursor is never guessed: to begin anew would lose or repeat.
@@ -90,19 +119,19 @@ impl FhirConnector {
         });
         let cursor = cursor.transpose()?;
         let plan = last_updated::plan(feed, cursor, self.clock.now());
-        let (strategy, _) = self.strategy(feed, cursor).await;
+        let (strategy, _) = self.strategy(feed, cursor).await?;
         tell_of_change(feed, cursor, strategy);
         if strategy == Strategy::LastUpdated {
-            return self.search_page(feed, poll::Stand::Fresh(plan)).await;
+            return self.search_page(feed, Stand::Fresh(plan)).await;
         }
-        match self.history_page(feed, history::page::Stand::Fresh(plan)).await {
+        match self.history_page(feed, Stand::Fresh(plan)).await {
             Err(error @ ConnectorError::Refused { .. }) if feed.detect == Detect::Auto => {
                 tracing::warn!(
                     feed = %feed.name, %error,
                     "the server says that it offers this history and refuses it: changes are searched for"
                 );
                 self.refuse_history(&feed.record_type);
-                self.search_page(feed, poll::Stand::Fresh(plan)).await
+                self.search_page(feed, Stand::Fresh(plan)).await
             }
             other => other,
         }
@@ -121,7 +150,7 @@ impl FhirConnector {
             resume: None,
         };
         self.poll_page(request).await?;
-        let (strategy, why) = self.strategy(feed, None).await;
+        let (strategy, why) = self.strategy(feed, None).await?;
         Ok(match strategy {
             Strategy::History => by_history(why),
             Strategy::LastUpdated => by_last_updated(feed, why),
@@ -130,60 +159,68 @@ impl FhirConnector {
 
     /// Notes that a type's history is of no use; forgotten when the server's statement is read again.
     pub(crate) fn refuse_history(&self, record_type: &RecordType) {
-        let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        histories.refused.insert(record_type.clone());
+        self.histories().refused.insert(record_type.clone());
     }
 
-    async fn strategy(&self, feed: &FeedSpec, cursor: Option<CursorState>) -> (Strategy, String) {
+    async fn strategy(
+        &self,
+        feed: &FeedSpec,
+        cursor: Option<CursorState>,
+    ) -> Result<(Strategy, String), ConnectorError> {
         if cursor.is_none() && feed.start == Start::Beginning {
-            return (
-                Strategy::LastUpdated,
-                "a baseline is the current state".to_owned(),
-            );
+            let why = "a baseline is the current state".to_owned();
+            return Ok((Strategy::LastUpdated, why));
         }
         let undecided = feed.detect == Detect::Auto && feed.filter.is_empty() && self.profile.trust_history;
         let offer = if undecided {
-            self.offer(&feed.record_type).await
+            self.offer(&feed.record_type).await?
         } else {
             Offer::NoHistory
         };
-        choose(feed, self.profile.trust_history, offer)
+        let moved = cursor.map(|cursor| cursor.by);
+        Ok(choose(feed, self.profile.trust_history, offer, moved))
     }
 
-    async fn offer(&self, record_type: &RecordType) -> Offer {
+    /// What the server offers of a type.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Throttled`] when it was asked and wants to be left alone; any other failure is an answer.
+    async fn offer(&self, record_type: &RecordType) -> Result<Offer, ConnectorError> {
         let now = self.clock.now();
-        let known = {
-            let histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-            histories.read.clone().filter(|statement| statement.is_fresh(now))
-        };
-        let offered = match known {
-            Some(statement) => statement.offered,
-            None => self.read_statement(now).await,
-        };
-        let histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        match offered {
-            Ok(types) if !types.contains(record_type.as_str()) => Offer::NoHistory,
-            Ok(_) if histories.refused.contains(record_type) => Offer::Refused,
-            Ok(_) => Offer::History,
-            Err(reason) => Offer::Unknown(reason),
+        let due = self.histories().is_due(now);
+        let throttled = if due { self.read_statement(now).await } else { None };
+        match throttled {
+            Some(error) => Err(error),
+            None => Ok(self.histories().offer(record_type)),
         }
     }
 
-    async fn read_statement(&self, now: Timestamp) -> Result<BTreeSet<String>, String> {
-        let offered = self.ask_statement().await.map_err(|error| error.to_string());
-        if let Err(reason) = &offered {
-            tracing::warn!(
-                reason,
-                "the server's CapabilityStatement could not be read: changes are searched for"
-            );
+    /// Asks for the statement and notes what came of it; answers a throttling, which is the whole connection's.
+    async fn read_statement(&self, now: Timestamp) -> Option<ConnectorError> {
+        let answer = self.ask_statement().await;
+        let mut histories = self.histories();
+        match answer {
+            Ok(offered) => {
+                *histories = Histories {
+                    read: Some(Statement { at: now, offered }),
+                    ..Histories::default()
+                };
+                None
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::warn!(
+                    reason,
+                    "the server's CapabilityStatement could not be read: what is known of its histories stays"
+                );
+                histories.failed = Some(Failure { at: now, reason });
+                matches!(error, ConnectorError::Throttled { .. }).then_some(error)
+            }
         }
-        let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        histories.refused.clear();
-        histories.read = Some(Statement {
-            at: now,
-            offered: offered.clone(),
-        });
-        offered
+    }
+
+    fn histories(&self) -> MutexGuard<'_, Histories> {
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask_statement(&self) -> Result<BTreeSet<String>, ConnectorError> {
@@ -207,8 +244,8 @@ impl FhirConnector {
     }
 }
 
-/// Chooses; the text says why, for an operator.
-fn choose(feed: &FeedSpec, trusted: bool, offer: Offer) -> (Strategy, String) {
+/// Chooses; the text says why, for an operator. `moved` says which way moved the cursor.
+fn choose(feed: &FeedSpec, trusted: bool, offer: Offer, moved: Option<By>) -> (Strategy, String) {
     let search = |why: &str| (Strategy::LastUpdated, why.to_owned());
     match (feed.detect, offer) {
         (Detect::LastUpdated, _) => search("the configuration asks for it"),
@@ -224,6 +261,11 @@ fn choose(feed: &FeedSpec, trusted: bool, offer: Offer) -> (Strategy, String) {
         (Detect::Auto, Offer::NoHistory) => search("the server offers no history of this type"),
         (Detect::Auto, Offer::Refused) => {
             search("the server says that it offers a history, but does not serve it")
+        }
+        // A search would leave out deletes and overwritten versions; if the history is gone, it says so itself.
+        (Detect::Auto, Offer::Unknown(reason)) if moved == Some(By::History) => {
+            let why = format!("the CapabilityStatement could not be read ({reason}), the history could");
+            (Strategy::History, why)
         }
         (Detect::Auto, Offer::Unknown(reason)) => search(&format!(
             "the server's CapabilityStatement could not be read ({reason})"
@@ -301,54 +343,81 @@ mod tests {
     #[test]
     fn the_best_that_is_offered_is_chosen_unless_the_configuration_says_otherwise() {
         let unknown = || Offer::Unknown("status 500".to_owned());
+        let (history, search) = (Strategy::History, Strategy::LastUpdated);
         let rows = [
-            (Detect::Auto, "", true, Offer::History, Strategy::History),
-            (Detect::Auto, "", true, Offer::NoHistory, Strategy::LastUpdated),
-            (Detect::Auto, "", true, Offer::Refused, Strategy::LastUpdated),
-            (Detect::Auto, "", true, unknown(), Strategy::LastUpdated),
-            (Detect::Auto, "", false, Offer::History, Strategy::LastUpdated),
+            (Detect::Auto, "", true, Offer::History, None, history),
             (
                 Detect::Auto,
-                "status=booked",
+                "",
                 true,
                 Offer::History,
-                Strategy::LastUpdated,
+                Some(By::LastUpdated),
+                history,
             ),
-            (Detect::History, "", false, unknown(), Strategy::History),
+            (
+                Detect::Auto,
+                "",
+                true,
+                Offer::NoHistory,
+                Some(By::History),
+                search,
+            ),
+            (Detect::Auto, "", true, Offer::Refused, Some(By::History), search),
+            (Detect::Auto, "", true, unknown(), None, search),
+            (Detect::Auto, "", true, unknown(), Some(By::LastUpdated), search),
+            (Detect::Auto, "", true, unknown(), Some(By::History), history),
+            (Detect::Auto, "", false, Offer::History, Some(By::History), search),
+            (Detect::Auto, "status=booked", true, Offer::History, None, search),
+            (Detect::History, "", false, unknown(), None, history),
             (
                 Detect::LastUpdated,
                 "",
                 true,
                 Offer::History,
-                Strategy::LastUpdated,
+                Some(By::History),
+                search,
             ),
         ];
-        for (detect, filter, trusted, offer, expected) in rows {
-            let (strategy, why) = choose(&feed(detect, filter), trusted, offer.clone());
-            assert_eq!(strategy, expected, "{detect:?} {filter} {trusted} {offer:?}");
+        for (detect, filter, trusted, offer, moved, expected) in rows {
+            let (strategy, why) = choose(&feed(detect, filter), trusted, offer.clone(), moved);
+            assert_eq!(
+                strategy, expected,
+                "{detect:?} {filter} {trusted} {offer:?} {moved:?}"
+            );
             assert!(!why.is_empty());
         }
     }
 
     #[test]
     fn a_statement_is_believed_for_a_day_and_a_failure_for_five_minutes() {
-        let at = Timestamp::from_second(1_700_000_000).unwrap();
-        let statement = |offered| Statement { at, offered };
-        let good = statement(Ok(BTreeSet::new()));
-        let bad = statement(Err("status 500".to_owned()));
         let after = |seconds: i64| Timestamp::from_second(1_700_000_000 + seconds).unwrap();
+        let good = Histories {
+            read: Some(Statement {
+                at: after(0),
+                offered: BTreeSet::new(),
+            }),
+            ..Histories::default()
+        };
+        let bad = Histories {
+            failed: Some(Failure {
+                at: after(0),
+                reason: "status 500".to_owned(),
+            }),
+            ..Histories::default()
+        };
+        assert!(Histories::default().is_due(after(0)));
         let rows = [
-            (0, true, true),
-            (299, true, true),
-            (300, true, false),
-            (86_399, true, false),
-            (86_400, false, false),
+            (0, false, false),
+            (299, false, false),
+            (300, false, true),
+            (86_399, false, true),
+            (86_400, true, true),
         ];
         for (seconds, of_good, of_bad) in rows {
-            let found = (good.is_fresh(after(seconds)), bad.is_fresh(after(seconds)));
+            let found = (good.is_due(after(seconds)), bad.is_due(after(seconds)));
             assert_eq!(found, (of_good, of_bad), "{seconds}");
         }
         // A clock that was set back by a year does not keep a statement for a year.
-        assert!(!good.is_fresh(after(-31_000_000)));
+        assert!(good.is_due(after(-31_000_000)));
     }
 }

@@ -8,20 +8,21 @@
 //! **Shifting pages.** New versions come in front and push the others on to later pages: what stood at a seam is shown
 //! twice and never skipped.
 //!
-//! **Proof by rows.** Every row names its time, so that the rows themselves show whether `_since` was applied.
+//! **Proof by rows.** Every row names its time, so that the rows themselves show whether `_since` was applied
+//! (`descent`).
 
-pub(crate) mod page;
+mod descent;
+mod page;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::instant::{self, Stored};
-use crate::last_updated::{
-    By, CursorState, Doubt, IGNORED_PAGES_MAX, PAGES_MAX, PRECISION, Plan, Shown, Visit, visit,
-};
+use crate::instant::Stored;
+use crate::last_updated::{By, CursorState, Doubt, IGNORED_PAGES_MAX, PAGES_MAX, Plan, Shown, Visit, visit};
+use descent::{Descent, Since, Tail};
 
 /// The form of stored polls; raised when it changes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How many empty pages in a row are followed: a page can be empty because we may see none of its rows. Seen of HAPI
 /// (its tracker, 7711): empty pages that link to further ones for ever.
@@ -40,10 +41,8 @@ pub(crate) struct History {
     pub(crate) bound: Stored,
     pub(crate) start: Option<Stored>,
     greatest: Option<Stored>,
-    /// The oldest row so far.
-    oldest: Option<Stored>,
-    /// Whether a row was newer than one before it, or did not say.
-    unordered: bool,
+    descent: Descent,
+    tail: Tail,
     pages: u32,
     /// Empty pages in a row.
     empty: u32,
@@ -70,8 +69,8 @@ impl History {
             bound: Stored(bound),
             start: plan.start.map(Stored),
             greatest: None,
-            oldest: None,
-            unordered: false,
+            descent: Descent::default(),
+            tail: Tail::default(),
             pages: 0,
             empty: 0,
             visited: Vec::new(),
@@ -86,12 +85,6 @@ impl History {
             .filter(|poll: &Self| poll.version == VERSION)
     }
 
-    /// Whether a row was not asked for: it lies before `_since` by more than servers' precision explains.
-    pub(crate) fn excludes(&self, stamp: Option<Timestamp>) -> bool {
-        let lowest = self.lower.map(|lower| instant::back(lower.0, PRECISION));
-        matches!((stamp, lowest), (Some(stamp), Some(lowest)) if stamp < lowest)
-    }
-
     /// Takes in one page and says what follows.
     pub(crate) fn absorb(mut self, shown: &Shown) -> Step {
         self.pages += 1;
@@ -101,16 +94,16 @@ impl History {
         self.greatest = self
             .greatest
             .max(seen.filter(|stamp| *stamp <= bound).max().map(Stored));
-        self.note_order(&shown.stamps);
+        let lower = self.lower.map(|lower| lower.0);
+        self.descent.take(&shown.stamps, lower);
+        self.tail = self.tail.after(&shown.stamps, lower);
         if shown.unusable > 0 {
             self.suspect(Doubt::Unusable);
         }
-        if shown.stamps.iter().any(|stamp| self.excludes(*stamp)) {
-            if !self.unordered {
-                // The source ignores `_since`, but newest came first all the way down to here: nothing is missing.
-                return self.conclude();
-            }
-            self.suspect(Doubt::FilterIgnored);
+        match self.tail.since(self.descent) {
+            Since::IgnoredInOrder => return self.conclude(),
+            Since::Ignored => self.suspect(Doubt::FilterIgnored),
+            Since::Unsaid => {}
         }
         let Some(link) = shown.next.as_ref().filter(|_| self.empty < EMPTY_PAGES_MAX) else {
             return self.conclude();
@@ -126,23 +119,6 @@ impl History {
         }
         self.link = Some(link.clone());
         Step::Ask(Box::new(self))
-    }
-
-    /// Notes whether the rows go on from new to old. Servers write one instant with different precision: what that
-    /// explains is no disorder.
-    fn note_order(&mut self, stamps: &[Option<Timestamp>]) {
-        for stamp in stamps {
-            let Some(stamp) = *stamp else {
-                self.unordered = true;
-                continue;
-            };
-            let at_least = instant::back(stamp, PRECISION);
-            self.unordered |= self.oldest.is_some_and(|oldest| at_least > oldest.0);
-            self.oldest = Some(
-                self.oldest
-                    .map_or(Stored(stamp), |oldest| oldest.min(Stored(stamp))),
-            );
-        }
     }
 
     fn conclude(self) -> Step {

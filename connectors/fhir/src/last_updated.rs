@@ -20,6 +20,7 @@
 //! answer of several pages in the order of its stamps would deceive this.
 
 mod order;
+mod page;
 pub(crate) mod present;
 mod window;
 
@@ -283,6 +284,9 @@ pub(crate) struct Poll {
     visited: Vec<u64>,
     doubt: Option<Doubt>,
     pub(crate) window: Option<Window>,
+    /// Ids were asked for instead of records; polls of before there was a choice do not say it.
+    #[serde(default)]
+    shortened: bool,
 }
 
 impl Poll {
@@ -303,6 +307,7 @@ impl Poll {
             visited: Vec::new(),
             doubt: None,
             window: None,
+            shortened: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! EHR Courier's connector for FHIR servers.
 //!
-//! It finds changes by a type's `_history` or by `_lastUpdated` search, and carries each record byte for byte, whatever FHIR release
-//! it is of. Vendors differ by [`Profile`], which is data. It keeps no state: cursors and page links
-//! travel with the caller. It must not know stores, events, subscriptions or other connectors.
+//! It finds changes by a type's `_history` or by `_lastUpdated` search, and carries each record byte for byte, whatever
+//! FHIR release it is of. Vendors differ by [`Profile`], which is data. It keeps no place: cursors and page links
+//! travel with the caller, and what it remembers spares requests only. It must not know stores, events, subscriptions
+//! or other connectors.
 
 mod answer;
 mod bundle;
@@ -16,6 +17,7 @@ mod include;
 mod instant;
 mod last_updated;
 mod poll;
+mod portion;
 mod profile;
 mod query;
 mod read;
@@ -39,6 +41,7 @@ pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 use detection::Histories;
 use exchange::Exchange;
 use last_updated::{By, CursorState};
+use portion::Portions;
 
 /// What a connection gives its connector.
 pub struct Settings {
@@ -59,7 +62,7 @@ pub struct Settings {
 /// The limits of requests and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most bytes of a search's answer; above, the poll fails.
+    /// The most bytes of a page; above, smaller pages are asked for, and a poll whose least page is above fails.
     pub page_bytes_max: usize,
     /// The most bytes of a record; above, it is named but not carried.
     pub record_bytes_max: usize,
@@ -67,7 +70,7 @@ pub struct Limits {
     pub json_depth_max: usize,
     /// The total deadline of one request.
     pub deadline: Duration,
-    /// How many records a page should hold.
+    /// How many records a page should hold, unless pages were too large.
     pub page_count: u32,
 }
 
@@ -94,6 +97,7 @@ pub struct FhirConnector {
     /// Whether the missing `Date` was told already; a log line's memory, nothing depends on it.
     warned_of_date: AtomicBool,
     histories: Mutex<Histories>,
+    portions: Mutex<Portions>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -131,6 +135,7 @@ impl FhirConnector {
             limits,
             warned_of_date: AtomicBool::new(false),
             histories: Mutex::default(),
+            portions: Mutex::default(),
         }
     }
 }

@@ -1,39 +1,50 @@
-//! One page of a poll: asks, reads, and lets `last_updated` say what follows.
+//! What both ways of finding changes do alike with one page: ask for it, begin a feed with it, hand it over.
+//!
+//! What follows after a page is `last_updated`'s and `history`'s to say.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use courier_sdk::{
-    ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpResponse, Next, Novelty,
-    PageOrder, Record, Resume, Shown as ShownAs,
+    ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpError, HttpResponse, Next,
+    Novelty, PageOrder, Record,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
 
 use crate::answer::{self, Asked};
-use crate::bundle::{self, Item, Page};
-use crate::exchange::Wanted;
-use crate::instant::{self, Stored};
+use crate::bundle::Version;
+use crate::exchange::{NoAnswer, Wanted};
+use crate::instant;
 use crate::last_updated::present::{self, Clocks};
-use crate::last_updated::{By, CursorState, Fill, Filter, First, Plan, Poll, Rules, Shown, Step, Target};
-use crate::profile::FullPage;
-use crate::query::{Applied, Search};
-use crate::{FhirConnector, digest, query};
+use crate::last_updated::{By, CursorState, First, Plan, Shown};
+use crate::portion::Least;
+use crate::{FhirConnector, query};
 
 /// How far behind our own clock the source's time is put where it names none: more than clocks of kept
 /// machines differ.
 const UNKNOWN_DATE_MARGIN: Duration = Duration::from_mins(5);
 
-/// Where the poll stands before its request.
-pub(crate) enum Stand {
-    Fresh(Plan),
-    Running(Box<Poll>),
+/// A poll under way, by one of the two ways.
+pub(crate) trait UnderWay {
+    const BY: By;
+
+    /// Begins with the first answer; `bound` is the source's time at that moment.
+    fn begin(plan: &Plan, bound: Timestamp) -> Self;
+
+    /// The source's time at the beginning.
+    fn bound(&self) -> Timestamp;
+
+    /// Where the feed begins.
+    fn start(&self) -> Option<Timestamp>;
 }
 
-/// Why a page is not handed over: its records need not be the feed's.
-const WHERE_IGNORED: &str =
-    "the source ignored a parameter of the feed's where, so that nothing was taken from it";
+/// Where the poll stands before its request.
+pub(crate) enum Stand<P> {
+    Fresh(Plan),
+    Running(Box<P>),
+}
 
 /// What follows after a page, and which of its rows are silent.
 pub(crate) struct Course {
@@ -48,153 +59,94 @@ pub(crate) fn cursor(state: CursorState) -> Cursor {
 }
 
 impl FhirConnector {
-    /// Asks for one page of a search.
-    pub(crate) async fn search_page(
+    /// Asks for a page. What is no page, or too large for one, is an error.
+    pub(crate) async fn ask_page(
         &self,
         feed: &FeedSpec,
-        stand: Stand,
-    ) -> Result<ChangePage, ConnectorError> {
-        let operation = operation(feed);
-        let url = self.address(feed, &stand)?;
-        let wanted = self.exchange.get(
-            &operation,
-            url.clone(),
-            Wanted::Search,
-            self.limits.page_bytes_max,
-        );
-        let response = wanted.await.map_err(|error| error.of(&operation))?;
-        let page = self.read_page(feed, &stand, &response)?;
-        if applied(feed, &page, &url) == Some(Applied::NotFilter) {
-            let fresh_as_of = match &stand {
-                Stand::Fresh(_) => self.source_time(&response),
-                Stand::Running(poll) => poll.bound.0,
-            };
-            return Ok(nothing(WHERE_IGNORED, fresh_as_of));
-        }
-        let shown = self.shown(feed, &page, &url)?;
-        let course = match stand {
-            Stand::Fresh(plan) => {
-                let bound = self.source_time(&response);
-                match (plan.first, plan.lower) {
-                    (First::Now(ours), Some(lower)) => {
-                        let overlap = feed.overlap;
-                        let asked = present::Asked {
-                            lower,
-                            ours,
-                            bound,
-                            overlap,
-                        };
-                        begin_now(feed, By::LastUpdated, asked, &shown)
-                    }
-                    (First::Now(_) | First::Known, _) => self.go_on(feed, Poll::begin(&plan, bound), &shown),
-                }
+        operation: &str,
+        url: Url,
+        asked: Asked<'_>,
+        least: Least,
+    ) -> Result<HttpResponse, ConnectorError> {
+        let limit = self.limits.page_bytes_max;
+        let answer = self.exchange.get(operation, url, Wanted::Search, limit).await;
+        let operation = operation.to_owned();
+        let response = match answer {
+            Err(NoAnswer::Broken(HttpError::TooLarge { .. })) => {
+                return Err(self.too_large(feed, operation, asked, least));
             }
-            Stand::Running(poll) => self.go_on(feed, *poll, &shown),
+            Err(error @ (NoAnswer::Broken(_) | NoAnswer::NotSent(_))) => return Err(error.of(&operation)),
+            Ok(response) => response,
         };
-        let mut answered = ChangePage {
-            changes: Vec::new(),
-            oversized: Vec::new(),
-            order: PageOrder::OldestFirst,
-            next: course.next,
-            fresh_as_of: course.fresh_as_of,
-        };
-        for item in page.items {
-            if item.body.len() > self.limits.record_bytes_max {
-                answered.oversized.push(item.key);
-            } else {
-                answered.changes.push(change(item, feed.fetch, course.start));
-            }
+        if response.status.as_u16() != 200 {
+            return Err(answer::refusal(operation, &response, asked, self.clock.now()));
         }
-        Ok(answered)
+        if response.body.len() > limit {
+            return Err(self.too_large(feed, operation, asked, least));
+        }
+        Ok(response)
     }
 
-    fn go_on(&self, feed: &FeedSpec, poll: Poll, shown: &Shown) -> Course {
-        let start = poll.start.map(|start| start.0);
-        let fresh_as_of = poll.bound.0;
-        let rules = Rules {
-            overlap: feed.overlap,
-            paging: self.profile.paging,
+    /// Takes a page into its poll, or begins the feed with it; `absorb` says what follows.
+    pub(crate) fn course<P: UnderWay>(
+        &self,
+        feed: &FeedSpec,
+        stand: Stand<P>,
+        (response, shown): (&HttpResponse, &Shown),
+        absorb: impl FnOnce(P) -> Next,
+    ) -> Course {
+        let poll = match stand {
+            Stand::Running(poll) => *poll,
+            Stand::Fresh(plan) => {
+                let bound = self.source_time(response);
+                if let (First::Now(ours), Some(lower)) = (plan.first, plan.lower) {
+                    let overlap = feed.overlap;
+                    let asked = present::Asked {
+                        lower,
+                        ours,
+                        bound,
+                        overlap,
+                    };
+                    return begin_now(feed, P::BY, asked, shown);
+                }
+                P::begin(&plan, bound)
+            }
         };
-        let next = match poll.absorb(shown, rules) {
-            Step::Ask(poll) => Next::Page(Resume::new(text(&poll))),
-            Step::Done(state) => Next::Done(cursor(state)),
-            Step::Inconclusive(reason) => Next::Inconclusive {
-                reason: reason.to_owned(),
-            },
-        };
+        let (start, fresh_as_of) = (poll.start(), poll.bound());
         Course {
-            next,
+            next: absorb(poll),
             start,
             fresh_as_of,
         }
     }
 
-    fn address(&self, feed: &FeedSpec, stand: &Stand) -> Result<Url, ConnectorError> {
-        let expired = || ConnectorError::PageExpired {
-            operation: operation(feed),
-            status: 0,
-        };
-        let (from, to) = match stand {
-            Stand::Fresh(plan) => (plan.lower, None),
-            Stand::Running(poll) => match (&poll.target, &poll.window) {
-                // A link of before base_url was changed is of no use either.
-                (Some(Target::Link(link)), _) => {
-                    let url = Url::parse(link)
-                        .ok()
-                        .filter(|url| query::same_origin(&self.exchange.base, url));
-                    return url.ok_or_else(expired);
-                }
-                (Some(Target::Window), Some(window)) => (window.lo.map(|lo| lo.0), Some(window.hi.0)),
-                (Some(Target::Window), None) | (None, _) => return Err(expired()),
-            },
-        };
-        let search = Search {
-            record_type: &feed.record_type,
-            from,
-            to,
-            sort: &self.profile.sort,
-            count: self.limits.page_count,
-            ids_only: feed.fetch == FetchMode::ByRead && self.profile.ids_only,
-            filter: &feed.filter,
-        };
-        Ok(query::search(&self.exchange.base, &search))
-    }
-
-    fn read_page(
+    /// Hands a page's versions over.
+    pub(crate) fn handed_over(
         &self,
         feed: &FeedSpec,
-        stand: &Stand,
-        response: &HttpResponse,
-    ) -> Result<Page, ConnectorError> {
-        if response.status.as_u16() != 200 {
-            let asked = match stand {
-                Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => {
-                    Asked::PageLink(&self.profile.expired_page_statuses)
-                }
-                Stand::Fresh(_) | Stand::Running(_) => Asked::Search,
-            };
-            return Err(answer::refusal(
-                operation(feed),
-                response,
-                asked,
-                self.clock.now(),
-            ));
+        order: PageOrder,
+        course: Course,
+        versions: impl IntoIterator<Item = Version>,
+    ) -> ChangePage {
+        if !matches!(course.next, Next::Page(_)) {
+            self.poll_has_ended(feed);
         }
-        self.check_size(&operation(feed), response)?;
-        bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
-            .map_err(|error| answer::unusable(operation(feed), &error))
-    }
-
-    /// Refuses an answer above the page limit.
-    pub(crate) fn check_size(&self, operation: &str, response: &HttpResponse) -> Result<(), ConnectorError> {
-        let limit = self.limits.page_bytes_max;
-        if response.body.len() <= limit {
-            return Ok(());
+        let mut answered = ChangePage {
+            changes: Vec::new(),
+            oversized: Vec::new(),
+            order,
+            next: course.next,
+            fresh_as_of: course.fresh_as_of,
+        };
+        for version in versions {
+            let size = version.body.as_ref().map_or(0, bytes::Bytes::len);
+            if size > self.limits.record_bytes_max {
+                answered.oversized.push(version.key);
+            } else {
+                answered.changes.push(change(version, feed.fetch, course.start));
+            }
         }
-        Err(ConnectorError::Unreadable {
-            operation: operation.to_owned(),
-            reason: format!("the answer exceeds the page limit of {limit} bytes"),
-        })
+        answered
     }
 
     /// The source's time at the poll's start, or a careful guess.
@@ -207,63 +159,36 @@ impl FhirConnector {
         })
     }
 
-    fn shown(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Result<Shown, ConnectorError> {
-        let filter = match applied(feed, page, url) {
-            None => Filter::Unsaid,
-            Some(Applied::All) => Filter::Applied,
-            Some(Applied::NotTime | Applied::NotFilter) => Filter::Ignored,
-        };
-        let next = page
-            .next
-            .as_deref()
-            .map(|link| self.next_link(&operation(feed), url, link))
-            .transpose()?;
-        let granted = self_link(page, url)
-            .as_ref()
-            .and_then(query::count_of)
-            .unwrap_or(u64::MAX);
-        let count = granted.min(u64::from(self.limits.page_count)).max(1);
-        let rows = page.items.len() as u64;
-        let all = page.total.is_some_and(|total| total <= rows);
-        let cut = rows >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
-        Ok(Shown {
-            stamps: page.items.iter().map(|item| item.last_updated).collect(),
-            digest: page.items.iter().map(identity).fold(0, u64::wrapping_add),
-            entries: page.entries,
-            matches: page.matches as u64,
-            total: page.total,
-            unusable: page.unusable,
-            filter,
-            next,
-            fill: if cut { Fill::PerhapsCut } else { Fill::Whole },
+    /// The address behind a page link that was kept. A link of before base_url was changed is of no use.
+    pub(crate) fn kept_link(&self, operation: &str, link: Option<&str>) -> Result<Url, ConnectorError> {
+        let url = link.and_then(|link| Url::parse(link).ok());
+        let url = url.filter(|url| query::same_origin(&self.exchange.base, url));
+        url.ok_or_else(|| ConnectorError::PageExpired {
+            operation: operation.to_owned(),
+            status: 0,
         })
     }
 
     /// Follows a link verbatim, but only within the source: neither records nor credentials go elsewhere.
-    pub(crate) fn next_link(&self, operation: &str, url: &Url, link: &str) -> Result<String, ConnectorError> {
-        let joined = url
-            .join(link)
-            .ok()
-            .filter(|next| query::same_origin(&self.exchange.base, next));
-        joined.map(String::from).ok_or_else(|| ConnectorError::Forbidden {
+    pub(crate) fn next_link(
+        &self,
+        operation: &str,
+        url: &Url,
+        link: Option<&str>,
+    ) -> Result<Option<String>, ConnectorError> {
+        let Some(link) = link else { return Ok(None) };
+        let joined = url.join(link).ok();
+        let within = joined.filter(|next| query::same_origin(&self.exchange.base, next));
+        let within = within.ok_or_else(|| ConnectorError::Forbidden {
             operation: operation.to_owned(),
             reason: "the link to the next page leads to another origin than base_url".to_owned(),
-        })
+        })?;
+        Ok(Some(within.into()))
     }
 }
 
-/// What the `self` link says of the request's parameters; nothing where there is none.
-fn applied(feed: &FeedSpec, page: &Page, url: &Url) -> Option<Applied> {
-    let link = self_link(page, url)?;
-    Some(query::applied(url, &link, &feed.filter))
-}
-
-fn self_link(page: &Page, url: &Url) -> Option<Url> {
-    url.join(page.self_link.as_deref()?).ok()
-}
-
 /// A feed's first answer, where it begins now.
-pub(crate) fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> Course {
+fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> Course {
     let (state, clocks) = present::begin(by, asked, shown);
     match clocks {
         Clocks::Settled => {}
@@ -280,53 +205,21 @@ pub(crate) fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &
     }
 }
 
-/// A page of which nothing is taken, and with which the poll ends.
-fn nothing(reason: &str, fresh_as_of: Timestamp) -> ChangePage {
-    ChangePage {
-        changes: Vec::new(),
-        oversized: Vec::new(),
-        order: PageOrder::OldestFirst,
-        next: Next::Inconclusive {
-            reason: reason.to_owned(),
-        },
-        fresh_as_of,
-    }
-}
-
-fn change(item: Item, fetch: FetchMode, start: Option<Timestamp>) -> ChangeRef {
-    let silent = matches!((item.last_updated, start), (Some(stamp), Some(start)) if stamp < start);
-    let carried = fetch == FetchMode::FromPage && !item.subsetted;
+fn change(version: Version, fetch: FetchMode, start: Option<Timestamp>) -> ChangeRef {
+    let silent = matches!((version.last_updated, start), (Some(stamp), Some(start)) if stamp < start);
+    let body = version.body.filter(|_| fetch == FetchMode::FromPage);
     ChangeRef {
-        key: item.key,
-        shown: ShownAs::State,
+        key: version.key,
+        shown: version.shown,
         novelty: if silent {
             Novelty::Silent
         } else {
             Novelty::Announce
         },
-        version_id: item.version_id,
-        last_updated: item.last_updated,
-        record: carried.then(|| Record::new(item.body)),
+        version_id: version.version_id,
+        last_updated: version.last_updated,
+        record: body.map(Record::new),
     }
-}
-
-/// What makes a row the same row in two passes through a window.
-fn identity(item: &Item) -> u64 {
-    let stamp = item
-        .last_updated
-        .map(Stored)
-        .map(String::from)
-        .unwrap_or_default();
-    let version = item.version_id.as_deref().unwrap_or_default();
-    digest::of(&[
-        item.key.id.as_str().as_bytes(),
-        version.as_bytes(),
-        stamp.as_bytes(),
-    ])
-}
-
-fn operation(feed: &FeedSpec) -> String {
-    format!("search {}", feed.record_type)
 }
 
 pub(crate) fn text(state: &impl Serialize) -> String {

@@ -23,7 +23,8 @@ impl InvalidName {
     }
 }
 
-/// Declares a newtype over text with a length limit and an alphabet, parsed once.
+/// Declares a newtype over text with a length limit and an alphabet, parsed once. Neither `.` nor `..` is a name:
+/// names are parts of addresses, which drop these segments, so that `Patient/..` would ask for every record.
 #[macro_export]
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $allowed:literal, $accepts:expr) => {
@@ -35,11 +36,11 @@ macro_rules! name_type {
             /// Parses the text form.
             ///
             /// # Errors
-            /// [`InvalidName`]($crate::InvalidName) when the text is empty, too long or holds a character outside the allowed set.
+            /// [`InvalidName`]($crate::InvalidName) when the text is empty, too long, `.` or `..`, or holds a character outside the allowed set.
             pub fn parse(text: &str) -> Result<Self, $crate::InvalidName> {
                 let accepts: fn(char) -> bool = $accepts;
-                let fits = !text.is_empty() && text.len() <= $crate::id::NAME_BYTES_MAX && text.chars().all(accepts);
-                if fits {
+                let fits = !text.is_empty() && text.len() <= $crate::id::NAME_BYTES_MAX;
+                if fits && !matches!(text, "." | "..") && text.chars().all(accepts) {
                     Ok(Self(text.to_owned()))
                 } else {
                     Err($crate::InvalidName::new($what, $allowed))
@@ -68,7 +69,7 @@ name_type!(
 );
 name_type!(
     /// The name of one feed of a connection, for example `appointments`. The cursor belongs to it.
-    FeedName, "feed name", "letters, digits, '-', '_' and '.'",
+    FeedName, "feed name", "letters, digits, '-', '_' and '.', but not '.' or '..'",
     |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 );
 name_type!(
@@ -77,8 +78,9 @@ name_type!(
     |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 );
 name_type!(
-    /// A record's id within its type. FHIR allows 64 of `[A-Za-z0-9.-]`; real servers exceed both limits.
-    RecordId, "record id", "visible ASCII without '/', '?', '#' or '%'",
+    /// A record's id within its type. FHIR allows 64 of `[A-Za-z0-9.-]`; real servers exceed both limits. FHIR
+    /// allows `.` and `..` too, which no address can hold.
+    RecordId, "record id", "visible ASCII without '/', '?', '#' or '%', but not '.' or '..'",
     |c| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '%')
 );
 
@@ -110,5 +112,16 @@ mod tests {
         }
         assert!(RecordId::parse(&"x".repeat(256)).is_err());
         assert!(RecordId::parse("eq081-VQEgP8drUUqCWzHfw3.5|7").is_ok());
+    }
+
+    #[test]
+    fn no_name_is_one_that_addresses_take_for_the_way_up() {
+        for way in [".", ".."] {
+            assert!(RecordId::parse(way).is_err(), "{way:?}");
+            assert!(FeedName::parse(way).is_err(), "{way:?}");
+        }
+        for name in ["...", "a.", ".a", "..a"] {
+            assert!(RecordId::parse(name).is_ok(), "{name:?}");
+        }
     }
 }

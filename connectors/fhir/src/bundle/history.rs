@@ -4,32 +4,20 @@
 
 use bytes::Bytes;
 use courier_sdk::{RecordId, RecordKey, RecordType, Shown};
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    BUNDLE_DEPTH, BodyError, Head, bare_etag, checked, failure, find_next, issues_of, opened,
+    BUNDLE_DEPTH, BodyError, Head, Version, bare_etag, checked, failure, find_next, issues_of, opened,
     usable_version_id, version_text,
 };
 use crate::instant;
-
-/// One version of a record, or its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Item {
-    pub(crate) key: RecordKey,
-    pub(crate) shown: Shown,
-    pub(crate) version_id: Option<String>,
-    pub(crate) last_updated: Option<Timestamp>,
-    /// Absent for a delete, and where the source left it out.
-    pub(crate) body: Option<Bytes>,
-}
 
 /// One page as the source wrote it.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     /// The versions of the type asked for, in the order of the answer.
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Vec<Version>,
     pub(crate) entries: usize,
     /// Entries that name no record.
     pub(crate) unusable: usize,
@@ -105,7 +93,7 @@ fn add(page: &mut Page, body: &Bytes, entry: Entry<'_>, asked: &RecordType) -> R
     Ok(())
 }
 
-fn item(entry: Entry<'_>, head: Option<Head<'_>>, body: &Bytes, asked: &RecordType) -> Option<Item> {
+fn item(entry: Entry<'_>, head: Option<Head<'_>>, body: &Bytes, asked: &RecordType) -> Option<Version> {
     let request = entry.request.unwrap_or_default();
     let response = entry.response.unwrap_or_default();
     let url = request.url.as_deref().unwrap_or_default();
@@ -135,7 +123,7 @@ fn item(entry: Entry<'_>, head: Option<Head<'_>>, body: &Bytes, asked: &RecordTy
         .or_else(|| bare_etag(response.etag.as_deref()?))
         .or_else(|| usable_version_id(after(url, "_history")?));
     let stamp = stamp.as_deref().and_then(instant::parse);
-    Some(Item {
+    Some(Version {
         key,
         shown,
         version_id,
@@ -166,7 +154,7 @@ mod tests {
         page(&Bytes::from(text), &RecordType::parse("Patient").unwrap(), 64).unwrap()
     }
 
-    fn only(entry: &str) -> Item {
+    fn only(entry: &str) -> Version {
         let page = read(entry);
         assert_eq!((page.items.len(), page.unusable), (1, 0), "{entry}");
         page.items[0].clone()

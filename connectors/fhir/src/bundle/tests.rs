@@ -179,3 +179,14 @@ fn outcome_codes_are_told_only_as_plain_words() {
     assert_eq!(outcome_code(br#"{"issue":[{"code":"Jane Doe"}]}"#, 64), None);
     assert_eq!(outcome_code(b"nonsense", 64), None);
 }
+
+#[test]
+fn a_dot_or_two_name_neither_a_record_nor_a_version() {
+    for way in [".", ".."] {
+        // An address would drop them, and what is left asks for something else.
+        assert_eq!(usable_version_id(way.to_owned()), None);
+        assert_eq!(bare_etag(&format!("W/\"{way}\"")), None);
+        let text = format!(r#"{{"resourceType":"Patient","id":"{way}"}}"#);
+        assert!(record(&Bytes::from(text), 64).is_err());
+    }
+}

@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::instant;
 use crate::last_updated::{Fill, Filter, First};
 
 fn at(second: i64) -> Timestamp {
@@ -79,27 +80,52 @@ fn empty_pages_are_followed_three_times_and_end_the_poll() {
     assert_eq!(watermark(&poll.absorb(&page(&[], Some("p7")))), at(1900));
 }
 
+/// So many rows that lie before the bound, newest first.
+fn too_old(rows: i64) -> Vec<i64> {
+    (0..rows).map(|number| 600 - number).collect()
+}
+
 #[test]
-fn an_ignored_since_ends_the_poll_at_the_first_row_too_old_where_newest_comes_first() {
-    let poll = ask(poll().absorb(&page(&[1900, 1500], Some("p2"))));
-    assert_eq!(
-        watermark(&poll.absorb(&page(&[1500, 698, 1], Some("p3")))),
-        at(1900)
+fn a_row_too_old_between_others_ends_nothing() {
+    // A node whose clock lags, in a history that is sorted by commits.
+    let poll = ask(poll().absorb(&page(&[1900, 600, 1800, 500], Some("p2"))));
+    let poll = ask(poll.absorb(&page(&[400, 1700, 300], Some("p3"))));
+    assert_eq!(poll.tail.left_out(3), 0, "it is announced");
+    assert_eq!(watermark(&poll.absorb(&page(&[1600], None))), at(1900));
+}
+
+#[test]
+fn an_ignored_since_ends_the_poll_at_twenty_rows_too_old_where_newest_comes_first() {
+    let rows = [vec![1900, 1500], too_old(19)].concat();
+    let state = ask(poll().absorb(&page(&rows, Some("p2"))));
+    assert_eq!(state.tail.left_out(21), 0);
+    assert_eq!(watermark(&state.absorb(&page(&[580], Some("p3")))), at(1900));
+    // They are counted from the last row on that was asked for.
+    let rows = [too_old(19), vec![1500, 599]].concat();
+    let state = ask(poll().absorb(&page(&rows, Some("p2"))));
+    assert_eq!(state.tail.rows, 1);
+    let tail = Tail::default().after(
+        &page(&[vec![1900], too_old(30)].concat(), None).stamps,
+        Some(at(700)),
     );
+    assert_eq!((tail.left_out(31), tail.left_out(7)), (30, 7));
 }
 
 #[test]
 fn an_ignored_since_without_order_leaves_the_cursor() {
     // Servers with second precision show rows up to a second below the bound.
     assert_eq!(watermark(&poll().absorb(&page(&[1500, 699], None))), at(1500));
-    let step = poll().absorb(&page(&[100, 1500], None));
-    assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
-    let mut state = ask(poll().absorb(&page(&[1, 1500], Some("p"))));
-    for number in 0..IGNORED_PAGES_MAX - 2 {
-        state = ask(state.absorb(&page(&[1], Some(&format!("p{number}")))));
+    // A history that was read to its end is complete.
+    assert_eq!(watermark(&poll().absorb(&page(&[100, 1500], None))), at(1500));
+    let oldest_first: Vec<i64> = (0..300).collect();
+    for rows in [oldest_first, [vec![1500, 1600], too_old(30)].concat()] {
+        let mut state = ask(poll().absorb(&page(&rows, Some("p"))));
+        for number in 0..IGNORED_PAGES_MAX - 2 {
+            state = ask(state.absorb(&page(&[1], Some(&format!("p{number}")))));
+        }
+        let step = state.absorb(&page(&[1], Some("more")));
+        assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
     }
-    let step = state.absorb(&page(&[1], Some("more")));
-    assert_eq!(step, Step::Inconclusive(Doubt::FilterIgnored));
 }
 
 #[test]

@@ -9,8 +9,11 @@
 )]
 
 mod begin_now;
+mod history;
 mod known_version;
+mod portions;
 mod server;
+mod statement;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

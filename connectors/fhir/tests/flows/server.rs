@@ -1,6 +1,6 @@
 //! A FHIR server in memory with live offset paging and the faults that the flows need.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -44,7 +44,8 @@ pub(crate) struct Row {
 pub(crate) struct State {
     pub(crate) rows: Vec<Row>,
     pub(crate) deleted: Option<String>,
-    page_size: usize,
+    /// The most rows of a page; fewer where `_count` says so.
+    pub(crate) page_size: usize,
     pub(crate) now: i64,
     /// Random changes at every request, from this state.
     pub(crate) churn: Option<u64>,
@@ -213,6 +214,8 @@ impl State {
 
     fn search(&self, url: &Url) -> String {
         let mut offset = 0;
+        let mut page_size = self.page_size;
+        let mut ids_only = false;
         let mut kept = String::new();
         let mut rows = self.ordered();
         for (name, value) in url.query_pairs() {
@@ -232,14 +235,27 @@ impl State {
                     });
                     write!(kept, "{name}={value}&").unwrap();
                 }
-                _ => write!(kept, "{name}={value}&").unwrap(),
+                _ => {
+                    if name == "_count" {
+                        page_size = page_size.min(value.parse().unwrap());
+                    }
+                    ids_only |= name == "_elements";
+                    write!(kept, "{name}={value}&").unwrap();
+                }
             }
         }
         let page: Vec<String> = rows
             .iter()
             .skip(offset)
-            .take(self.page_size)
-            .map(|row| format!(r#"{{"resource":{},"search":{{"mode":"match"}}}}"#, row.body()))
+            .take(page_size)
+            .map(|row| {
+                let filler = if ids_only { 0 } else { row.filler };
+                let row = Row {
+                    filler,
+                    ..row.clone()
+                };
+                format!(r#"{{"resource":{},"search":{{"mode":"match"}}}}"#, row.body())
+            })
             .collect();
         let mut links = Vec::new();
         if self.self_link {
@@ -247,7 +263,7 @@ impl State {
                 r#"{{"relation":"self","url":"https://ehr.example/fhir/Appointment?{kept}"}}"#
             ));
         }
-        let end = offset + self.page_size;
+        let end = offset + page_size;
         if end < rows.len() {
             let next = format!("{}/Appointment?{kept}offset={end}", self.next_base);
             links.push(format!(r#"{{"relation":"next","url":"{next}"}}"#));
@@ -334,12 +350,17 @@ impl Http for Server {
 }
 
 /// Our own clock, by default a quarter of an hour ahead of the server's.
-#[derive(Debug)]
-struct OurClock(i64);
+struct OurClock(Server);
+
+impl fmt::Debug for OurClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OurClock({})", self.now())
+    }
+}
 
 impl Clock for OurClock {
     fn now(&self) -> Timestamp {
-        at(self.0)
+        at(self.0.with(|state| state.ours))
     }
 }
 
@@ -350,7 +371,7 @@ pub(crate) fn connector(server: &Server) -> FhirConnector {
         credentials: Arc::new(Fixed::header(AUTHORIZATION, "Bearer s3cret").unwrap()),
         profile: Profile::builtin("sandbox").unwrap(),
         http: Arc::new(server.clone()),
-        clock: Arc::new(OurClock(server.with(|state| state.ours))),
+        clock: Arc::new(OurClock(server.clone())),
         limits: Limits {
             page_bytes_max: 20_000,
             record_bytes_max: 2000,

@@ -1,0 +1,196 @@
+//! One page of a search: asks, reads, and lets `last_updated` say what follows.
+
+use courier_sdk::{
+    ChangePage, ConnectorError, FeedSpec, FetchMode, HttpResponse, Next, PageOrder, Resume, Shown as ShownAs,
+};
+use jiff::Timestamp;
+use url::Url;
+
+use super::{By, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use crate::answer::{self, Asked};
+use crate::bundle::{self, Item, Page, Version};
+use crate::instant::Stored;
+use crate::poll::{self, Course, Stand, UnderWay};
+use crate::portion::Portion;
+use crate::profile::FullPage;
+use crate::query::{Applied, Search};
+use crate::{FhirConnector, digest, query};
+
+/// Why a page is not handed over: its records need not be the feed's.
+const WHERE_IGNORED: &str =
+    "the source ignored a parameter of the feed's where, so that nothing was taken from it";
+
+impl UnderWay for Poll {
+    const BY: By = By::LastUpdated;
+
+    fn begin(plan: &Plan, bound: Timestamp) -> Self {
+        Self::begin(plan, bound)
+    }
+
+    fn bound(&self) -> Timestamp {
+        self.bound.0
+    }
+
+    fn start(&self) -> Option<Timestamp> {
+        self.start.map(|start| start.0)
+    }
+}
+
+impl FhirConnector {
+    /// Asks for one page of a search.
+    pub(crate) async fn search_page(
+        &self,
+        feed: &FeedSpec,
+        stand: Stand<Poll>,
+    ) -> Result<ChangePage, ConnectorError> {
+        let operation = operation(feed);
+        let url = self.search_address(feed, &stand)?;
+        let shortened = self.portion(feed) == Portion::Ids || stand_is_shortened(&stand);
+        let asked = match &stand {
+            Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => {
+                Asked::PageLink(&self.profile.expired_page_statuses)
+            }
+            Stand::Fresh(_) | Stand::Running(_) => Asked::Search,
+        };
+        let least = self.least_searched(feed);
+        let response = self.ask_page(feed, &operation, url.clone(), asked, least).await?;
+        let page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
+            .map_err(|error| answer::unusable(operation, &error))?;
+        if applied(feed, &page, &url) == Some(Applied::NotFilter) {
+            return Ok(self.nothing(feed, &stand, &response));
+        }
+        let shown = self.search_shown(feed, &page, &url)?;
+        let course = self.course(feed, stand, (&response, &shown), |poll: Poll| {
+            let poll = Poll { shortened, ..poll };
+            let rules = Rules {
+                overlap: feed.overlap,
+                paging: self.profile.paging,
+            };
+            match poll.absorb(&shown, rules) {
+                Step::Ask(poll) => Next::Page(Resume::new(poll::text(&poll))),
+                Step::Done(state) => Next::Done(poll::cursor(state)),
+                Step::Inconclusive(reason) => Next::Inconclusive {
+                    reason: reason.to_owned(),
+                },
+            }
+        });
+        let versions = page.items.into_iter();
+        let versions = versions.map(|item| version(item, shortened));
+        Ok(self.handed_over(feed, PageOrder::OldestFirst, course, versions))
+    }
+
+    /// A page of which nothing is taken, and with which the poll ends.
+    fn nothing(&self, feed: &FeedSpec, stand: &Stand<Poll>, response: &HttpResponse) -> ChangePage {
+        let fresh_as_of = match stand {
+            Stand::Fresh(_) => self.source_time(response),
+            Stand::Running(poll) => poll.bound.0,
+        };
+        let course = Course {
+            next: Next::Inconclusive {
+                reason: WHERE_IGNORED.to_owned(),
+            },
+            start: None,
+            fresh_as_of,
+        };
+        self.handed_over(feed, PageOrder::OldestFirst, course, [])
+    }
+
+    fn search_address(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> Result<Url, ConnectorError> {
+        let (from, to) = match stand {
+            Stand::Fresh(plan) => (plan.lower, None),
+            Stand::Running(poll) => match (&poll.target, &poll.window) {
+                (Some(Target::Link(link)), _) => return self.kept_link(&operation(feed), Some(link)),
+                (Some(Target::Window), Some(window)) => (window.lo.map(|lo| lo.0), Some(window.hi.0)),
+                (Some(Target::Window), None) | (None, _) => return self.kept_link(&operation(feed), None),
+            },
+        };
+        let (count, ids_only) = match self.portion(feed) {
+            Portion::Records(count) => (count, feed.fetch == FetchMode::ByRead),
+            Portion::Ids => (self.limits.page_count, true),
+        };
+        let search = Search {
+            record_type: &feed.record_type,
+            from,
+            to,
+            sort: &self.profile.sort,
+            count,
+            ids_only: ids_only && self.profile.ids_only,
+            filter: &feed.filter,
+        };
+        Ok(query::search(&self.exchange.base, &search))
+    }
+
+    fn search_shown(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Result<Shown, ConnectorError> {
+        let filter = match applied(feed, page, url) {
+            None => Filter::Unsaid,
+            Some(Applied::All) => Filter::Applied,
+            Some(Applied::NotTime | Applied::NotFilter) => Filter::Ignored,
+        };
+        // A link that the source gave need not say how much was asked for, nor does its fill matter.
+        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
+        let granted = self_link(page, url).as_ref().and_then(query::count_of);
+        let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
+        let rows = page.items.len() as u64;
+        let all = page.total.is_some_and(|total| total <= rows);
+        let cut = rows >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
+        Ok(Shown {
+            stamps: page.items.iter().map(|item| item.last_updated).collect(),
+            digest: page.items.iter().map(identity).fold(0, u64::wrapping_add),
+            entries: page.entries,
+            matches: page.matches as u64,
+            total: page.total,
+            unusable: page.unusable,
+            filter,
+            next: self.next_link(&operation(feed), url, page.next.as_deref())?,
+            fill: if cut { Fill::PerhapsCut } else { Fill::Whole },
+        })
+    }
+}
+
+/// What the `self` link says of the request's parameters; nothing where there is none.
+fn applied(feed: &FeedSpec, page: &Page, url: &Url) -> Option<Applied> {
+    let link = self_link(page, url)?;
+    Some(query::applied(url, &link, &feed.filter))
+}
+
+fn self_link(page: &Page, url: &Url) -> Option<Url> {
+    url.join(page.self_link.as_deref()?).ok()
+}
+
+/// Whether the poll under way was asked for ids instead of records.
+fn stand_is_shortened(stand: &Stand<Poll>) -> bool {
+    match stand {
+        Stand::Fresh(_) => false,
+        Stand::Running(poll) => poll.shortened,
+    }
+}
+
+/// A record that may have been `shortened` is not carried, whether or not the source says so.
+fn version(item: Item, shortened: bool) -> Version {
+    Version {
+        key: item.key,
+        shown: ShownAs::State,
+        version_id: item.version_id,
+        last_updated: item.last_updated,
+        body: (!item.subsetted && !shortened).then_some(item.body),
+    }
+}
+
+/// What makes a row the same row in two passes through a window.
+fn identity(item: &Item) -> u64 {
+    let stamp = item
+        .last_updated
+        .map(Stored)
+        .map(String::from)
+        .unwrap_or_default();
+    let version = item.version_id.as_deref().unwrap_or_default();
+    digest::of(&[
+        item.key.id.as_str().as_bytes(),
+        version.as_bytes(),
+        stamp.as_bytes(),
+    ])
+}
+
+fn operation(feed: &FeedSpec) -> String {
+    format!("search {}", feed.record_type)
+}
