@@ -119,7 +119,7 @@ pub(super) fn change_bytes(change: &Change) -> usize {
     change.content.as_ref().map_or(0, Content::bytes)
 }
 
-/// The bytes of an event's body.
+/// The bytes of an event's body and of its context.
 pub(super) fn event_bytes(event: &Event) -> usize {
     let context = event.context.as_ref().map_or(0, Context::bytes);
     context + event.record.as_ref().map_or(0, |record| record.bytes().len())

@@ -17,7 +17,7 @@ use crate::domain::delivery::{
     AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryId, DeliveryState, Fence,
 };
 use crate::domain::name::DestinationName;
-use crate::store::batch::Bounds;
+use crate::store::batch::{Bounds, event_bytes};
 use crate::store::{ClaimDeliveries, DueDestinations, Holder, Recorded};
 
 /// The deliveries that this process is attempting.
@@ -246,7 +246,7 @@ pub(super) fn claim(db: &Connection, claims: &Claims, claim: &ClaimDeliveries) -
         let Some(delivery) = outbox_rows::claimed_by(db, &mut select, front.id)? else {
             continue;
         };
-        if !bounds.admit(outbox_rows::event_bytes(&delivery.event)) {
+        if !bounds.admit(event_bytes(&delivery.event)) {
             break;
         }
         claims.insert(front.id, front.fence, front.line);
