@@ -177,6 +177,7 @@ macro_rules! contract_suite {
                     a_paused_subscription_is_numbered_on_and_claims_nothing,
                     a_pause_outlives_the_process_and_names_what_is_in_force,
                     a_resumed_line_goes_on_with_its_lowest_number,
+                    a_pause_uses_up_no_retry_schedule,
                     the_epoch_stays_until_a_recovery,
                     a_recovery_rewinds_ends_polls_and_raises_numbers,
                     a_releasing_stage_ends_where_the_recovery_says,
