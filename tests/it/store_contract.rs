@@ -166,6 +166,7 @@ macro_rules! contract_suite {
                 operate: [
                     events_are_listed_newest_first_with_their_deliveries,
                     dead_letters_are_chosen_by_destination_subscription_and_id,
+                    a_redrive_takes_the_oldest_and_one_slice_at_most,
                     the_backlog_counts_what_waits,
                     depths_count_what_waits_in_every_place,
                     cursors_and_quarantine_are_listed,
