@@ -28,10 +28,10 @@ pub struct Watch {
     pub traces: Traces,
 }
 
-/// The names of one kind that have a label of their own: the first [`NAMES_MAX`] that were counted.
-#[derive(Debug, Default)]
+/// The names of one kind that have a label of their own: the first [`NAMES_MAX`] that were asked for. Clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct Labels {
-    own: Mutex<BTreeSet<Arc<str>>>,
+    own: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 impl Labels {

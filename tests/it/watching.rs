@@ -1,6 +1,7 @@
 //! What leaves the real binary beside notifications: logs, metrics, traces, tables and errors.
 
 mod canary;
+mod labels;
 mod leaks;
 mod readiness;
 mod scene;
