@@ -126,8 +126,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
         reload: reload.subscribe(),
         draining: stop.clone(),
     };
-    let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
-    let control_failed = stop.clone();
+    let (face_stop, control_failed) = (CancellationToken::new(), stop.clone());
     let pipeline = async {
         let shown = reload::Shown {
             workers,
@@ -138,22 +137,18 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
         face_stop.cancel();
         outcome
     };
-    let serving = async {
-        let served = face::serve(listener, face, face_stop.clone()).await;
-        // Without its face the service cannot say how it fares: it drains, and its supervisor starts it again.
-        face_failed.cancel();
-        served
-    };
+    let serving = face::serve(listener, face, face_stop.clone());
     let controlling = async {
         let served = control.serve(operating, face_stop.clone()).await;
+        // Without it nobody can operate the service: it drains, and its supervisor starts it again.
         control_failed.cancel();
         served
     };
     let exporting = watching::export(exporter, face_stop.clone());
-    let (outcome, served, controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
+    let (outcome, (), controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
     outcome?;
     controlled?;
-    served.map_err(AppError::Face)
+    Ok(())
 }
 
 /// Says which choices of the configuration weaken protection.
