@@ -157,9 +157,10 @@ async fn replay(desk: &Desk, id: &str, subscription: Option<&str>) -> Result<Ans
 
 async fn dead_letters(desk: &Desk, filter: &DeadLetterFilter) -> Result<Answer, Refusal> {
     let mut query = dead_letter_query(filter)?;
-    if query.limit == 0 {
-        query.limit = ROWS_MAX;
-    }
+    query.limit = match query.limit {
+        0 => ROWS_MAX,
+        limit => rows(limit)?,
+    };
     let found = desk.store.dead_letters(&query).await?;
     if found.is_empty() {
         desk.know_destination(query.destination.as_ref())?;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use courier_sdk::{Clock as _, ConnectionName, FeedName, RecordId, RecordKey, RecordType, Resume};
 use ehr_courier::clock::SystemClock;
-use ehr_courier::operate::{Answer, Ask, Desk, answer};
+use ehr_courier::operate::ask::DeadLetterFilter;
+use ehr_courier::operate::{Answer, Ask, Desk, ROWS_MAX, Refusal, answer};
 use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
 use ehr_courier::store::{
     AcceptPage, ContextRule, Holder, LeaseRequest, PollId, PollRef, Progress, Sights, Store,
@@ -81,4 +82,21 @@ async fn a_large_quarantine_is_redriven_in_slices_between_which_others_write() {
     assert_eq!(redriven, 2_500);
     assert_eq!(store.operations() - before, 3);
     assert_eq!(store.quarantine(10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_listing_of_dead_letters_is_bounded_as_every_other() {
+    let folder = TempDir::new().unwrap();
+    let (_store, desk) = open(&folder);
+    let listed = async |limit| {
+        let filter = DeadLetterFilter {
+            limit,
+            ..DeadLetterFilter::default()
+        };
+        answer(&desk, &Ask::DeadLetters(filter)).await
+    };
+    assert!(matches!(listed(ROWS_MAX + 1).await, Err(Refusal::Usage(_))));
+    for fine in [0, 1, ROWS_MAX] {
+        assert!(matches!(listed(fine).await, Ok(Answer::DeadLetters(_))));
+    }
 }
