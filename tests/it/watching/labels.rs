@@ -1,5 +1,6 @@
 //! Under which labels things are counted, and which labels are left behind.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use courier_fhir::Profile;
@@ -7,7 +8,7 @@ use courier_sdk::Clock as _;
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::{self, Environment, Secrets, Surroundings, Target};
-use ehr_courier::pipeline::watch::{Labels, NAMES_MAX, OTHER};
+use ehr_courier::pipeline::watch::{Labels, NAMES_MAX, OTHER, Shown};
 
 #[test]
 fn a_broker_beyond_the_limit_of_labels_counts_under_the_common_one() {
@@ -39,4 +40,13 @@ fn a_broker_beyond_the_limit_of_labels_counts_under_the_common_one() {
         assert_eq!(&*labels.of(&name), name);
     }
     assert_eq!(&*app::broker_settings(entry, target, &labels).label, OTHER);
+}
+
+#[test]
+fn what_is_shown_no_longer_is_told_once() {
+    let shown = Shown::default();
+    assert_eq!(shown.replace(BTreeSet::from(["a", "b"])), [""; 0]);
+    assert_eq!(shown.replace(BTreeSet::from(["b", "c"])), ["a"]);
+    assert_eq!(shown.replace(BTreeSet::from(["c"])), ["b"]);
+    assert_eq!(shown.replace(BTreeSet::from(["a"])), ["c"]);
 }
