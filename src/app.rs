@@ -38,6 +38,7 @@ use crate::face::{self, Face, Reload, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
+use crate::pipeline::watch::{Labels, Watch};
 use crate::pipeline::{self, Outlet, PipelineError, Worker};
 use crate::store::sqlite::{OpenMode, SqliteStore};
 use crate::store::{Holder, Store, StoreError};
@@ -97,7 +98,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
     let store = open_store(&config, OpenMode::Service).map_err(AppError::Store)?;
     let mut worker = compose(&config, Arc::new(store), clock)?;
     worker.dedup = dedup(&config.dedup, worker.store.as_ref()).await?;
-    let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref())?;
+    let (watch, exporter) = watching::watch(config.telemetry.traces.as_ref(), &worker.watch)?;
     worker.watch = watch;
     let worker = Arc::new(worker);
     let control = ControlSocket::bind(&config.state.database)?;
@@ -125,8 +126,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
         reload: reload.subscribe(),
         draining: stop.clone(),
     };
-    let (face_stop, face_failed) = (CancellationToken::new(), stop.clone());
-    let control_failed = stop.clone();
+    let (face_stop, control_failed) = (CancellationToken::new(), stop.clone());
     let pipeline = async {
         let shown = reload::Shown {
             workers,
@@ -137,22 +137,18 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
         face_stop.cancel();
         outcome
     };
-    let serving = async {
-        let served = face::serve(listener, face, face_stop.clone()).await;
-        // Without its face the service cannot say how it fares: it drains, and its supervisor starts it again.
-        face_failed.cancel();
-        served
-    };
+    let serving = face::serve(listener, face, face_stop.clone());
     let controlling = async {
         let served = control.serve(operating, face_stop.clone()).await;
+        // Without it nobody can operate the service: it drains, and its supervisor starts it again.
         control_failed.cancel();
         served
     };
     let exporting = watching::export(exporter, face_stop.clone());
-    let (outcome, served, controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
+    let (outcome, (), controlled, ()) = tokio::join!(pipeline, serving, controlling, exporting);
     outcome?;
     controlled?;
-    served.map_err(AppError::Face)
+    Ok(())
 }
 
 /// Says which choices of the configuration weaken protection.
@@ -168,6 +164,7 @@ fn audit(config: &Config) {
 /// [`AppError::Compose`] when a connection or destination cannot be set up.
 pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Worker, AppError> {
     let mut clients = Clients::default();
+    let watch = Watch::default();
     let connections = config
         .connections
         .values()
@@ -181,7 +178,10 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
     let destinations = config
         .destinations
         .values()
-        .map(|entry| Ok((entry.name.clone(), Arc::new(outlet(entry, &mut clients)?))))
+        .map(|entry| {
+            let made = outlet(entry, &watch.destinations, &mut clients)?;
+            Ok((entry.name.clone(), Arc::new(made)))
+        })
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
     Ok(Worker {
         store,
@@ -196,7 +196,7 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
             ..Limits::default()
         },
         bells: pipeline::bells::Bells::default(),
-        watch: Arc::default(),
+        watch: Arc::new(watch),
         draws: Mutex::new(StdRng::seed_from_u64(rand::random())),
     })
 }
@@ -246,11 +246,15 @@ pub fn connection(
     ))
 }
 
-/// Makes one destination of its configuration.
+/// Makes one destination of its configuration; what it counts itself goes under one of these labels.
 ///
 /// # Errors
 /// [`AppError::Compose`] when it cannot be set up.
-pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outlet, AppError> {
+pub fn outlet(
+    entry: &config::Destination,
+    labels: &Labels,
+    clients: &mut Clients,
+) -> Result<Outlet, AppError> {
     let destination: Arc<dyn Destination> = match &entry.target {
         config::Target::Webhook { url, secret } => {
             let key = SigningKey::from_bytes(secret.expose_secret()).map_err(|error| AppError::Compose {
@@ -264,16 +268,21 @@ pub fn outlet(entry: &config::Destination, clients: &mut Clients) -> Result<Outl
                 deadline: WEBHOOK_DEADLINE,
             }))
         }
-        config::Target::Amqp(target) => Arc::new(Amqp::new(broker_settings(entry, target))),
+        config::Target::Amqp(target) => Arc::new(Amqp::new(broker_settings(entry, target, labels))),
     };
     Ok(Outlet::new(destination, entry.retry.clone()))
 }
 
 /// What an AMQP destination is made of.
 #[must_use]
-pub fn broker_settings(entry: &config::Destination, target: &config::AmqpTarget) -> amqp::Settings {
+pub fn broker_settings(
+    entry: &config::Destination,
+    target: &config::AmqpTarget,
+    labels: &Labels,
+) -> amqp::Settings {
     amqp::Settings {
         name: entry.name.clone(),
+        label: labels.of(entry.name.as_str()),
         broker: target.broker.clone(),
         exchange: target.exchange.clone(),
         routing_key: target.routing_key.clone(),

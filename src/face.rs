@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod admin;
+mod connections;
 pub mod control;
 pub mod health;
 
@@ -77,10 +78,7 @@ impl Face {
 }
 
 /// Answers requests until `stop`; those in progress by then have two seconds to end.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) {
     let metrics = face.metrics.clone();
     let router = Router::new()
         .route("/metrics", get(render))
@@ -98,16 +96,17 @@ pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) -
             metrics.run_upkeep();
         }
     };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let mut serving = std::pin::pin!(serving.into_future());
+    let mut serving = std::pin::pin!(connections::serve(listener, router, &stop));
     tokio::select! {
         biased;
-        ended = &mut serving => return ended,
+        () = &mut serving => return,
         () = stop.cancelled() => {}
         () = upkeep => {}
     }
     // A client that never finishes its request does not keep the service alive.
-    tokio::time::timeout(STOP_GRACE, serving).await.unwrap_or(Ok(()))
+    if tokio::time::timeout(STOP_GRACE, serving).await.is_err() {
+        tracing::debug!("requests in progress were cut");
+    }
 }
 
 async fn ready(State(face): State<Face>) -> Response {

@@ -8,6 +8,7 @@ pub mod ask;
 mod cursors;
 mod destinations;
 mod recovery;
+mod redrive;
 mod subscriptions;
 pub mod view;
 
@@ -49,7 +50,7 @@ pub struct Desk {
     pub subscriptions: Vec<Subscription>,
 }
 
-/// Why something was not done; nothing changed.
+/// Why something was not done; nothing changed. A redrive that fails on the way keeps the slices that it has written.
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// It cannot be asked like that.
@@ -89,37 +90,19 @@ impl From<InvalidName> for Refusal {
 /// Does what is asked.
 ///
 /// # Errors
-/// [`Refusal`]; nothing changed then.
+/// [`Refusal`].
 pub async fn answer(desk: &Desk, ask: &Ask) -> Result<Answer, Refusal> {
     match ask {
         Ask::Events(filter) => events(desk, filter).await,
         Ask::Event { id, body } => event(desk, id, *body).await,
         Ask::Replay { id, subscription } => replay(desk, id, subscription.as_deref()).await,
         Ask::DeadLetters(filter) => dead_letters(desk, filter).await,
-        Ask::Redrive(filter) => {
-            let query = dead_letter_query(filter)?;
-            let deliveries = desk.store.redrive(&query, desk.clock.now()).await?;
-            if deliveries == 0 {
-                desk.know_destination(query.destination.as_ref())?;
-                desk.know_subscription(query.subscription.as_ref())?;
-            }
-            Ok(Answer::Redriven(deliveries))
-        }
+        Ask::Redrive(filter) => redrive::dead_letters(desk, filter).await,
         Ask::Quarantine { limit } => {
             let rows = desk.store.quarantine(rows(*limit)?).await?;
             Ok(Answer::Quarantine(rows.iter().map(QuarantineView::of).collect()))
         }
-        Ask::RedriveQuarantine { connection } => {
-            let connection = ConnectionName::parse(connection)?;
-            let changes = desk
-                .store
-                .redrive_quarantine(&connection, desk.clock.now())
-                .await?;
-            if changes == 0 {
-                desk.know_connection(Some(&connection))?;
-            }
-            Ok(Answer::Redriven(changes))
-        }
+        Ask::RedriveQuarantine { connection } => redrive::quarantine(desk, connection).await,
         Ask::Cursors => cursors::list(desk).await,
         Ask::SetCursor(set) => cursors::set(desk, set).await,
         Ask::Subscriptions => subscriptions::list(desk).await,
@@ -174,9 +157,10 @@ async fn replay(desk: &Desk, id: &str, subscription: Option<&str>) -> Result<Ans
 
 async fn dead_letters(desk: &Desk, filter: &DeadLetterFilter) -> Result<Answer, Refusal> {
     let mut query = dead_letter_query(filter)?;
-    if query.limit == 0 {
-        query.limit = ROWS_MAX;
-    }
+    query.limit = match query.limit {
+        0 => ROWS_MAX,
+        limit => rows(limit)?,
+    };
     let found = desk.store.dead_letters(&query).await?;
     if found.is_empty() {
         desk.know_destination(query.destination.as_ref())?;

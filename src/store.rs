@@ -254,7 +254,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Engine`] only.
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRow>, StoreError>;
 
-    /// Owes dead letters again with a fresh schedule, under the rules of [`Store::replay`]; returns how many.
+    /// Owes the oldest dead letters again with a fresh schedule, under the rules of [`Store::replay`]; returns how many.
+    /// One call takes at most [`SLICE_ROWS_MAX`]: ask again while it answers as many as were asked for.
     ///
     /// # Errors
     /// [`StoreError::Engine`] only.
@@ -266,7 +267,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Engine`] only.
     async fn quarantine(&self, limit: usize) -> Result<Vec<QuarantineRow>, StoreError>;
 
-    /// Puts quarantined changes back into the inbox; returns how many.
+    /// Puts a connection's oldest quarantined changes back into the inbox; returns how many. One call takes at most
+    /// [`SLICE_ROWS_MAX`].
     ///
     /// # Errors
     /// [`StoreError::Engine`] only.

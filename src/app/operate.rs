@@ -9,6 +9,7 @@ use super::{AppError, Clients, connection, outlet};
 use crate::config::Config;
 use crate::domain::name::DestinationName;
 use crate::operate::Desk;
+use crate::pipeline::watch::Labels;
 use crate::store::Store;
 
 /// Which parts of the configuration a question needs at work.
@@ -43,7 +44,9 @@ pub fn desk(
     let mut destinations = BTreeMap::new();
     for entry in config.destinations.values() {
         let sender = if *needs == Needs::Destination(entry.name.clone()) {
-            Some(Arc::clone(&outlet(entry, &mut clients)?.destination))
+            Some(Arc::clone(
+                &outlet(entry, &Labels::default(), &mut clients)?.destination,
+            ))
         } else {
             None
         };

@@ -196,7 +196,7 @@ fn succeed(old: &Worker, was: &Config, config: &Config) -> Result<Worker, AppErr
             .filter(|_| was.keeps_destination(config, name));
         let made = match kept {
             Some(kept) => Arc::clone(kept),
-            None => Arc::new(outlet(entry, &mut clients)?),
+            None => Arc::new(outlet(entry, &old.watch.destinations, &mut clients)?),
         };
         destinations.insert(name.clone(), made);
     }

@@ -10,19 +10,23 @@ use crate::pipeline::watch::Watch;
 use crate::telemetry::TelemetryError;
 use crate::telemetry::otlp::{self, Exporter};
 
-/// Makes what a worker shows of itself, and the exporter that takes its spans where a collector is configured.
+/// Makes what a worker shows of itself, under the labels given out already, and the exporter that takes its spans where
+/// a collector is configured.
 ///
 /// # Errors
 /// [`TelemetryError::Traces`] when the client for the collector cannot be made.
 pub(super) fn watch(
     traces: Option<&config::Traces>,
+    composed: &Arc<Watch>,
 ) -> Result<(Arc<Watch>, Option<Exporter>), TelemetryError> {
     let Some(traces) = traces else {
-        return Ok((Arc::default(), None));
+        return Ok((Arc::clone(composed), None));
     };
     let (spans, exporter) = otlp::exporting(&traces.collector)?;
     let watch = Watch {
         traces: Traces::new(spans, f64::from(traces.percent) / 100.0),
+        connections: composed.connections.clone(),
+        destinations: composed.destinations.clone(),
         ..Watch::default()
     };
     Ok((Arc::new(watch), Some(exporter)))

@@ -14,6 +14,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::destination::Attempt;
 use crate::pipeline::connection::Connection;
+use crate::pipeline::watch::Labels;
 
 /// Connections and destinations asked at once.
 const AT_ONCE: usize = 16;
@@ -144,7 +145,12 @@ async fn ask_destinations(config: &Config) -> Vec<DestinationLine> {
     let made: Vec<_> = config
         .destinations
         .values()
-        .map(|entry| (entry.name.to_string(), app::outlet(entry, &mut clients)))
+        .map(|entry| {
+            (
+                entry.name.to_string(),
+                app::outlet(entry, &Labels::default(), &mut clients),
+            )
+        })
         .collect();
     let asking = made.into_iter().map(|(destination, made)| async move {
         let (reached, detail) = match made {

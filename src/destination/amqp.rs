@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lapin::types::ShortString;
+use metrics::SharedString;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -44,8 +45,10 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// What an AMQP destination needs.
 #[derive(Clone)]
 pub struct Settings {
-    /// Its name, which labels its metrics.
+    /// Its name.
     pub name: DestinationName,
+    /// What its metrics are labelled with: its name, or what stands for the many.
+    pub label: SharedString,
     /// The broker and who we are to it.
     pub broker: Broker,
     /// The exchange to publish to, which must exist: 1 to 255 bytes.

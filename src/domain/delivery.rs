@@ -39,7 +39,8 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Attempts made since the schedule began.
     pub attempts: u32,
-    /// When the retry schedule began: when the row was written, or when it was redriven or replayed.
+    /// When the retry schedule began: when the row was written, or when it was redriven or replayed; later by as long as
+    /// its subscription was paused since.
     pub scheduled_from: Timestamp,
     /// When the next attempt is due.
     pub due_at: Timestamp,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// The schedule of design: 5 s to 24 h, ten steps, a little over three days in all.
 pub const DEFAULT_SCHEDULE: [Duration; 10] = [
@@ -67,6 +67,15 @@ pub fn next_attempt(schedule: &[Duration], failure: &Failure) -> NextAttempt {
         }
         Some(_) | None => NextAttempt::Never,
     }
+}
+
+/// When a schedule counts from that stood still from `since` until `now`: a pause uses none of it up.
+#[must_use]
+pub fn after_pause(scheduled_from: Timestamp, since: Timestamp, now: Timestamp) -> Timestamp {
+    let stood = now.duration_since(scheduled_from.max(since));
+    scheduled_from
+        .saturating_add(stood.max(SignedDuration::ZERO))
+        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -167,6 +167,9 @@ pub fn measure(worker: &Worker) {
             *shown = shown.max(lag);
         }
     }
+    for left in worker.watch.lags.replace(lags.keys().cloned().collect()) {
+        lags.insert(left, 0.0);
+    }
     for ((connection, feed), lag) in lags {
         metrics::gauge!("courier_cursor_lag_seconds", "connection" => connection, "feed" => feed).set(lag);
     }

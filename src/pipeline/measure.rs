@@ -38,6 +38,10 @@ fn show(worker: &Worker, depths: &BTreeMap<courier_sdk::ConnectionName, Depths>)
         let label = worker.watch.connections.of(name.as_str());
         by_label.entry(label).or_default().add(one);
     }
+    // Nothing waits for a connection that left the configuration.
+    for left in worker.watch.depths.replace(by_label.keys().cloned().collect()) {
+        by_label.insert(left, Depths::default());
+    }
     let now = worker.clock.now();
     for (label, depths) in by_label {
         for (place, rows) in depths.places() {

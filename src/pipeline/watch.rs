@@ -24,14 +24,39 @@ pub struct Watch {
     pub connections: Labels,
     /// How destinations are.
     pub destinations: Labels,
+    /// The connections whose waiting rows were shown last.
+    pub depths: Shown<SharedString>,
+    /// The connections and feeds whose lag was shown last.
+    pub lags: Shown<(SharedString, SharedString)>,
     /// What it traces.
     pub traces: Traces,
 }
 
-/// The names of one kind that have a label of their own: the first [`NAMES_MAX`] that were counted.
-#[derive(Debug, Default)]
+/// The series of a gauge that were shown last. A gauge keeps its value: one whose subject left the configuration must be
+/// set to nothing once, or it would show its last value for ever.
+#[derive(Debug)]
+pub struct Shown<T>(Mutex<BTreeSet<T>>);
+
+impl<T> Default for Shown<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Ord> Shown<T> {
+    /// Notes what is shown now; answers what was shown before and is no longer.
+    #[must_use]
+    pub fn replace(&self, now: BTreeSet<T>) -> Vec<T> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last, now);
+        before.into_iter().filter(|one| !last.contains(one)).collect()
+    }
+}
+
+/// The names of one kind that have a label of their own: the first [`NAMES_MAX`] that were asked for. Clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct Labels {
-    own: Mutex<BTreeSet<Arc<str>>>,
+    own: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 impl Labels {

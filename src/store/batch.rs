@@ -6,7 +6,7 @@ use std::time::Duration;
 use courier_sdk::{ConnectionName, Context, FeedName, Novelty, RecordKey, Shown};
 use jiff::Timestamp;
 
-use super::{Accepted, ContextRule, PollRef, SLICE_BYTES_MAX};
+use super::{Accepted, ContextRule, PollRef, SLICE_BYTES_MAX, SLICE_ROWS_MAX};
 use crate::domain::event::{Change, Content, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Source};
@@ -132,10 +132,18 @@ pub(super) fn change_bytes(change: &Change) -> usize {
     change.content.as_ref().map_or(0, Content::bytes)
 }
 
-/// The bytes of an event's body.
+/// The bytes of an event's body and of its context.
 pub(super) fn event_bytes(event: &Event) -> usize {
     let context = event.context.as_ref().map_or(0, Context::bytes);
     context + event.record.as_ref().map_or(0, |record| record.bytes().len())
+}
+
+/// How many rows one transaction takes where so many are asked for; 0 asks for all.
+pub(super) fn slice_rows(limit: usize) -> usize {
+    match limit {
+        0 => SLICE_ROWS_MAX,
+        limit => limit.min(SLICE_ROWS_MAX),
+    }
 }
 
 /// Bounds one transaction by rows and body bytes; a larger body goes by itself.

@@ -82,10 +82,10 @@ impl SqliteStore {
         let lock = schema::lock(path)?;
         let db = schema::open_for_writing(path)?;
         schema::check_origin(&db, path, mode)?;
-        seal_keys::admit(&db, seals).map_err(|failure| failure.named("looking at the store's keys"))?;
+        let db = Connection::new(db, seals.clone());
+        seal_keys::admit(&db).map_err(|failure| failure.named("looking at the store's keys"))?;
         lease::void_all(&db)
             .map_err(|error| Failure::from(error).named("ending the leases of earlier runs"))?;
-        let db = Connection::new(db, seals.clone());
         let reading = Connection::new(schema::open_for_reading(path)?, seals.clone());
         Ok(Self {
             writer: Some(Writer::start("store-writer", db, Some(lock))?),
@@ -108,9 +108,8 @@ impl SqliteStore {
     /// [`StoreError::WrongKey`] when it is encrypted with a key that `seals` does not have; [`StoreError::Unusable`]
     /// when the file is missing or of another version; [`StoreError::Engine`].
     pub fn read_only_sealed(path: &Path, seals: &Seals) -> Result<Self, StoreError> {
-        let reading = schema::open_for_reading(path)?;
-        seal_keys::check(&reading, seals).map_err(|failure| failure.named("looking at the store's keys"))?;
-        let reading = Connection::new(reading, seals.clone());
+        let reading = Connection::new(schema::open_for_reading(path)?, seals.clone());
+        seal_keys::check(&reading).map_err(|failure| failure.named("looking at the store's keys"))?;
         Ok(Self {
             writer: None,
             reader: Writer::start("store-reader", reading, None)?,

@@ -120,6 +120,14 @@ impl Seals {
         self.0.as_ref().is_some_and(|keys| keys.knows(key))
     }
 
+    /// How everything begins that this key sealed.
+    #[must_use]
+    pub fn head(key: KeyId) -> Vec<u8> {
+        let mut head = vec![ZSTD_ENCRYPTED];
+        head.extend_from_slice(key.bytes());
+        head
+    }
+
     /// Makes bytes ready for the store.
     ///
     /// # Errors

@@ -138,6 +138,7 @@ impl Desk {
     fn settings(&self, deadline: Duration) -> Settings {
         Settings {
             name: DestinationName::parse("bus").unwrap(),
+            label: "bus".into(),
             broker: broker(&self.broker),
             exchange: self.exchange.clone(),
             routing_key: Template::parse("{connection}.{record_type}.{change}").unwrap(),

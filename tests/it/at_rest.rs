@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use courier_fhir::Profile;
-use courier_sdk::Clock;
+use courier_sdk::{Clock, ConnectionName, Cursor, FeedName};
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::{self, Config, Environment, Secrets, Surroundings};
@@ -14,7 +14,7 @@ use ehr_courier::pipeline;
 use ehr_courier::receiver;
 use ehr_courier::sandbox::{self, Access, Ehr, Options, Pace};
 use ehr_courier::store::sqlite::OpenMode;
-use ehr_courier::store::{EventQuery, Store as _, StoreError};
+use ehr_courier::store::{EventQuery, SetCursor, Store as _, StoreError, Sweep};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -202,4 +202,60 @@ async fn a_store_that_was_plain_stays_readable_when_it_gets_a_key() {
         app::open_store(&plain, OpenMode::Service).map(drop),
         Err(StoreError::WrongKey { .. })
     ));
+}
+
+#[tokio::test]
+async fn an_old_key_can_go_once_what_it_sealed_is_swept_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = Url::parse("https://ehr.example/fhir").unwrap();
+    carry_a_planted_record(folder.path(), "key = \"env:FIRST\"").await;
+    let open = |state: &str| {
+        let config = load(folder.path(), &nowhere, &nowhere, state);
+        app::open_store(&config, OpenMode::Service)
+    };
+    let place = |feed: &str| {
+        (
+            ConnectionName::parse("mercy").unwrap(),
+            FeedName::parse(feed).unwrap(),
+        )
+    };
+    // A feed that is in the configuration no longer.
+    let (connection, removed) = place("removed");
+    let set = SetCursor {
+        connection: connection.clone(),
+        feed: removed.clone(),
+        cursor: Some(Cursor::new("a cursor".to_owned())),
+        note: String::new(),
+        at: SystemClock.now(),
+    };
+    let store = open("key = \"env:FIRST\"").unwrap();
+    store.set_cursor(&set).await.unwrap();
+    let before = store.cursors().await.unwrap();
+    assert_eq!(before.len(), 2);
+    drop(store);
+
+    let both = "key = \"env:SECOND\"\nprevious_keys = [\"env:FIRST\"]";
+    drop(open(both).unwrap());
+    let second = "key = \"env:SECOND\"";
+    let Err(StoreError::WrongKey { reason }) = open(second).map(drop) else {
+        panic!("the events are sealed with the key that is gone")
+    };
+    assert!(reason.contains("state.previous_keys"), "{reason}");
+
+    let store = open(both).unwrap();
+    let sweep = Sweep {
+        at: SystemClock.now() + Duration::from_hours(24 * 30),
+        retention: Duration::from_hours(24),
+        unseen_for: Duration::from_hours(24),
+        stamped_before: Duration::from_hours(24),
+        limit: 100,
+    };
+    assert!(store.sweep(&sweep).await.unwrap().events > 0);
+    drop(store);
+    let store = open(second).unwrap();
+    assert_eq!(store.cursors().await.unwrap(), before);
+    let read = store.feed(&connection, &removed).await.unwrap();
+    assert_eq!(read.cursor, set.cursor);
+    drop(store);
+    assert!(open(second).is_ok());
 }

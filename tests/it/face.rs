@@ -52,7 +52,7 @@ async fn a_stopped_face_ends_though_a_client_holds_half_a_request() {
 
     stop.cancel();
     let ended = tokio::time::timeout(PATIENCE, tasks.join_next()).await;
-    assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
+    assert!(matches!(ended, Ok(Some(Ok(())))), "{ended:?}");
     drop(half);
 }
 
@@ -101,5 +101,46 @@ async fn with_tokens_all_but_health_needs_one_and_nothing_sent_is_repeated() {
     }
     stop.cancel();
     let ended = tokio::time::timeout(PATIENCE, tasks.join_next()).await;
-    assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
+    assert!(matches!(ended, Ok(Some(Ok(())))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_finish_its_header_is_let_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(face::serve(listener, face(&stop, &[]), stop.clone()));
+    for said in [&b""[..], b"GET /readyz HTTP/1.1\r\nhost"] {
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(said).await.unwrap();
+        let mut answer = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_mins(1), slow.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "it is still waited for");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_until_one_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(face::serve(listener, face(&stop, &[]), stop.clone()));
+    let mut silent = Vec::new();
+    for _ in 0..256 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut waiting = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    waiting.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    let early = tokio::time::timeout(Duration::from_millis(500), waiting.readable()).await;
+    assert!(early.is_err(), "it was answered beyond the limit");
+    drop(silent.pop());
+    let answered = tokio::time::timeout(PATIENCE, waiting.read_to_string(&mut answer)).await;
+    assert!(
+        answered.is_ok() && answer.starts_with("HTTP/1.1 200 OK"),
+        "{answer}"
+    );
 }

@@ -1,6 +1,7 @@
 //! Operating the real binary: through the control socket while it runs, on the store itself while it does not.
 
 mod recovering;
+mod slices;
 mod ward;
 
 use serde_json::{Value, json};

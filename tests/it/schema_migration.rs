@@ -304,7 +304,7 @@ async fn delivers(store: &SqliteStore) {
         at: at(1_000),
         retention: Duration::from_secs(1),
         unseen_for: Duration::from_hours(24),
-        stamped_before: Duration::from_hours(24),
+        stamped_before: [(mercy(), at(1_000 - 24 * 3_600))].into(),
         limit: 100,
     };
     let swept = store.sweep(&sweep).await.unwrap();

@@ -76,6 +76,7 @@ macro_rules! contract_suite {
                     a_record_that_came_along_waits_for_its_context,
                     a_released_stage_waits_for_its_context_too,
                     context_is_frozen_with_the_event_byte_for_byte,
+                    context_counts_in_what_one_slice_and_one_claim_hold,
                 ];
                 stage: [
                     nothing_staged_shows_before_the_last_page,
@@ -179,6 +180,7 @@ macro_rules! contract_suite {
                     what_a_cursor_that_stands_still_may_show_again_is_not_forgotten,
                     events_are_listed_newest_first_with_their_deliveries,
                     dead_letters_are_chosen_by_destination_subscription_and_id,
+                    a_redrive_takes_the_oldest_and_one_slice_at_most,
                     the_backlog_counts_what_waits,
                     depths_count_what_waits_in_every_place,
                     cursors_and_quarantine_are_listed,
@@ -190,6 +192,7 @@ macro_rules! contract_suite {
                     a_paused_subscription_is_numbered_on_and_claims_nothing,
                     a_pause_outlives_the_process_and_names_what_is_in_force,
                     a_resumed_line_goes_on_with_its_lowest_number,
+                    a_pause_uses_up_no_retry_schedule,
                     the_epoch_stays_until_a_recovery,
                     a_recovery_rewinds_ends_polls_and_raises_numbers,
                     a_releasing_stage_ends_where_the_recovery_says,

@@ -3,6 +3,7 @@
 mod canary;
 mod credentials;
 mod echoes;
+mod labels;
 mod leaks;
 mod readiness;
 mod scene;

@@ -12,6 +12,7 @@ use crate::config::{Config, Target};
 use crate::destination::amqp::topology;
 use crate::destination::{Attempt, Destination, Notification};
 use crate::domain::name::DestinationName;
+use crate::pipeline::watch::Labels;
 use crate::pipeline::{Outlet, Worker};
 
 /// The demo's exchange, and the queue that gets all of its messages.
@@ -58,7 +59,7 @@ impl Bus {
         let bus = Self::default();
         for entry in config.destinations.values() {
             if let Target::Amqp(target) = &entry.target {
-                topology::declare(&app::broker_settings(entry, target), QUEUE)
+                topology::declare(&app::broker_settings(entry, target, &Labels::default()), QUEUE)
                     .await
                     .map_err(|error| CliError::Failed(format!("--amqp: {error}")))?;
                 bus.count(&entry.name, worker);

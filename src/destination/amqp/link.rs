@@ -151,7 +151,7 @@ impl Link {
             let failed = |error: lapin::Error| Refused::channel(&error, exchange);
             let begun = Instant::now();
             let confirmation = published.await.map_err(failed)?.await.map_err(failed)?;
-            metrics::histogram!("courier_amqp_confirm_seconds", "destination" => settings.name.to_string())
+            metrics::histogram!("courier_amqp_confirm_seconds", "destination" => settings.label.clone())
                 .record(begun.elapsed().as_secs_f64());
             self.free().push(channel);
             judge(&confirmation, exchange)

@@ -148,15 +148,15 @@ async fn watch_over(settings: &Settings, link: &Link, events: impl Stream<Item =
 
 fn show_connected(settings: &Settings, connected: bool) {
     let value = if connected { 1.0 } else { 0.0 };
-    metrics::gauge!("courier_amqp_connected", "destination" => settings.name.to_string()).set(value);
+    metrics::gauge!("courier_amqp_connected", "destination" => settings.label.clone()).set(value);
 }
 
 fn show_blocked(settings: &Settings, blocked: bool) {
     let value = if blocked { 1.0 } else { 0.0 };
-    metrics::gauge!("courier_amqp_blocked", "destination" => settings.name.to_string()).set(value);
+    metrics::gauge!("courier_amqp_blocked", "destination" => settings.label.clone()).set(value);
 }
 
 fn count(settings: &Settings, outcome: &'static str) {
-    metrics::counter!("courier_amqp_connects_total", "destination" => settings.name.to_string(), "outcome" => outcome)
+    metrics::counter!("courier_amqp_connects_total", "destination" => settings.label.clone(), "outcome" => outcome)
         .increment(1);
 }

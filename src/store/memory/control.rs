@@ -3,6 +3,9 @@
 use jiff::Timestamp;
 
 use super::state::State;
+use crate::domain::delivery::DeliveryId;
+use crate::domain::name::SubscriptionName;
+use crate::domain::retry;
 use crate::store::{
     AUDIT_ROWS_MAX, AuditRow, Epoch, Flow, PauseRow, Recovered, Recovery, SetFlow, StageState, StoreError,
 };
@@ -20,11 +23,35 @@ impl State {
                 self.paused.insert(name.clone(), set.at);
                 "subscriptions pause"
             }
-            Flow::Flowing if self.paused.remove(name).is_some() => "subscriptions resume",
-            Flow::Paused | Flow::Flowing => return Ok(()),
+            Flow::Paused => return Ok(()),
+            Flow::Flowing => {
+                let Some(since) = self.paused.remove(name) else {
+                    return Ok(());
+                };
+                self.resume(name, since, set.at);
+                "subscriptions resume"
+            }
         };
         self.note(action, (name.to_string(), String::new()), set.at);
         Ok(())
+    }
+
+    /// The time of the pause counts in no retry schedule, and what was never attempted takes its place behind what is due
+    /// by now.
+    fn resume(&mut self, name: &SubscriptionName, since: Timestamp, at: Timestamp) {
+        let pending: Vec<DeliveryId> = self.pending.iter().copied().collect();
+        for id in pending {
+            self.update_delivery(id, |row| {
+                let delivery = &mut row.delivery;
+                if delivery.subscription != *name {
+                    return;
+                }
+                delivery.scheduled_from = retry::after_pause(delivery.scheduled_from, since, at);
+                if delivery.attempts == 0 {
+                    delivery.due_at = delivery.due_at.max(at);
+                }
+            });
+        }
     }
 
     pub(super) fn paused(&self) -> Vec<PauseRow> {

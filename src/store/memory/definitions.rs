@@ -59,7 +59,8 @@ impl State {
         }
     }
 
-    /// Ends the standings of subscriptions that no longer cover the connection and cancels what they are owed.
+    /// Ends the standings of subscriptions that no longer cover the connection and cancels what they are owed, dead
+    /// letters too: nobody can redrive those, and they would be kept for ever.
     fn end_standings(&mut self, connection: &ConnectionName, now: Timestamp) {
         let Some(state) = self.connections.get(connection) else {
             return;
@@ -76,9 +77,13 @@ impl State {
             .cloned()
             .collect();
         for name in ended {
-            let pending = self.pending_of(&name, connection).cloned().unwrap_or_default();
-            info!(subscription = %name, %connection, cancelled = pending.len(), "a subscription left a connection");
-            for id in pending {
+            let owed = self.deliveries.iter().filter(|(_, row)| {
+                let open = matches!(row.delivery.state, DeliveryState::Pending | DeliveryState::Dead);
+                open && row.delivery.subscription == name && row.connection == *connection
+            });
+            let owed: Vec<DeliveryId> = owed.map(|(id, _)| *id).collect();
+            info!(subscription = %name, %connection, cancelled = owed.len(), "a subscription left a connection");
+            for id in owed {
                 self.update_delivery(id, |row| {
                     row.delivery.state = DeliveryState::Cancelled;
                     row.settled_at = Some(now);

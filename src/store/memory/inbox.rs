@@ -13,7 +13,8 @@ use crate::store::batch::{
     must_be_read,
 };
 use crate::store::{
-    ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement, StoreError,
+    ClaimChanges, ClaimedChange, InboxId, SLICE_ROWS_MAX, SettleChanges, SettleResult, Settled, Settlement,
+    StoreError,
 };
 
 /// The inbox, with its rows' places by record.
@@ -116,9 +117,10 @@ impl State {
 
     pub(super) fn redrive_quarantine(&mut self, connection: &ConnectionName, now: Timestamp) -> u64 {
         let state = self.connection(connection);
-        let rows = std::mem::take(&mut state.quarantine);
         let mut redriven = 0;
-        for row in rows.into_values() {
+        while redriven < SLICE_ROWS_MAX as u64
+            && let Some((_, row)) = state.quarantine.pop_first()
+        {
             if let Some(id) = known_id(&row.change) {
                 state.accepted.remove(id);
             }

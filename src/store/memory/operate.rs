@@ -10,7 +10,7 @@ use crate::domain::delivery::{DeliveryId, DeliveryState};
 use crate::domain::event::Event;
 use crate::domain::identity::EventId;
 use crate::domain::name::DestinationName;
-use crate::store::batch::{earlier, known_id};
+use crate::store::batch::{earlier, known_id, slice_rows};
 use crate::store::{
     Backlog, CursorRow, DeadLetterQuery, DeadLetterRow, DeliveryCounts, Depths, EventDetail, EventQuery,
     EventRow, QuarantineRow, ReplayRequest, Sweep, Swept,
@@ -92,7 +92,6 @@ impl State {
     }
 
     pub(super) fn redrive(&mut self, query: &DeadLetterQuery, now: Timestamp) -> u64 {
-        let limit = if query.limit == 0 { usize::MAX } else { query.limit };
         let unlimited = DeadLetterQuery {
             limit: 0,
             ..query.clone()
@@ -102,7 +101,7 @@ impl State {
             .iter()
             .map(|row| row.delivery.id)
             .filter(|id| self.deliveries.get(id).is_some_and(|row| self.is_in_force(row)))
-            .take(limit)
+            .take(slice_rows(query.limit))
             .collect();
         self.owe_again(&dead, now)
     }

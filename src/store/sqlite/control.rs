@@ -1,7 +1,7 @@
 //! What operators change: pauses, recoveries, and the trail that is left of it.
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::connection::Connection;
 use super::rows::{Columns, Failure, nanos, row_limit, stored};
@@ -27,7 +27,7 @@ pub(super) fn set_flow(db: &Connection, set: &SetFlow) -> Result<(), Failure> {
             "subscriptions pause"
         }
         Flow::Flowing => {
-            if !resume(db, name)? {
+            if !resume(db, name, set.at)? {
                 return Ok(());
             }
             "subscriptions resume"
@@ -48,14 +48,22 @@ fn pause(db: &Connection, name: &SubscriptionName, at: Timestamp) -> Result<bool
     Ok(paused > 0)
 }
 
-/// Answers whether that changed anything.
-fn resume(db: &Connection, name: &SubscriptionName) -> Result<bool, Failure> {
-    let resumed = db
-        .prepare_cached("DELETE FROM pause WHERE subscription = ?1")?
-        .execute([name.as_str()])?;
-    if resumed == 0 {
+/// Answers whether that changed anything. The time of the pause counts in no retry schedule, and what was never attempted
+/// takes its place behind what is due by now.
+fn resume(db: &Connection, name: &SubscriptionName, at: Timestamp) -> Result<bool, Failure> {
+    let since: Option<i64> = db
+        .prepare_cached("DELETE FROM pause WHERE subscription = ?1 RETURNING since")?
+        .query_row([name.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(since) = since else {
         return Ok(false);
-    }
+    };
+    db.prepare_cached(
+        "UPDATE delivery SET scheduled_from = scheduled_from + max(0, ?3 - max(scheduled_from, ?2)),
+             due_at = CASE attempts WHEN 0 THEN max(due_at, ?3) ELSE due_at END
+         WHERE subscription = ?1 AND state = 'pending'",
+    )?
+    .execute(params![name.as_str(), since, nanos(at)])?;
     // SQLite takes a bare column beside a single min() from the row that has the minimum.
     db.prepare_cached(
         "UPDATE delivery SET ready = 1 WHERE id IN (

@@ -143,7 +143,8 @@ fn write(db: &Connection, wanted: &Definitions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ends the standings of subscriptions that no longer cover the connection and cancels what they are owed.
+/// Ends the standings of subscriptions that no longer cover the connection and cancels what they are owed, dead letters
+/// too: nobody can redrive those, and they would be kept for ever.
 fn end_standings(
     db: &Connection,
     wanted: &Definitions,
@@ -161,12 +162,17 @@ fn end_standings(
             continue;
         }
         let pair = [connection.as_str(), name.as_str()];
-        let cancelled = db
-            .prepare_cached(
-                "UPDATE delivery SET state = 'cancelled', ready = 0, settled_at = ?3
-                 WHERE connection = ?1 AND subscription = ?2 AND state = 'pending'",
-            )?
-            .execute(params![pair[0], pair[1], nanos(now)])?;
+        let mut cancelled = 0;
+        // One statement for each state: each has an index of its own.
+        for cancel in [
+            "UPDATE delivery SET state = 'cancelled', ready = 0, settled_at = ?3
+             WHERE connection = ?1 AND subscription = ?2 AND state = 'pending'",
+            "UPDATE delivery SET state = 'cancelled', settled_at = ?3
+             WHERE connection = ?1 AND subscription = ?2 AND state = 'dead'",
+        ] {
+            let mut cancel = db.prepare_cached(cancel)?;
+            cancelled += cancel.execute(params![pair[0], pair[1], nanos(now)])?;
+        }
         info!(subscription = %name, %connection, cancelled, "a subscription left a connection");
         db.prepare_cached(
             "UPDATE standing SET in_force = 0, own = NULL WHERE connection = ?1 AND subscription = ?2",

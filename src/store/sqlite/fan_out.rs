@@ -10,7 +10,7 @@ use crate::domain::delivery::RENDERER;
 use crate::domain::event::Event;
 use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
 use crate::domain::name::SubscriptionName;
-use crate::store::batch::Bounds;
+use crate::store::batch::{Bounds, event_bytes};
 use crate::store::{FanOut, FanOutView, Lane, StandingRow};
 
 pub(super) fn view(
@@ -138,7 +138,7 @@ fn events_after(
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
         let event = outbox_rows::event(db, &mut Columns::of(row))?;
-        if !bounds.admit(outbox_rows::event_bytes(&event)) {
+        if !bounds.admit(event_bytes(&event)) {
             break;
         }
         events.push(event);

@@ -167,6 +167,33 @@ pub(super) fn cursors(db: &Connection) -> Result<Vec<CursorRow>, Failure> {
     Ok(found)
 }
 
+/// Whether anything of a feed begins with this head.
+pub(super) fn is_sealed_with(db: &Connection, head: &[u8]) -> Result<bool, Failure> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM feed WHERE substr(cursor, 1, ?2) = ?1 OR substr(resume, 1, ?2) = ?1
+                   OR substr(after_cursor, 1, ?2) = ?1)";
+    let length = stored(head.len() as u64);
+    Ok(db.query_row(sql, params![head, length], |row| row.get(0))?)
+}
+
+/// Whether anything of a feed begins otherwise.
+pub(super) fn is_sealed_otherwise(db: &Connection, head: &[u8]) -> Result<bool, Failure> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM feed WHERE substr(cursor, 1, ?2) <> ?1 OR substr(resume, 1, ?2) <> ?1
+                   OR substr(after_cursor, 1, ?2) <> ?1)";
+    let length = stored(head.len() as u64);
+    Ok(db.query_row(sql, params![head, length], |row| row.get(0))?)
+}
+
+/// Seals all cursors and links anew. A feed that shows nothing, or is configured no longer, is never written otherwise.
+pub(super) fn reseal(db: &Connection) -> Result<(), Failure> {
+    for row in cursors(db)? {
+        let feed = load(db, &row.connection, &row.feed)?;
+        save(db, &row.connection, &row.feed, &feed)?;
+    }
+    Ok(())
+}
+
 impl Feed {
     /// What a page that was accepted does to its feed.
     pub(super) fn progress(&mut self, db: &Connection, page: &AcceptPage) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use super::rows::{Columns, Failure, count, instant, nanos, row_limit, stored};
 use crate::domain::delivery::DeliveryId;
 use crate::domain::identity::EventId;
 use crate::domain::name::{DestinationName, SubscriptionName};
+use crate::store::batch::slice_rows;
 use crate::store::{
     Backlog, DeadLetterQuery, DeadLetterRow, DeliveryCounts, EventDetail, EventQuery, EventRow, ReplayRequest,
 };
@@ -135,21 +136,22 @@ pub(super) fn dead_letters(db: &Connection, query: &DeadLetterQuery) -> Result<V
 }
 
 pub(super) fn redrive(db: &Connection, query: &DeadLetterQuery, now: Timestamp) -> Result<u64, Failure> {
-    let mut in_force = db.prepare_cached(
-        "SELECT s.in_force FROM delivery AS d
-         JOIN standing AS s ON s.connection = d.connection AND s.subscription = d.subscription WHERE d.id = ?1",
+    let mut select = db.prepare_cached(
+        "SELECT d.id FROM delivery AS d INDEXED BY delivery_dead
+         CROSS JOIN standing AS s ON s.connection = d.connection AND s.subscription = d.subscription
+         WHERE d.state = 'dead' AND s.in_force = 1 AND (?1 IS NULL OR d.id = ?1)
+             AND (?2 IS NULL OR d.destination = ?2) AND (?3 IS NULL OR d.subscription = ?3)
+         ORDER BY d.settled_at, d.id LIMIT ?4",
     )?;
-    let limit = if query.limit == 0 { usize::MAX } else { query.limit };
-    let unlimited = DeadLetterQuery {
-        limit: 0,
-        ..query.clone()
-    };
+    let mut rows = select.query(params![
+        query.delivery.map(|id| stored(id.0)),
+        query.destination.as_ref().map(DestinationName::as_str),
+        query.subscription.as_ref().map(SubscriptionName::as_str),
+        row_limit(slice_rows(query.limit)),
+    ])?;
     let mut dead = Vec::new();
-    for row in dead_letters(db, &unlimited)? {
-        let id = row.delivery.id;
-        if dead.len() < limit && in_force.query_row([stored(id.0)], |row| row.get(0))? {
-            dead.push(id);
-        }
+    while let Some(row) = rows.next()? {
+        dead.push(DeliveryId(Columns::of(row).count()?));
     }
     outbox::owe_again(db, &dead, now)
 }

@@ -173,8 +173,3 @@ pub(super) fn reorder(db: &Connection, line: &Line) -> Result<(), Failure> {
     .execute(params![line.0, line.1, line.2, line.3])?;
     advance(db, line)
 }
-
-/// The bytes of an event's body.
-pub(super) fn event_bytes(event: &Event) -> usize {
-    event.record.as_ref().map_or(0, |record| record.bytes().len())
-}

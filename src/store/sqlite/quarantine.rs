@@ -10,8 +10,8 @@ use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values
 use super::{inbox, lease, ledger_rows};
 use crate::domain::event::Change;
 use crate::domain::ledger::{Baseline, Source};
-use crate::store::QuarantineRow;
 use crate::store::batch::{Batch, known_id};
+use crate::store::{QuarantineRow, SLICE_ROWS_MAX};
 
 /// One change to give up.
 pub(super) struct Entry<'a> {
@@ -92,12 +92,14 @@ pub(super) fn list(db: &Connection, limit: usize) -> Result<Vec<QuarantineRow>, 
     Ok(found)
 }
 
-/// Puts a connection's quarantined changes back into the inbox; answers how many.
+/// Puts a connection's oldest quarantined changes back into the inbox, one slice at most; answers how many.
 pub(super) fn redrive(db: &Connection, connection: &ConnectionName, now: Timestamp) -> Result<u64, Failure> {
     lease::ensure_connection(db, connection)?;
     let mut redriven = 0;
     let mut after = 0;
-    while let Some(held) = next(db, connection, after)? {
+    while redriven < SLICE_ROWS_MAX as u64
+        && let Some(held) = next(db, connection, after)?
+    {
         if let Some(id) = known_id(&held.change) {
             ledger_rows::forget(db, connection, id)?;
         }

@@ -183,6 +183,7 @@ fn changed(change: impl FnOnce(&mut Settings)) -> Amqp {
     let url = shared_broker();
     let mut settings = Settings {
         name: DestinationName::parse("bus").unwrap(),
+        label: "bus".into(),
         broker: broker(&url),
         exchange: "amq.topic".to_owned(),
         routing_key: Template::parse("courier-test-nobody").unwrap(),

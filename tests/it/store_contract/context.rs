@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use courier_sdk::{Context, Record};
 use ehr_courier::domain::event::Change;
-use ehr_courier::store::{ContextRule, ReleaseStage, SettleResult};
+use ehr_courier::store::{ContextRule, Lane, ReleaseStage, SettleResult};
 
 use super::Home;
 use super::world::*;
@@ -81,4 +81,37 @@ pub(super) async fn context_is_frozen_with_the_event_byte_for_byte(home: &dyn Ho
     let taken = world.take(0).await;
     let contexts: Vec<Option<Context>> = taken.into_iter().map(|one| one.event.context).collect();
     assert_eq!(contexts, [Some(context()), None]);
+}
+
+pub(super) async fn context_counts_in_what_one_slice_and_one_claim_hold(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.define(&[subscription("a")]).await;
+    for id in ["1", "2", "3"] {
+        let mut page = world.page(vec![version(id, 1)], done("c")).await;
+        page.context = ContextRule::Included;
+        world.store.accept_page(&page).await.unwrap();
+        let mut change = version(id, 1);
+        let large = Context {
+            included: vec![Record::new(Bytes::from(format!(
+                "{{\"v\":\"{}\"}}",
+                "x".repeat(3 << 20)
+            )))],
+            missing: Vec::new(),
+        };
+        if let Some(content) = &mut change.content {
+            content.context = Some(large);
+        }
+        let claimed = world.claim(0).await;
+        world.settle(&claimed[0], SettleResult::Fetched(change)).await;
+    }
+    for _ in 0..3 {
+        let slice = world.view(&Lane::Common).await;
+        assert_eq!(slice.events.len(), 1, "two are more than a slice holds");
+        world.fan_out_all().await;
+    }
+    for id in ["1", "2", "3"] {
+        let taken = world.take(0).await;
+        assert_eq!(taken.len(), 1, "two are more than a claim holds");
+        assert_eq!(taken[0].event.key, key(id));
+    }
 }

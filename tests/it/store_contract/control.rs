@@ -1,5 +1,6 @@
 //! What operators change: pauses, recoveries, and the trail that is left of it.
 
+use ehr_courier::domain::delivery::{AttemptOutcome, ClaimedDelivery};
 use ehr_courier::store::{
     AuditRow, Epoch, Flow, PauseRow, Recovered, Recovery, SetCursor, SetFlow, StageState,
 };
@@ -63,7 +64,7 @@ pub(super) async fn a_paused_subscription_is_numbered_on_and_claims_nothing(home
     let swept = world.store.backlog(&mercy()).await.unwrap();
     assert_eq!(swept.outbox, 2, "it stays owed");
     resume(&world, "a").await;
-    assert_eq!(names(&world.take(0).await), ["1 1", "2 2"]);
+    assert_eq!(names(&world.take(5).await), ["1 1", "2 2"]);
 }
 
 pub(super) async fn a_pause_outlives_the_process_and_names_what_is_in_force(home: &dyn Home) {
@@ -84,7 +85,7 @@ pub(super) async fn a_pause_outlives_the_process_and_names_what_is_in_force(home
     resume(&world, "a").await;
     resume(&world, "a").await;
     assert_eq!(world.store.paused().await.unwrap(), []);
-    assert_eq!(names(&world.take(0).await), ["1 1"]);
+    assert_eq!(names(&world.take(5).await), ["1 1"]);
 }
 
 pub(super) async fn a_resumed_line_goes_on_with_its_lowest_number(home: &dyn Home) {
@@ -99,7 +100,7 @@ pub(super) async fn a_resumed_line_goes_on_with_its_lowest_number(home: &dyn Hom
     world.record(&flying[0], delivered()).await;
     assert_eq!(names(&world.take(0).await), [] as [&str; 0], "its next one waits");
     resume(&world, "a").await;
-    let taken = world.take(0).await;
+    let taken = world.take(5).await;
     assert_eq!(names(&taken), ["1 2"]);
     pause(&world, "a").await;
     world.record(&taken[0], dead()).await;
@@ -110,12 +111,51 @@ pub(super) async fn a_resumed_line_goes_on_with_its_lowest_number(home: &dyn Hom
     };
     assert_eq!(world.store.redrive(&query, at(1)).await.unwrap(), 1);
     assert_eq!(
-        names(&world.take(1).await),
+        names(&world.take(5).await),
         [] as [&str; 0],
         "a redrive waits too"
     );
     resume(&world, "a").await;
-    assert_eq!(names(&world.take(1).await), ["1 2"]);
+    assert_eq!(names(&world.take(5).await), ["1 2"]);
+}
+
+pub(super) async fn a_pause_uses_up_no_retry_schedule(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.define(&[subscription("a"), subscription("b")]).await;
+    world.poll(vec![version("1", 1), version("2", 1)]).await;
+    world.fan_out_all().await;
+    let tried = world.take(0).await;
+    for one in tried.iter().filter(|one| one.event.key == key("1")) {
+        world.record(one, retry_at(8)).await;
+    }
+    for one in tried.iter().filter(|one| one.event.key == key("2")) {
+        world.record(one, AttemptOutcome::Released).await;
+    }
+    pause(&world, "a").await;
+    let world = world.reopen(home).await;
+    let resume = SetFlow {
+        subscription: subscription_name("a"),
+        flow: Flow::Flowing,
+        at: at(5 + 10 * DAY),
+    };
+    world.store.set_flow(&resume).await.unwrap();
+    let taken = world.take(11 * DAY).await;
+    let stand = |name: &str, id: &str| {
+        let of = |one: &&ClaimedDelivery| {
+            one.delivery.subscription == subscription_name(name) && one.event.key == key(id)
+        };
+        let one = taken.iter().find(of).unwrap();
+        (one.delivery.scheduled_from, one.delivery.due_at)
+    };
+    let (seconds, resumed) = (at(10 * DAY), at(5 + 10 * DAY));
+    assert_eq!(stand("a", "1"), (seconds, at(8)), "it goes on where it stood");
+    assert_eq!(
+        stand("a", "2"),
+        (seconds, resumed),
+        "it takes its place behind what is due"
+    );
+    assert_eq!(stand("b", "1"), (at(0), at(8)), "others are left alone");
+    assert_eq!(stand("b", "2"), (at(0), at(0)));
 }
 
 pub(super) async fn the_epoch_stays_until_a_recovery(home: &dyn Home) {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use courier_sdk::ConnectionName;
-use ehr_courier::domain::delivery::AttemptOutcome;
+use ehr_courier::domain::delivery::{AttemptOutcome, AttemptRecord};
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{SliceLimits, Subscription};
-use ehr_courier::store::{DeadLetterQuery, Depths, EventQuery, Lane, SettleResult, Sweep, Swept};
+use ehr_courier::store::{
+    DeadLetterQuery, Depths, EventQuery, Lane, SLICE_ROWS_MAX, SettleResult, Sweep, Swept,
+};
 use jiff::Timestamp;
 
 use super::Home;
@@ -138,6 +140,50 @@ pub(super) async fn dead_letters_are_chosen_by_destination_subscription_and_id(h
     assert_eq!(world.store.redrive(&by_id, at(1)).await.unwrap(), 1);
     assert_eq!(count(all).await, 1);
     assert_eq!(names(&world.take(1).await), ["2 2"]);
+}
+
+pub(super) async fn a_redrive_takes_the_oldest_and_one_slice_at_most(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.define(&[subscription("a")]).await;
+    let all = SLICE_ROWS_MAX + 5;
+    world
+        .poll((1..=all).map(|id| version(&id.to_string(), 1)).collect())
+        .await;
+    let ample = SliceLimits {
+        rows: 2 * all,
+        outbox: 2 * all as u64,
+    };
+    for _ in 0..2 {
+        world.fan_out(&Lane::Common, ample).await;
+    }
+    let mut died = 0;
+    while died < all {
+        let taken = world.take(0).await;
+        died += taken.len();
+        let attempts: Vec<AttemptRecord> = taken
+            .iter()
+            .map(|one| AttemptRecord {
+                id: one.delivery.id,
+                connection: mercy(),
+                fence: one.fence,
+                outcome: dead(),
+                at: at(0),
+            })
+            .collect();
+        world.store.record_attempts(&attempts).await.unwrap();
+    }
+    let redrive = async |limit| {
+        let query = DeadLetterQuery {
+            limit,
+            ..DeadLetterQuery::default()
+        };
+        world.store.redrive(&query, at(1)).await.unwrap()
+    };
+    assert_eq!(redrive(3).await, 3);
+    assert_eq!(names(&world.take(1).await), ["1 1", "2 2", "3 3"]);
+    assert_eq!(redrive(0).await, SLICE_ROWS_MAX as u64);
+    assert_eq!(redrive(0).await, 2);
+    assert_eq!(redrive(0).await, 0);
 }
 
 pub(super) async fn the_backlog_counts_what_waits(home: &dyn Home) {
