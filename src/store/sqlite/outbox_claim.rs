@@ -9,7 +9,7 @@ use super::outbox::{Claims, DUE, Front, Fronts, Handover};
 use super::outbox_rows;
 use super::rows::{Columns, Failure, nanos};
 use crate::store::ClaimDeliveries;
-use crate::store::batch::Bounds;
+use crate::store::batch::{Bounds, event_bytes};
 use crate::store::turns::{Standing, Turns};
 
 /// The most standings that one claim looks at for their turn; the next one goes on behind them.
@@ -103,7 +103,7 @@ impl Taking<'_> {
         let Some(delivery) = outbox_rows::claimed_by(self.db, &mut self.select, front.id)? else {
             return Ok(Room::Left);
         };
-        if !self.bounds.admit(outbox_rows::event_bytes(&delivery.event)) {
+        if !self.bounds.admit(event_bytes(&delivery.event)) {
             return Ok(Room::Full);
         }
         self.handover.add(front, delivery);
