@@ -97,17 +97,14 @@ impl FhirConnector {
             return ConnectorError::Unreadable { operation, reason };
         };
         tracing::warn!(
-            feed = %feed.name, limit, next = ?smaller,
+            feed = %feed.name, before = ?self.portion(feed), now = ?smaller,
             "the answer exceeds the page limit: the feed's pages are asked to hold less"
         );
         let now = self.clock.now();
         self.portions().insert(feed.name.clone(), (smaller, now));
         match asked {
             // The link goes on asking for as much as before.
-            Asked::PageLink(_) => ConnectorError::PageExpired {
-                operation,
-                status: 0,
-            },
+            Asked::PageLink(_) => ConnectorError::PageExpired { operation, status: 0 },
             Asked::Search | Asked::Read => ConnectorError::Unreadable {
                 operation,
                 reason: format!("the answer exceeds the page limit of {limit} bytes; a smaller page is next"),
