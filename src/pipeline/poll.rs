@@ -24,6 +24,9 @@ use crate::store::{
     SLICE_ROWS_MAX, Sights, StoreError,
 };
 
+/// How many entries without a usable id a log line names by their places: enough to find them at the source.
+const PLACES_TOLD_MAX: usize = 10;
+
 /// A poll under way.
 pub(super) struct Poll<'a> {
     /// The connection.
@@ -89,6 +92,7 @@ impl<'a> Poll<'a> {
         page: ChangePage,
         asked_at: jiff::Timestamp,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
+        self.note_unusable(worker, &page.unusable);
         let order = self.order_of(&page);
         let changes = self.identified(worker, page.changes, asked_at).await;
         let changes = if page.order == order {
@@ -179,6 +183,22 @@ impl<'a> Poll<'a> {
                 ..identify(connection, change, &rule)
             })
             .collect()
+    }
+
+    /// Tells of what named no record and so can become no event.
+    fn note_unusable(&self, worker: &Worker, places: &[usize]) {
+        if places.is_empty() {
+            return;
+        }
+        let connection = &self.connection.name;
+        let first = places.get(..PLACES_TOLD_MAX).unwrap_or(places);
+        warn!(
+            %connection, feed = %self.feed.spec.name, records = places.len(), places = ?first,
+            "the answer holds entries without a usable id, which are left out"
+        );
+        let label = worker.watch.connections.of(connection.as_str());
+        metrics::counter!("courier_unusable_entries_total", "connection" => label)
+            .increment(places.len() as u64);
     }
 
     /// A poll of one page needs no stage: what is whole can be turned round at once.

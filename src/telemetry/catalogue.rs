@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 27] = [
+pub const METRICS: [Metric; 28] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -179,6 +179,11 @@ pub const METRICS: [Metric; 27] = [
         "courier_superseded_total",
         &[],
         "Versions that were shown but overwritten at the source before they were read.",
+    ),
+    counter(
+        "courier_unusable_entries_total",
+        &["connection"],
+        "Entries without a usable id that were left out, counted in each answer that shows them.",
     ),
     gauge(
         "courier_up",

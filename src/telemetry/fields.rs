@@ -4,7 +4,7 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 45] = [
+pub const FIELDS: [(&str, &str); 46] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
@@ -45,6 +45,7 @@ pub const FIELDS: [(&str, &str); 45] = [
     ("moved", "how many deliveries got another destination"),
     ("narrowed", "how many deliveries lost content"),
     ("now", "what is in force now"),
+    ("places", "where entries stand in an answer, from 0"),
     ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
     ("records", "how many records"),

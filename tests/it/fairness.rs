@@ -88,6 +88,7 @@ impl Source {
         ChangePage {
             changes: numbers.map(change).collect(),
             oversized: Vec::new(),
+            unusable: Vec::new(),
             order: PageOrder::OldestFirst,
             next,
             fresh_as_of: now,

@@ -322,6 +322,7 @@ impl Connector for JournalConnector {
         Ok(ChangePage {
             changes,
             oversized: Vec::new(),
+            unusable: Vec::new(),
             order: PageOrder::NewestFirst,
             next,
             fresh_as_of: instant(as_of),

@@ -65,8 +65,8 @@ pub(crate) struct Page {
     pub(crate) entries: usize,
     /// The entries that `total` counts: neither included context nor outcomes.
     pub(crate) matches: usize,
-    /// Matches that cannot be named: no resource, or no usable id.
-    pub(crate) unusable: usize,
+    /// The places of matches that cannot be named: no resource, or no usable id.
+    pub(crate) unusable: Vec<usize>,
     pub(crate) next: Option<String>,
     pub(crate) self_link: Option<String>,
     pub(crate) total: Option<u64>,
@@ -142,8 +142,8 @@ pub(crate) fn page(body: &Bytes, asked: &RecordType, depth_max: usize) -> Result
         total: bundle.total.and_then(|total| total.as_u64()),
         ..Page::default()
     };
-    for entry in &entries {
-        add(&mut page, &body, entry, asked)?;
+    for (place, entry) in entries.iter().enumerate() {
+        add(&mut page, &body, (place, entry), asked)?;
     }
     Ok(page)
 }
@@ -183,18 +183,23 @@ pub(crate) fn outcome_code(body: &[u8], depth_max: usize) -> Option<String> {
     issues.iter().find_map(issue_code)
 }
 
-fn add(page: &mut Page, body: &Bytes, entry: &Entry<'_>, asked: &RecordType) -> Result<(), BodyError> {
+fn add(
+    page: &mut Page,
+    body: &Bytes,
+    (place, entry): (usize, &Entry<'_>),
+    asked: &RecordType,
+) -> Result<(), BodyError> {
     let mode = entry.search.as_ref().and_then(|search| search.mode.as_deref());
     if mode == Some("include") {
         return Ok(());
     }
     page.matches += 1;
     let Some(resource) = entry.resource else {
-        page.unusable += 1;
+        page.unusable.push(place);
         return Ok(());
     };
     let Ok(head) = serde_json::from_str::<Head<'_>>(resource.get()) else {
-        page.unusable += 1;
+        page.unusable.push(place);
         return Ok(());
     };
     let resource_type = head.resource_type.as_deref();
@@ -208,7 +213,7 @@ fn add(page: &mut Page, body: &Bytes, entry: &Entry<'_>, asked: &RecordType) -> 
     }
     match item(head, body.slice_ref(resource.get().as_bytes())) {
         Some(item) => page.items.push(item),
-        None => page.unusable += 1,
+        None => page.unusable.push(place),
     }
     Ok(())
 }

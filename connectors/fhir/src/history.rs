@@ -97,9 +97,6 @@ impl History {
         let lower = self.lower.map(|lower| lower.0);
         self.descent.take(&shown.stamps, lower);
         self.tail = self.tail.after(&shown.stamps, lower);
-        if shown.unusable > 0 {
-            self.suspect(Doubt::Unusable);
-        }
         match self.tail.since(self.descent) {
             Since::IgnoredInOrder => return self.conclude(),
             Since::Ignored => self.suspect(Doubt::FilterIgnored),

@@ -165,7 +165,6 @@ fn rewind(feed: &FeedSpec) -> Duration {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Doubt {
     FilterIgnored,
-    Unusable,
     Circle,
     EmptyPage,
     TooManyPages,
@@ -179,7 +178,6 @@ impl Doubt {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::FilterIgnored => "the source ignored a search parameter",
-            Self::Unusable => "the answer holds entries without a resource or a usable id",
             Self::Circle => "the page links run in a circle",
             Self::EmptyPage => "an empty page links to a further page",
             Self::TooManyPages => "the answer has too many pages and no ascending order",
@@ -204,8 +202,6 @@ pub(crate) struct Shown {
     pub(crate) matches: u64,
     /// How many matches the source says that the whole search has.
     pub(crate) total: Option<u64>,
-    /// Matches that cannot be named.
-    pub(crate) unusable: usize,
     pub(crate) filter: Filter,
     /// The next page's absolute link.
     pub(crate) next: Option<String>,
@@ -331,9 +327,6 @@ impl Poll {
         self.greatest = self.greatest.max(seen.map(Stored));
         if shown.filter == Filter::Ignored {
             self.suspect(Doubt::FilterIgnored);
-        }
-        if shown.unusable > 0 {
-            self.suspect(Doubt::Unusable);
         }
         match self.window.take() {
             Some(window) => self.absorb_window(window, shown, rules),

@@ -127,6 +127,7 @@ impl FhirConnector {
         order: PageOrder,
         course: Course,
         versions: impl IntoIterator<Item = Version>,
+        unusable: Vec<usize>,
     ) -> ChangePage {
         if !matches!(course.next, Next::Page(_)) {
             self.poll_has_ended(feed);
@@ -134,6 +135,7 @@ impl FhirConnector {
         let mut answered = ChangePage {
             changes: Vec::new(),
             oversized: Vec::new(),
+            unusable,
             order,
             next: course.next,
             fresh_as_of: course.fresh_as_of,

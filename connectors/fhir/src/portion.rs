@@ -97,7 +97,7 @@ impl FhirConnector {
             return ConnectorError::Unreadable { operation, reason };
         };
         tracing::warn!(
-            feed = %feed.name, limit, next = ?smaller,
+            feed = %feed.name, before = ?self.portion(feed), now = ?smaller,
             "the answer exceeds the page limit: the feed's pages are asked to hold less"
         );
         let now = self.clock.now();

@@ -76,6 +76,9 @@ pub struct ChangePage {
     /// Records of this page that were too large to carry (above `record_limit`); they go to quarantine by
     /// reference while the page proceeds.
     pub oversized: Vec<RecordKey>,
+    /// Entries of the answer that name no record (no usable id), by their place in it, from 0. They can become no
+    /// event and hold nothing up; whoever asked reports them.
+    pub unusable: Vec<usize>,
     /// The order that the whole poll's pages follow.
     pub order: PageOrder,
     /// Where the poll goes on.

@@ -19,8 +19,8 @@ pub(crate) struct Page {
     /// The versions of the type asked for, in the order of the answer.
     pub(crate) items: Vec<Version>,
     pub(crate) entries: usize,
-    /// Entries that name no record.
-    pub(crate) unusable: usize,
+    /// The places of entries that name no record.
+    pub(crate) unusable: Vec<usize>,
     pub(crate) next: Option<String>,
 }
 
@@ -57,20 +57,25 @@ pub(crate) fn page(body: &Bytes, asked: &RecordType, depth_max: usize) -> Result
         next: find_next(bundle.link.as_deref().unwrap_or_default())?,
         ..Page::default()
     };
-    for entry in entries {
-        add(&mut page, &body, entry, asked)?;
+    for (place, entry) in entries.into_iter().enumerate() {
+        add(&mut page, &body, (place, entry), asked)?;
     }
     Ok(page)
 }
 
-fn add(page: &mut Page, body: &Bytes, entry: Entry<'_>, asked: &RecordType) -> Result<(), BodyError> {
+fn add(
+    page: &mut Page,
+    body: &Bytes,
+    (place, entry): (usize, Entry<'_>),
+    asked: &RecordType,
+) -> Result<(), BodyError> {
     let head = match entry
         .resource
         .map(|raw| serde_json::from_str::<Head<'_>>(raw.get()))
     {
         Some(Ok(head)) => Some(head),
         Some(Err(_)) => {
-            page.unusable += 1;
+            page.unusable.push(place);
             return Ok(());
         }
         None => None,
@@ -88,7 +93,7 @@ fn add(page: &mut Page, body: &Bytes, entry: Entry<'_>, asked: &RecordType) -> R
     }
     match item(entry, head, body, asked) {
         Some(item) => page.items.push(item),
-        None => page.unusable += 1,
+        None => page.unusable.push(place),
     }
     Ok(())
 }
@@ -156,7 +161,7 @@ mod tests {
 
     fn only(entry: &str) -> Version {
         let page = read(entry);
-        assert_eq!((page.items.len(), page.unusable), (1, 0), "{entry}");
+        assert_eq!((page.items.len(), page.unusable.len()), (1, 0), "{entry}");
         page.items[0].clone()
     }
 
@@ -234,7 +239,10 @@ mod tests {
                {"resource":{"resourceType":"Group","id":"1"}},
                {"resource":{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"x"}]}}"#,
         );
-        assert_eq!((page.items.len(), page.unusable, page.entries), (0, 3, 5));
+        assert_eq!(
+            (page.items.len(), page.unusable, page.entries),
+            (0, vec![0, 1, 2], 5)
+        );
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl FhirConnector {
             self.after(feed, poll, &shown)
         });
         let versions = page.items.into_iter().take(asked_for);
-        Ok(self.handed_over(feed, PageOrder::NewestFirst, course, versions))
+        Ok(self.handed_over(feed, PageOrder::NewestFirst, course, versions, page.unusable))
     }
 
     fn after(&self, feed: &FeedSpec, poll: History, shown: &Shown) -> Next {
@@ -94,7 +94,6 @@ impl FhirConnector {
             matches: page.items.len() as u64,
             // Seen of helios-hfs 0.2.7: a history's `total` is its page's count.
             total: None,
-            unusable: page.unusable,
             filter: Filter::Unsaid,
             next: self.next_link(&operation(feed), url, page.next.as_deref())?,
             fill: Fill::Whole,

@@ -28,7 +28,6 @@ fn page(seconds: &[i64], next: Option<&str>) -> Shown {
         entries: seconds.len(),
         matches: seconds.len() as u64,
         total: None,
-        unusable: 0,
         filter: Filter::Unsaid,
         next: next.map(str::to_owned),
         fill: Fill::Whole,
@@ -129,17 +128,12 @@ fn an_ignored_since_without_order_leaves_the_cursor() {
 }
 
 #[test]
-fn circles_and_entries_without_a_name_leave_the_cursor() {
+fn circles_leave_the_cursor() {
     let state = ask(poll().absorb(&page(&[1900], Some("p2"))));
     assert_eq!(
         state.absorb(&page(&[1800], Some("p2"))),
         Step::Inconclusive(Doubt::Circle)
     );
-    let nameless = Shown {
-        unusable: 1,
-        ..page(&[1900], None)
-    };
-    assert_eq!(poll().absorb(&nameless), Step::Inconclusive(Doubt::Unusable));
 }
 
 #[test]

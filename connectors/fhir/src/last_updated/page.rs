@@ -76,7 +76,7 @@ impl FhirConnector {
         });
         let versions = page.items.into_iter();
         let versions = versions.map(|item| version(item, shortened));
-        Ok(self.handed_over(feed, PageOrder::OldestFirst, course, versions))
+        Ok(self.handed_over(feed, PageOrder::OldestFirst, course, versions, page.unusable))
     }
 
     /// A page of which nothing is taken, and with which the poll ends.
@@ -92,7 +92,7 @@ impl FhirConnector {
             start: None,
             fresh_as_of,
         };
-        self.handed_over(feed, PageOrder::OldestFirst, course, [])
+        self.handed_over(feed, PageOrder::OldestFirst, course, [], Vec::new())
     }
 
     fn search_address(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> Result<Url, ConnectorError> {
@@ -139,7 +139,6 @@ impl FhirConnector {
             entries: page.entries,
             matches: page.matches as u64,
             total: page.total,
-            unusable: page.unusable,
             filter,
             next: self.next_link(&operation(feed), url, page.next.as_deref())?,
             fill: if cut { Fill::PerhapsCut } else { Fill::Whole },

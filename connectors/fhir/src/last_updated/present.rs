@@ -107,7 +107,6 @@ mod tests {
             entries: seconds.len(),
             matches: seconds.len() as u64,
             total: None,
-            unusable: 0,
             filter: Filter::Applied,
             next: next.map(str::to_owned),
             fill: Fill::Whole,

@@ -48,7 +48,6 @@ fn page(seconds: &[i64], next: Option<&str>) -> Shown {
         entries: seconds.len(),
         matches: seconds.len() as u64,
         total: None,
-        unusable: 0,
         filter: Filter::Applied,
         next: next.map(str::to_owned),
         fill: Fill::Whole,
@@ -218,10 +217,6 @@ fn doubts_leave_the_cursor() {
         filter: Filter::Ignored,
         ..page(&[1010], None)
     };
-    let unusable = Shown {
-        unusable: 1,
-        ..page(&[1010], None)
-    };
     let older = Shown {
         filter: Filter::Unsaid,
         ..page(&[100], None)
@@ -232,7 +227,6 @@ fn doubts_leave_the_cursor() {
     };
     for (shown, doubt) in [
         (ignored, Doubt::FilterIgnored),
-        (unusable, Doubt::Unusable),
         (older, Doubt::FilterIgnored),
         (full, Doubt::FullPage),
         (page(&[], Some("p2")), Doubt::EmptyPage),

@@ -134,3 +134,13 @@ async fn a_history_that_ignores_since_is_not_read_to_its_end_and_shows_nothing_o
     assert_eq!(shown.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     assert_eq!(asked, 1);
 }
+
+#[tokio::test]
+async fn an_entry_that_names_no_record_stalls_no_history() {
+    let first = [rows("new", [1900]), rows("no name ", [1850]), rows("new", [1800])].concat();
+    let (shown, asked, cursor) = poll(vec![first, rows("further", [1700])]).await;
+    let expected = ["further1700", "new1800", "new1900"];
+    assert_eq!(shown.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    assert_eq!(asked, 2);
+    assert!(cursor.as_str().contains("10:31:40"), "{}", cursor.as_str());
+}

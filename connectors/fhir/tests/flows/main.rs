@@ -243,6 +243,19 @@ async fn an_ignored_filter_is_reported_and_leaves_the_cursor() {
 }
 
 #[tokio::test]
+async fn an_entry_that_names_no_record_stalls_no_search() {
+    let server = Server::new(10);
+    for id in ["a", "no name", "b"] {
+        server.put(id, 900);
+    }
+    let spec = feed(Start::Beginning);
+    let page = one_page(&server, &spec, None, None).await.unwrap();
+    assert_eq!(names(&page.changes, Novelty::Announce), set(["a@1", "b@1"]));
+    assert_eq!(page.unusable, [1], "it is told of by its place");
+    assert_eq!(connector(&server).describe(&done(page.next)), Some(at(900)));
+}
+
+#[tokio::test]
 async fn where_a_source_ignores_where_nothing_is_taken() {
     let server = Server::new(1);
     server.put("a", 900);
