@@ -247,7 +247,7 @@ async fn an_old_key_can_go_once_what_it_sealed_is_swept_and_not_before() {
         at: SystemClock.now() + Duration::from_hours(24 * 30),
         retention: Duration::from_hours(24),
         unseen_for: Duration::from_hours(24),
-        stamped_before: Duration::from_hours(24),
+        stamped_before: std::collections::BTreeMap::new(),
         limit: 100,
     };
     assert!(store.sweep(&sweep).await.unwrap().events > 0);
