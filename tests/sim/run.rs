@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use crate::checker::{self, Findings};
 use crate::life::{Op, Side};
 use crate::plan::Plan;
+use crate::world::UNSTRUCK;
 use crate::world::World;
 
 /// Seeds run when nobody says otherwise.
@@ -71,6 +72,9 @@ fn run(plan: Plan) -> Findings {
 fn switch(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
+
+/// A drawn world may be such that one of its faults has no occasion to strike; so few of them may be.
+const UNSTRUCK_ONE_IN: usize = 500;
 
 /// The fixed seeds, or the one asked for; then those that failed once.
 fn seeds() -> Vec<u64> {
@@ -135,9 +139,13 @@ fn every_version_shown_arrives_once_in_order_whatever_strikes() {
         say(&format!("{:#?}", Plan::of(*seed)));
     }
     let all = live_all(seeds.iter().map(|seed| Plan::of(*seed)).collect());
-    let mut failed = Vec::new();
+    let (mut failed, mut unstruck) = (Vec::new(), Vec::new());
     for (seed, findings) in &all {
         if findings.violations.is_empty() {
+            continue;
+        }
+        if seeds.len() > 1 && findings.violations.iter().all(|it| it.starts_with(UNSTRUCK)) {
+            unstruck.push(*seed);
             continue;
         }
         failed.push(*seed);
@@ -145,6 +153,8 @@ fn every_version_shown_arrives_once_in_order_whatever_strikes() {
     }
     tell(&all);
     assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
+    say(&format!("worlds of which a fault never struck: {unstruck:?}"));
+    assert!(unstruck.len() * UNSTRUCK_ONE_IN <= seeds.len(), "{unstruck:?}");
     if seeds.len() >= usize::try_from(SEEDS).unwrap() {
         for op in ATOMIC_POINTS {
             for side in [Side::Before, Side::After] {

@@ -94,6 +94,9 @@ pub(crate) fn base_url() -> Url {
     Url::parse("https://ehr.example/fhir").unwrap()
 }
 
+/// What is said of a world in which a fault had no occasion to strike.
+pub(crate) const UNSTRUCK: &str = "faults never struck";
+
 impl World {
     pub(crate) fn begin(plan: Plan) -> Arc<Self> {
         let clock = SimClock::begin();
@@ -323,8 +326,11 @@ impl World {
                 return;
             }
             if elapsed > self.day_max() {
-                let what =
-                    format!("the world saw {shown} versions only, or faults never struck: {unstruck:?}");
+                let what = if shown < self.plan.versions_min {
+                    format!("the world saw {shown} versions only")
+                } else {
+                    format!("{UNSTRUCK}: {unstruck:?}")
+                };
                 return self.book.violation(what);
             }
         }

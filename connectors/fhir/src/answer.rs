@@ -188,7 +188,7 @@ mod tests {
             (Asked::Search, 408, "transient"),
             (Asked::Search, 429, "throttled"),
             (Asked::Search, 500, "transient"),
-            (Asked::Search, 503, "throttled"),
+            (Asked::Search, 503, "transient"),
             (Asked::Search, 504, "transient"),
             (Asked::Search, 206, "unreadable"),
             (Asked::Search, 410, "refused"),
@@ -205,6 +205,13 @@ mod tests {
             );
             assert_eq!(error.class(), class, "{asked:?} {status}");
         }
+    }
+
+    #[test]
+    fn unavailable_with_a_time_is_a_pause() {
+        let answer = response(503, &[(RETRY_AFTER, "7")]);
+        let error = refusal("x".to_owned(), &answer, Asked::Search, Timestamp::UNIX_EPOCH);
+        assert_eq!(error.class(), "throttled");
     }
 
     #[test]

@@ -167,18 +167,27 @@ impl FhirConnector {
         feed: &FeedSpec,
         cursor: Option<CursorState>,
     ) -> Result<(Strategy, String), ConnectorError> {
-        if cursor.is_none() && feed.start == Start::Beginning {
-            let why = "a baseline is the current state".to_owned();
-            return Ok((Strategy::LastUpdated, why));
-        }
         let undecided = feed.detect == Detect::Auto && feed.filter.is_empty() && self.profile.trust_history;
         let offer = if undecided {
             self.offer(&feed.record_type).await?
         } else {
             Offer::NoHistory
         };
+        if cursor.is_none() && feed.start == Start::Beginning {
+            let why = "a baseline is the current state".to_owned();
+            return Ok((Strategy::LastUpdated, why));
+        }
         let moved = cursor.map(|cursor| cursor.by);
         Ok(choose(feed, self.profile.trust_history, offer, moved))
+    }
+
+    /// Which way goes on from where a search ended. It is kept with the cursor, so that a statement that cannot be read
+    /// for a while turns no history into a search.
+    pub(crate) fn goes_on(&self, feed: &FeedSpec) -> By {
+        let told = self.profile.trust_history
+            && feed.filter.is_empty()
+            && self.histories().offer(&feed.record_type) == Offer::History;
+        if told { By::History } else { By::LastUpdated }
     }
 
     /// What the server offers of a type.

@@ -58,7 +58,7 @@ pub(crate) struct CursorState {
     v: u8,
     pub(crate) watermark: Stored,
     pub(crate) start: Option<Stored>,
-    /// Which strategy moved it here. Both may go on from it, because both mean the source's stamps.
+    /// Which strategy moved it here, or is known to go on from here. Both may go on from it, because both mean the source's stamps.
     #[serde(default)]
     pub(crate) by: By,
 }

@@ -273,41 +273,13 @@ fn an_inferred_delete_is_refused_without_a_living_record() {
 
 #[test]
 fn a_delete_that_a_read_found_is_told_once_and_takes_the_name_that_a_history_gives_it() {
-    let mut view = LedgerView::default();
-    let mut judge = |change: Change, source| {
-        let verdicts = decide(&mercy(), &mut view, &[change], source);
-        verdicts.into_iter().next().unwrap()
-    };
-    judge(version(2), Source::Page);
     let found = Change {
         order: reference(3).order,
         ..gone()
     };
-    let verdict = judge(found, Source::Inbox);
-    assert!(matches!(
-        verdict,
-        Verdict::Append {
-            kind: EventKind::Deleted,
-            ..
-        }
-    ));
-    assert!(matches!(judge(deleted(4), Source::Page), Verdict::Silence { .. }));
-    assert!(matches!(judge(version(5), Source::Page), Verdict::Append { .. }));
-    let verdict = judge(deleted(6), Source::Page);
-    assert!(
-        matches!(
-            verdict,
-            Verdict::Append {
-                kind: EventKind::Deleted,
-                ..
-            }
-        ),
-        "a second delete"
-    );
-    assert!(
-        matches!(judge(deleted(7), Source::Page), Verdict::Append { .. }),
-        "named, and named anew"
-    );
+    let changes = [version(2), found, deleted(4), version(5), deleted(6), deleted(7)];
+    let told = ["updated", "deleted", "silence", "updated", "deleted", "deleted"];
+    check_from(LedgerView::default(), &changes, Source::Inbox, &told);
 }
 
 #[test]

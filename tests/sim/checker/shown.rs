@@ -30,7 +30,7 @@ pub(super) struct Version {
     pub(super) first: u64,
     /// The first answer that carried it and was not lost with its worker.
     pub(super) counted: Option<u64>,
-    /// The first of the answers that count which carried the body.
+    /// When the first of the answers that count and carried the body was handed over.
     pub(super) whole: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct View {
     pub(super) by_event: BTreeMap<String, (RecordRef, u64)>,
     /// Records that a read found gone, by the number of the first such answer.
     pub(super) gone: BTreeMap<RecordRef, u64>,
-    /// Plain reads: what they found (0 for gone), in order.
+    /// Plain reads: when they were settled, and what they found (0 for gone).
     pub(super) reads: BTreeMap<RecordRef, Vec<(u64, u64)>>,
     /// By connection and record type.
     pub(super) begins: BTreeMap<(String, String), Begin>,
@@ -111,7 +111,7 @@ impl View {
             let record = showing.record(&answer.connection);
             if answer.asked == Asked::Record {
                 let reads = self.reads.entry(record.clone()).or_default();
-                reads.push((answer.tick, showing.number));
+                reads.push((handed.unwrap_or(answer.tick), showing.number));
             }
             if showing.extent == Extent::Gone {
                 if answer.asked != Asked::Context {
@@ -147,8 +147,8 @@ impl View {
             }
             if handed.is_some() {
                 version.counted.get_or_insert(answer.tick);
-                if showing.extent == Extent::Whole {
-                    version.whole.get_or_insert(answer.tick);
+                if let (Extent::Whole, Some(handed)) = (showing.extent, handed) {
+                    version.whole = Some(version.whole.map_or(handed, |earlier| earlier.min(handed)));
                 }
             }
             searched.push((record, showing.number, showing.stamp));

@@ -6,7 +6,7 @@ use courier_sdk::{
 use jiff::Timestamp;
 use url::Url;
 
-use super::{By, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use super::{By, CursorState, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page, Version};
 use crate::instant::Stored;
@@ -68,7 +68,10 @@ impl FhirConnector {
             };
             match poll.absorb(&shown, rules) {
                 Step::Ask(poll) => Next::Page(Resume::new(poll::text(&poll))),
-                Step::Done(state) => Next::Done(poll::cursor(state)),
+                Step::Done(state) => Next::Done(poll::cursor(CursorState {
+                    by: self.goes_on(feed),
+                    ..state
+                })),
                 Step::Inconclusive(reason) => Next::Inconclusive {
                     reason: reason.to_owned(),
                 },
