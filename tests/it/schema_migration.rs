@@ -148,6 +148,12 @@ async fn keeps_its_rows(store: &SqliteStore, written_by: usize) {
 
 /// Every stage goes on from its rows: what was shown is known, what waited becomes events, and they are numbered on.
 async fn takes_in(store: &SqliteStore, fence: Fence) {
+    polls(store, fence).await;
+    fetches(store, fence).await;
+    fans_out(store, fence).await;
+}
+
+async fn polls(store: &SqliteStore, fence: Fence) {
     let poll_of = |name: &str, poll: u64| PollRef {
         connection: mercy(),
         feed: feed(name),
@@ -183,7 +189,9 @@ async fn takes_in(store: &SqliteStore, fence: Fence) {
     );
     let history = store.feed(&mercy(), &feed("history")).await.unwrap();
     assert_eq!(history.cursor, Some(cursor("2026")));
+}
 
+async fn fetches(store: &SqliteStore, fence: Fence) {
     assert_eq!(store.redrive_quarantine(&mercy(), at(2)).await.unwrap(), 1);
     let claim = ClaimChanges {
         connection: mercy(),
@@ -211,7 +219,9 @@ async fn takes_in(store: &SqliteStore, fence: Fence) {
         at: at(3),
     };
     assert_eq!(store.settle_changes(&settle).await.unwrap().appended, 2);
+}
 
+async fn fans_out(store: &SqliteStore, fence: Fence) {
     let view = store.fan_out_view(&mercy(), &Lane::Common, 100).await.unwrap();
     assert_eq!(view.events.len(), 4);
     let members: Vec<_> = view.members.iter().map(|(it, standing)| (it, standing)).collect();
@@ -236,7 +246,7 @@ async fn takes_in(store: &SqliteStore, fence: Fence) {
 
 /// All that is owed is delivered, record by record, under the numbers that follow the old ones.
 async fn delivers(store: &SqliteStore) {
-    let mut set = SetFlow {
+    let mut flow = SetFlow {
         subscription: all(),
         flow: Flow::Paused,
         at: at(4),
@@ -247,10 +257,10 @@ async fn delivers(store: &SqliteStore) {
         limit: 10,
         at: at(4),
     };
-    store.set_flow(&set).await.unwrap();
+    store.set_flow(&flow).await.unwrap();
     assert!(store.claim_deliveries(&claim).await.unwrap().is_empty());
-    set.flow = Flow::Flowing;
-    store.set_flow(&set).await.unwrap();
+    flow.flow = Flow::Flowing;
+    store.set_flow(&flow).await.unwrap();
     let dead = DeadLetterQuery::default();
     assert_eq!(store.redrive(&dead, at(4)).await.unwrap(), 1);
     let mut sent = Vec::new();
@@ -300,6 +310,10 @@ async fn delivers(store: &SqliteStore) {
         .map(|(number, what)| (*number, what.as_str()))
         .collect();
     assert_eq!(named, wanted);
+    sweeps(store).await;
+}
+
+async fn sweeps(store: &SqliteStore) {
     let sweep = Sweep {
         at: at(1_000),
         retention: Duration::from_secs(1),

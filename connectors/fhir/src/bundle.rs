@@ -36,7 +36,7 @@ pub(crate) enum BodyError {
 
 /// One version of a record as either way of finding changes shows it, or the record's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Version {
+pub(crate) struct Row {
     pub(crate) key: RecordKey,
     pub(crate) shown: Shown,
     pub(crate) version_id: Option<String>,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use url::Url;
 
 use crate::answer::{self, Asked};
-use crate::bundle::Version;
+use crate::bundle::Row;
 use crate::exchange::{NoAnswer, Wanted};
 use crate::instant;
 use crate::last_updated::present::{self, Clocks};
@@ -64,8 +64,7 @@ impl FhirConnector {
         &self,
         feed: &FeedSpec,
         operation: &str,
-        url: Url,
-        asked: Asked<'_>,
+        (url, asked): (Url, Asked<'_>),
         least: Least,
     ) -> Result<HttpResponse, ConnectorError> {
         let limit = self.limits.page_bytes_max;
@@ -126,8 +125,7 @@ impl FhirConnector {
         feed: &FeedSpec,
         order: PageOrder,
         course: Course,
-        versions: impl IntoIterator<Item = Version>,
-        unusable: Vec<usize>,
+        (rows, unusable): (impl IntoIterator<Item = Row>, Vec<usize>),
     ) -> ChangePage {
         if !matches!(course.next, Next::Page(_)) {
             self.poll_has_ended(feed);
@@ -140,12 +138,12 @@ impl FhirConnector {
             next: course.next,
             fresh_as_of: course.fresh_as_of,
         };
-        for version in versions {
-            let size = version.body.as_ref().map_or(0, bytes::Bytes::len);
+        for row in rows {
+            let size = row.body.as_ref().map_or(0, bytes::Bytes::len);
             if size > self.limits.record_bytes_max {
-                answered.oversized.push(version.key);
+                answered.oversized.push(row.key);
             } else {
-                answered.changes.push(change(version, feed.fetch, course.start));
+                answered.changes.push(change(row, feed.fetch, course.start));
             }
         }
         answered
@@ -161,7 +159,7 @@ impl FhirConnector {
         })
     }
 
-    /// The address behind a page link that was kept. A link of before base_url was changed is of no use.
+    /// The address behind a page link that was kept. A link of before `base_url` was changed is of no use.
     pub(crate) fn kept_link(&self, operation: &str, link: Option<&str>) -> Result<Url, ConnectorError> {
         let url = link.and_then(|link| Url::parse(link).ok());
         let url = url.filter(|url| query::same_origin(&self.exchange.base, url));
@@ -207,19 +205,19 @@ fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> C
     }
 }
 
-fn change(version: Version, fetch: FetchMode, start: Option<Timestamp>) -> ChangeRef {
-    let silent = matches!((version.last_updated, start), (Some(stamp), Some(start)) if stamp < start);
-    let body = version.body.filter(|_| fetch == FetchMode::FromPage);
+fn change(row: Row, fetch: FetchMode, start: Option<Timestamp>) -> ChangeRef {
+    let silent = matches!((row.last_updated, start), (Some(stamp), Some(start)) if stamp < start);
+    let body = row.body.filter(|_| fetch == FetchMode::FromPage);
     ChangeRef {
-        key: version.key,
-        shown: version.shown,
+        key: row.key,
+        shown: row.shown,
         novelty: if silent {
             Novelty::Silent
         } else {
             Novelty::Announce
         },
-        version_id: version.version_id,
-        last_updated: version.last_updated,
+        version_id: row.version_id,
+        last_updated: row.last_updated,
         record: body.map(Record::new),
     }
 }

@@ -45,7 +45,9 @@ impl FhirConnector {
                     }
                     // It names another version than the one that we know: only the record itself can tell.
                 }
-                answer => return self.judge_current(change, answer),
+                answer @ (Answer::Response(_) | Answer::TooLarge) => {
+                    return self.judge_current(change, answer);
+                }
             }
         }
         let answer = self

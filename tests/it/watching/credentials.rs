@@ -108,7 +108,48 @@ async fn leaks_nothing(auth: Auth, granting: Granting, source: Source, log: &str
     ];
     let service = scene.start(&["run", "--log", "trace"], &environment);
     let polls = granting == Granting::Grants;
-    let delivers = polls && source == Source::Well;
+    wait_until_told(&scene, &echoes, (polls, polls && source == Source::Well)).await;
+    let mut outputs = Outputs::default();
+    for path in ["/metrics", "/readyz", "/healthz"] {
+        outputs.add(path, scene.page(path).await);
+    }
+    let quiet: [&[&str]; 3] = [
+        &["destinations", "test", "broker"],
+        &["dead-letters", "list", "--json"],
+        &["cursors", "show"],
+    ];
+    for command in quiet {
+        let ended = scene.run(command, &environment).await;
+        outputs.add_output(&command.join(" "), ended);
+    }
+    terminate(service).await;
+    outputs.add("the log", scene.log());
+    let loud: [&[&str]; 3] = [
+        &["check", "--connect"],
+        &["poll", "--connection", "mercy"],
+        &["destinations", "test", "broker"],
+    ];
+    for command in loud {
+        let arguments = [command, &["--log", "trace"]].concat();
+        let ended = scene.run(&arguments, &environment).await;
+        outputs.add_output(&command.join(" "), ended);
+    }
+    scene.with(|seen| {
+        for bytes in &seen.exported {
+            outputs.add("a trace", bytes.to_vec());
+        }
+    });
+    assert!(outputs.0.iter().any(|(_, bytes)| bytes.len() > 500));
+    assert!(
+        echoes.told.lock().unwrap().logins >= 1,
+        "by the tests of the broker at the latest"
+    );
+    outputs.hold_no_canary();
+    holds_no_part(&outputs, &key, &echoes);
+}
+
+/// Waits until the services were told all that the courier has to tell them: whether it polls, whether it delivers.
+async fn wait_until_told(scene: &Scene, echoes: &Echoes, (polls, delivers): (bool, bool)) {
     let told = async {
         loop {
             let asked = scene.with(|seen| seen.asked);
@@ -128,41 +169,11 @@ async fn leaks_nothing(auth: Auth, granting: Granting, source: Source, log: &str
     assert!(timeout(PATIENCE, told).await.is_ok(), "never told everything");
     // What follows from it is logged at once; failed deliveries are attempted again within a second.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
-    let mut outputs = Outputs::default();
-    for path in ["/metrics", "/readyz", "/healthz"] {
-        outputs.add(path, scene.page(path).await);
-    }
-    for command in [
-        &["destinations", "test", "broker"][..],
-        &["dead-letters", "list", "--json"],
-        &["cursors", "show"],
-    ] {
-        let ended = scene.run(command, &environment).await;
-        outputs.add_output(&command.join(" "), ended);
-    }
-    terminate(service).await;
-    outputs.add("the log", scene.log());
-    for command in [
-        &["check", "--connect"][..],
-        &["poll", "--connection", "mercy"],
-        &["destinations", "test", "broker"],
-    ] {
-        let arguments = [command, &["--log", "trace"]].concat();
-        let ended = scene.run(&arguments, &environment).await;
-        outputs.add_output(&command.join(" "), ended);
-    }
-    scene.with(|seen| {
-        for bytes in &seen.exported {
-            outputs.add("a trace", bytes.to_vec());
-        }
-    });
-    assert!(outputs.0.iter().any(|(_, bytes)| bytes.len() > 500));
-    assert!(
-        echoes.told.lock().unwrap().logins >= 1,
-        "by the tests of the broker at the latest"
-    );
-    outputs.hold_no_canary();
-    let mut made = lines_of(&key);
+}
+
+/// No line of the key and no part of an assertion is in what was printed.
+fn holds_no_part(outputs: &Outputs, key: &str, echoes: &Echoes) {
+    let mut made = lines_of(key);
     for form in &echoes.told.lock().unwrap().forms {
         let fields = url::form_urlencoded::parse(form);
         let assertions = fields.filter(|(name, _)| name == "client_assertion");
@@ -192,86 +203,80 @@ async fn a_client_with_a_secret_leaks_neither_it_nor_tokens() {
     leaks_nothing(Auth::Secret, Granting::Garbles, Source::Well, "json").await;
 }
 
+/// A configuration with the key, the broker's URL, Redis' URL and the client's secret that go with it.
+type Case = (String, [String; 4]);
+
 /// Secrets that are no good, or stand where references belong.
+fn refused(good: &str, key: &str) -> Vec<Case> {
+    let amqp = |rest: &str| format!("amqp://courier:{AMQP_PASSWORD}@{rest}");
+    let redis = |rest: &str| format!("redis://:{REDIS_PASSWORD}@{rest}");
+    let (good_amqp, good_redis) = (amqp("127.0.0.1:1/ehr"), redis("127.0.0.1:1"));
+    let owned = |secrets: [&str; 4]| secrets.map(str::to_owned);
+    let literal = |from: &str, to: &str| {
+        let secrets = [key, &good_amqp, &good_redis, CLIENT_SECRET];
+        (good.replace(from, to), owned(secrets))
+    };
+    let of_no_use = ["-----BEGIN PRIVATE KEY-----\n", &good_redis, &good_redis, "\u{7}"];
+    let (mut wrong_places, secrets) = literal("env:CLIENT_SECRET", CLIENT_SECRET);
+    wrong_places = wrong_places.replace("file:client.pem", ACCESS_TOKEN);
+    let mut cases = vec![
+        (good.to_owned(), owned(of_no_use)),
+        (
+            good.to_owned(),
+            owned([ACCESS_TOKEN, AMQP_PASSWORD, REDIS_PASSWORD, ""]),
+        ),
+        literal("env:REDIS_URL", &good_redis),
+        literal("file:broker.url", &good_amqp),
+        (wrong_places, secrets),
+        literal("client_id = ", &format!("{CLIENT_SECRET} = \"x\", client_id = ")),
+    ];
+    let odd = [
+        (amqp("h/a/b"), redis("h/first")),
+        (amqp("h/v?x=1"), redis("h/?x=1")),
+        (amqp(""), redis("")),
+        (
+            format!("https{}", &good_amqp[4..]),
+            format!("http{}", &good_redis[5..]),
+        ),
+    ];
+    let odd = odd.map(|(amqp, redis)| (good.to_owned(), [key.to_owned(), amqp, redis, "\u{7}".to_owned()]));
+    cases.extend(odd);
+    cases
+}
+
 #[tokio::test]
 async fn refused_credentials_are_not_repeated() {
     let scene = Scene::raise(record()).await;
-    let amqp = |rest: &str| format!("amqp://courier:{AMQP_PASSWORD}@{rest}");
-    let redis = |rest: &str| format!("redis://:{REDIS_PASSWORD}@{rest}");
     let write = |name: &str, text: &str| std::fs::write(scene.folder.path().join(name), text).unwrap();
-    let key = private_key();
-    let (good_amqp, good_redis) = (amqp("127.0.0.1:1/ehr"), redis("127.0.0.1:1"));
-    let secret = leaks::signing_secret();
+    let (key, secret) = (private_key(), leaks::signing_secret());
     let mut outputs = Outputs::default();
-    let mut number = 0;
+    let mut cases = Vec::new();
     for auth in [Auth::Key, Auth::Secret] {
         let good = configure(&scene, auth, "http://127.0.0.1:1/token", "json");
-        let literal = |from: &str, to: &str| good.replace(from, to);
-        let cases: Vec<(String, [&str; 4])> = vec![
-            (
-                good.clone(),
-                ["-----BEGIN PRIVATE KEY-----\n", &good_redis, &good_redis, "\u{7}"],
-            ),
-            (good.clone(), [ACCESS_TOKEN, AMQP_PASSWORD, REDIS_PASSWORD, ""]),
-            (
-                literal("env:REDIS_URL", &good_redis),
-                [&key, &good_amqp, &good_redis, CLIENT_SECRET],
-            ),
-            (
-                literal("file:broker.url", &good_amqp),
-                [&key, &good_amqp, &good_redis, CLIENT_SECRET],
-            ),
-            (
-                literal("env:CLIENT_SECRET", CLIENT_SECRET).replace("file:client.pem", ACCESS_TOKEN),
-                [&key, &good_amqp, &good_redis, CLIENT_SECRET],
-            ),
-            (
-                literal("client_id = ", &format!("{CLIENT_SECRET} = \"x\", client_id = ")),
-                [&key, &good_amqp, &good_redis, CLIENT_SECRET],
-            ),
+        cases.extend(refused(&good, &key));
+    }
+    assert_eq!(cases.len(), 20);
+    for (number, (text, [pem, broker, redis_url, client_secret])) in cases.iter().enumerate() {
+        write("courier.toml", text);
+        write("client.pem", pem);
+        write("broker.url", broker);
+        let environment = [
+            ("CLIENT_SECRET", client_secret.as_str()),
+            ("REDIS_URL", redis_url.as_str()),
+            ("HOOK_SECRET", secret.as_str()),
         ];
-        let odd_amqp = [
-            amqp("h/a/b"),
-            amqp("h/v?x=1"),
-            amqp(""),
-            format!("https{}", &good_amqp[4..]),
+        let commands: [&[&str]; 3] = [
+            &["check", "--connect"],
+            &["run"],
+            &["destinations", "test", "broker"],
         ];
-        let odd_redis = [
-            redis("h/first"),
-            redis("h/?x=1"),
-            redis(""),
-            format!("http{}", &good_redis[5..]),
-        ];
-        let odd = odd_amqp.iter().zip(&odd_redis);
-        let odd = odd.map(|(amqp, redis)| {
-            (
-                good.clone(),
-                [key.as_str(), amqp.as_str(), redis.as_str(), "\u{7}"],
-            )
-        });
-        for (text, [pem, broker, redis_url, client_secret]) in cases.into_iter().chain(odd) {
-            number += 1;
-            write("courier.toml", &text);
-            write("client.pem", pem);
-            write("broker.url", broker);
-            let environment = [
-                ("CLIENT_SECRET", client_secret),
-                ("REDIS_URL", redis_url),
-                ("HOOK_SECRET", secret.as_str()),
-            ];
-            for command in [
-                &["check", "--connect"][..],
-                &["run"],
-                &["destinations", "test", "broker"],
-            ] {
-                let arguments = [command, &["--log", "trace"]].concat();
-                let ended = scene.run(&arguments, &environment).await;
-                assert!(!ended.status.success(), "case {number}, {command:?}");
-                outputs.add_output(&format!("case {number}, {}", command.join(" ")), ended);
-            }
+        for command in commands {
+            let arguments = [command, &["--log", "trace"]].concat();
+            let ended = scene.run(&arguments, &environment).await;
+            assert!(!ended.status.success(), "case {number}, {command:?}");
+            outputs.add_output(&format!("case {number}, {}", command.join(" ")), ended);
         }
     }
-    assert_eq!(number, 20);
     outputs.hold_no_canary();
     for (from, bytes) in &outputs.0 {
         let text = String::from_utf8_lossy(bytes);
@@ -289,25 +294,8 @@ impl Http for NoHttp {
     }
 }
 
-/// What a panic prints is what `Debug` shows.
-#[test]
-fn debug_shows_no_credentials() {
-    let key = private_key();
-    let variables = [
-        ("SOURCE_TOKEN", TOKEN.to_owned()),
-        ("CLIENT_SECRET", CLIENT_SECRET.to_owned()),
-        ("CLIENT_KEY", key.clone()),
-        ("REDIS_URL", format!("redis://:{REDIS_PASSWORD}@127.0.0.1")),
-        (
-            "AMQP_URL",
-            format!("amqps://courier:{AMQP_PASSWORD}@mq.example.com/ehr"),
-        ),
-    ];
-    let environment: Environment = variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    let text = r#"
+/// Every place that a secret may stand at.
+const EVERYWHERE: &str = r#"
 [state]
 url = "sqlite://courier.db"
 key = "none"
@@ -335,6 +323,25 @@ type = "amqp"
 url = "env:AMQP_URL"
 exchange = "ehr.changes"
 "#;
+
+/// What a panic prints is what `Debug` shows.
+#[test]
+fn debug_shows_no_credentials() {
+    let key = private_key();
+    let variables = [
+        ("SOURCE_TOKEN", TOKEN.to_owned()),
+        ("CLIENT_SECRET", CLIENT_SECRET.to_owned()),
+        ("CLIENT_KEY", key.clone()),
+        ("REDIS_URL", format!("redis://:{REDIS_PASSWORD}@127.0.0.1")),
+        (
+            "AMQP_URL",
+            format!("amqps://courier:{AMQP_PASSWORD}@mq.example.com/ehr"),
+        ),
+    ];
+    let environment: Environment = variables
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
     let surroundings = Surroundings {
         environment: &environment,
         known_profiles: &Profile::names(),
@@ -342,7 +349,7 @@ exchange = "ehr.changes"
         now: "2026-11-20T10:00:00Z".parse().unwrap(),
         secrets: Secrets::Required,
     };
-    let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
+    let config = config::from_text(Path::new("courier.toml"), EVERYWHERE, &surroundings).unwrap();
     let parsed = ClientKey::parse(&SecretString::from(key.as_str()), None).unwrap();
     let tokens = Tokens::new(Settings {
         client: Client::Secret {

@@ -9,6 +9,7 @@ use ehr_courier::face::{self, health};
 use ehr_courier::pipeline::heartbeat::Part;
 use ehr_courier::pipeline::{self, Worker};
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,14 +80,15 @@ async fn a_worker_with_nothing_to_do_stays_ready() {
         connection.budget.pause(Duration::from_hours(1));
     }
     let stop = CancellationToken::new();
-    let running = tokio::spawn(pipeline::run(Arc::clone(&worker), stop.clone()));
+    let mut running = JoinSet::new();
+    running.spawn(pipeline::run(Arc::clone(&worker), stop.clone()));
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(15)).await;
         let said = report(&worker);
         assert_eq!(said["ready"], true, "{said}");
     }
     stop.cancel();
-    running.await.unwrap().unwrap();
+    running.join_next().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    BUNDLE_DEPTH, BodyError, Head, Version, bare_etag, checked, failure, find_next, issues_of, opened,
+    BUNDLE_DEPTH, BodyError, Head, Row, bare_etag, checked, failure, find_next, issues_of, opened,
     usable_version_id, version_text,
 };
 use crate::instant;
@@ -17,7 +17,7 @@ use crate::instant;
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     /// The versions of the type asked for, in the order of the answer.
-    pub(crate) items: Vec<Version>,
+    pub(crate) items: Vec<Row>,
     pub(crate) entries: usize,
     /// The places of entries that name no record.
     pub(crate) unusable: Vec<usize>,
@@ -98,7 +98,7 @@ fn add(
     Ok(())
 }
 
-fn item(entry: Entry<'_>, head: Option<Head<'_>>, body: &Bytes, asked: &RecordType) -> Option<Version> {
+fn item(entry: Entry<'_>, head: Option<Head<'_>>, body: &Bytes, asked: &RecordType) -> Option<Row> {
     let request = entry.request.unwrap_or_default();
     let response = entry.response.unwrap_or_default();
     let url = request.url.as_deref().unwrap_or_default();
@@ -128,7 +128,7 @@ fn item(entry: Entry<'_>, head: Option<Head<'_>>, body: &Bytes, asked: &RecordTy
         .or_else(|| bare_etag(response.etag.as_deref()?))
         .or_else(|| usable_version_id(after(url, "_history")?));
     let stamp = stamp.as_deref().and_then(instant::parse);
-    Some(Version {
+    Some(Row {
         key,
         shown,
         version_id,
@@ -159,7 +159,7 @@ mod tests {
         page(&Bytes::from(text), &RecordType::parse("Patient").unwrap(), 64).unwrap()
     }
 
-    fn only(entry: &str) -> Version {
+    fn only(entry: &str) -> Row {
         let page = read(entry);
         assert_eq!((page.items.len(), page.unusable.len()), (1, 0), "{entry}");
         page.items[0].clone()

@@ -53,7 +53,9 @@ impl FhirConnector {
             ),
         };
         let least = Least::OneRecord;
-        let response = self.ask_page(feed, &operation, url.clone(), asked, least).await?;
+        let response = self
+            .ask_page(feed, &operation, (url.clone(), asked), least)
+            .await?;
         let page = bundle::history::page(&response.body, &feed.record_type, self.limits.json_depth_max)
             .map_err(|error| answer::unusable(operation, &error))?;
         let shown = self.history_shown(feed, &page, &url)?;
@@ -67,7 +69,7 @@ impl FhirConnector {
             self.after(feed, poll, &shown)
         });
         let versions = page.items.into_iter().take(asked_for);
-        Ok(self.handed_over(feed, PageOrder::NewestFirst, course, versions, page.unusable))
+        Ok(self.handed_over(feed, PageOrder::NewestFirst, course, (versions, page.unusable)))
     }
 
     fn after(&self, feed: &FeedSpec, poll: History, shown: &Shown) -> Next {

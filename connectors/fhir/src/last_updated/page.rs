@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{By, CursorState, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
 use crate::answer::{self, Asked};
-use crate::bundle::{self, Item, Page, Version};
+use crate::bundle::{self, Item, Page, Row};
 use crate::instant::Stored;
 use crate::poll::{self, Course, Stand, UnderWay};
 use crate::portion::Portion;
@@ -53,7 +53,9 @@ impl FhirConnector {
             Stand::Fresh(_) | Stand::Running(_) => Asked::Search,
         };
         let least = self.least_searched(feed);
-        let response = self.ask_page(feed, &operation, url.clone(), asked, least).await?;
+        let response = self
+            .ask_page(feed, &operation, (url.clone(), asked), least)
+            .await?;
         let page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
             .map_err(|error| answer::unusable(operation, &error))?;
         if applied(feed, &page, &url) == Some(Applied::NotFilter) {
@@ -77,9 +79,9 @@ impl FhirConnector {
                 },
             }
         });
-        let versions = page.items.into_iter();
-        let versions = versions.map(|item| version(item, shortened));
-        Ok(self.handed_over(feed, PageOrder::OldestFirst, course, versions, page.unusable))
+        let rows = page.items.into_iter();
+        let rows = rows.map(|item| row(item, shortened));
+        Ok(self.handed_over(feed, PageOrder::OldestFirst, course, (rows, page.unusable)))
     }
 
     /// A page of which nothing is taken, and with which the poll ends.
@@ -95,7 +97,7 @@ impl FhirConnector {
             start: None,
             fresh_as_of,
         };
-        self.handed_over(feed, PageOrder::OldestFirst, course, [], Vec::new())
+        self.handed_over(feed, PageOrder::OldestFirst, course, ([], Vec::new()))
     }
 
     fn search_address(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> Result<Url, ConnectorError> {
@@ -168,8 +170,8 @@ fn stand_is_shortened(stand: &Stand<Poll>) -> bool {
 }
 
 /// A record that may have been `shortened` is not carried, whether or not the source says so.
-fn version(item: Item, shortened: bool) -> Version {
-    Version {
+fn row(item: Item, shortened: bool) -> Row {
+    Row {
         key: item.key,
         shown: ShownAs::State,
         version_id: item.version_id,
