@@ -90,6 +90,7 @@ macro_rules! contract_suite {
                     numbers_go_before_stamps_within_a_record,
                     a_collecting_stage_is_counted_and_what_is_discarded_is_told,
                     a_record_in_another_feeds_stage_waits,
+                    a_version_that_is_staged_with_its_record_is_not_superseded,
                 ];
                 kept: [
                     what_was_read_is_kept_while_its_context_is_waited_for,

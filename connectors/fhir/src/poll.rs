@@ -83,6 +83,7 @@ impl FhirConnector {
         if response.body.len() > limit {
             return Err(self.too_large(feed, operation, asked, least));
         }
+        self.page_fits(feed);
         Ok(response)
     }
 

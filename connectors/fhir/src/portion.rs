@@ -37,8 +37,19 @@ pub(crate) enum Least {
     Ids,
 }
 
-/// The feeds whose pages are asked to hold less than the limit says, and when that changed last.
-pub(crate) type Portions = BTreeMap<FeedName, (Portion, Timestamp)>;
+/// So many answers in a row that were too large show that the page is so: one may be a gateway's mishap.
+const TOO_LARGE_IN_A_ROW: u32 = 2;
+
+/// What is remembered of a feed that an answer too large was got for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reduced {
+    portion: Portion,
+    changed_at: Timestamp,
+    in_a_row: u32,
+}
+
+/// The feeds whose pages are asked to hold less than the limit says, or may be soon.
+pub(crate) type Portions = BTreeMap<FeedName, Reduced>;
 
 impl Portion {
     fn smaller(self, divisor: u32, least: Least) -> Option<Self> {
@@ -61,7 +72,9 @@ impl FhirConnector {
     /// What the feed's next page is to hold.
     pub(crate) fn portion(&self, feed: &FeedSpec) -> Portion {
         let reduced = self.portions().get(&feed.name).copied();
-        reduced.map_or(Portion::Records(self.limits.page_count), |(portion, _)| portion)
+        reduced.map_or(Portion::Records(self.limits.page_count), |reduced| {
+            reduced.portion
+        })
     }
 
     /// How small the portions of a search can be.
@@ -82,33 +95,59 @@ impl FhirConnector {
         least: Least,
     ) -> ConnectorError {
         let limit = self.limits.page_bytes_max;
-        let divisor = match asked {
-            Asked::PageLink(_) => FURTHER_PAGE_DIVISOR,
-            Asked::Search | Asked::Read => FIRST_PAGE_DIVISOR,
+        let exceeds = format!("the answer exceeds the page limit of {limit} bytes");
+        let unreadable = |what: &str| ConnectorError::Unreadable {
+            operation: operation.clone(),
+            reason: format!("{exceeds}{what}"),
         };
-        let Some(smaller) = self.portion(feed).smaller(divisor, least) else {
-            let asked_for = match self.portion(feed) {
-                Portion::Records(_) => "one record",
-                Portion::Ids => "ids",
-            };
-            let reason = format!(
-                "the answer exceeds the page limit of {limit} bytes, though no more than {asked_for} was asked for"
-            );
-            return ConnectorError::Unreadable { operation, reason };
+        let portion = self.portion(feed);
+        let (divisor, in_a_row_min) = match (asked, portion) {
+            (Asked::PageLink(_), _) => (FURTHER_PAGE_DIVISOR, TOO_LARGE_IN_A_ROW),
+            (Asked::Search | Asked::Read, Portion::Records(0 | 1)) => {
+                (FIRST_PAGE_DIVISOR, TOO_LARGE_IN_A_ROW)
+            }
+            (Asked::Search | Asked::Read, Portion::Records(_) | Portion::Ids) => (FIRST_PAGE_DIVISOR, 1),
         };
+        let Some(smaller) = portion.smaller(divisor, least) else {
+            return unreadable(match portion {
+                Portion::Records(_) => ", though no more than one record was asked for",
+                Portion::Ids => ", though no more than ids was asked for",
+            });
+        };
+        let now = self.clock.now();
+        let mut portions = self.portions();
+        let reduced = portions.entry(feed.name.clone()).or_insert(Reduced {
+            portion,
+            changed_at: now,
+            in_a_row: 0,
+        });
+        reduced.in_a_row += 1;
+        if reduced.in_a_row < in_a_row_min {
+            return unreadable("; it is asked for once more");
+        }
         tracing::warn!(
-            feed = %feed.name, before = ?self.portion(feed), now = ?smaller,
+            feed = %feed.name, before = ?portion, now = ?smaller,
             "the answer exceeds the page limit: the feed's pages are asked to hold less"
         );
-        let now = self.clock.now();
-        self.portions().insert(feed.name.clone(), (smaller, now));
+        *reduced = Reduced {
+            portion: smaller,
+            changed_at: now,
+            in_a_row: 0,
+        };
         match asked {
             // The link goes on asking for as much as before.
-            Asked::PageLink(_) => ConnectorError::PageExpired { operation, status: 0 },
-            Asked::Search | Asked::Read => ConnectorError::Unreadable {
-                operation,
-                reason: format!("the answer exceeds the page limit of {limit} bytes; a smaller page is next"),
+            Asked::PageLink(_) => ConnectorError::PageExpired {
+                operation: operation.clone(),
+                status: 0,
             },
+            Asked::Search | Asked::Read => unreadable("; a smaller page is next"),
+        }
+    }
+
+    /// Notes a page that was not too large.
+    pub(crate) fn page_fits(&self, feed: &FeedSpec) {
+        if let Some(reduced) = self.portions().get_mut(&feed.name) {
+            reduced.in_a_row = 0;
         }
     }
 
@@ -117,18 +156,21 @@ impl FhirConnector {
     pub(crate) fn poll_has_ended(&self, feed: &FeedSpec) {
         let now = self.clock.now();
         let mut portions = self.portions();
-        let Some((portion, at)) = portions.get(&feed.name).copied() else {
+        let Some(reduced) = portions.get_mut(&feed.name) else {
             return;
         };
-        if now.duration_since(at).unsigned_abs() <= feed.overlap {
+        if now.duration_since(reduced.changed_at).unsigned_abs() <= feed.overlap {
             return;
         }
-        match portion.larger() {
-            Portion::Records(count) if count >= self.limits.page_count => portions.remove(&feed.name),
-            larger @ (Portion::Records(_) | Portion::Ids) => {
-                portions.insert(feed.name.clone(), (larger, now))
+        match reduced.portion.larger() {
+            Portion::Records(count) if count >= self.limits.page_count => {
+                portions.remove(&feed.name);
             }
-        };
+            larger @ (Portion::Records(_) | Portion::Ids) => {
+                reduced.portion = larger;
+                reduced.changed_at = now;
+            }
+        }
     }
 
     fn portions(&self) -> MutexGuard<'_, Portions> {

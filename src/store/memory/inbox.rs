@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use courier_sdk::{ConnectionName, Novelty, RecordKey};
 use jiff::Timestamp;
 
-use super::state::{ConnectionState, InboxRow, QuarantinedChange, State};
+use super::state::{ConnectionState, InboxRow, QuarantinedChange, StagedChange, State};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Head, Source};
 use crate::store::batch::{
@@ -246,8 +246,10 @@ impl ConnectionState {
                     self.inbox.insert(settlement.id, row);
                     return;
                 }
-                self.accept(id, row.change.order, settle.at);
-                settled.superseded += 1;
+                if !self.is_staged(&row.change) {
+                    self.accept(id, row.change.order, settle.at);
+                    settled.superseded += 1;
+                }
             }
             settled.ids.extend(written.id);
         }
@@ -283,6 +285,7 @@ impl ConnectionState {
         if replaced
             && !stands_apart
             && let Some(id) = known_id(&row.change)
+            && !self.is_staged(&row.change)
         {
             self.accept(id, row.change.order, settle.at);
             settled.superseded += 1;
@@ -305,6 +308,14 @@ impl ConnectionState {
             self.put_into_inbox((&feed, baseline), &again, settle.at);
             settled.shown_again += 1;
         }
+    }
+
+    /// Whether a stage holds a version with its record: it is still to be told of, whatever a read found.
+    fn is_staged(&self, change: &Change) -> bool {
+        let is_it = |staged: &StagedChange| {
+            known_id(&staged.change) == known_id(change) && staged.change.content.is_some()
+        };
+        self.feeds.values().any(|feed| feed.stage.iter().any(is_it))
     }
 
     fn settle_given_up(

@@ -10,7 +10,7 @@ use super::intake::{self};
 use super::rows::{
     CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, instant, nanos, stored, text,
 };
-use super::{feed, lease, ledger_rows, quarantine};
+use super::{feed, lease, ledger_rows, quarantine, stage};
 use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
 use crate::store::batch::{
@@ -281,8 +281,10 @@ fn settle_found(
                 let due_at = later(settle.at, INCOMPLETE_RETRIED_AFTER);
                 return retry(db, settlement.id, due_at, None);
             }
-            ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
-            settled.superseded += 1;
+            if !stage::holds(db, &settle.connection, &row.change)? {
+                ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
+                settled.superseded += 1;
+            }
         }
         settled.ids.extend(written.id);
     }
@@ -310,6 +312,7 @@ fn settle_kept(
     if replaced
         && !stands_apart
         && let Some(id) = known_id(&row.change)
+        && !stage::holds(db, connection, &row.change)?
     {
         ledger_rows::accept(db, connection, id, row.change.order, settle.at)?;
         settled.superseded += 1;

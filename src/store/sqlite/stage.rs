@@ -10,9 +10,10 @@ use super::connection::Connection;
 use super::intake::{self};
 use super::rows::{self, CHANGE_COLUMNS, Columns, Failure, change_values, nanos, row_limit, stored, text};
 use super::{feed, lease};
-use crate::domain::event::VersionOrder;
+use crate::domain::event::{Change, VersionOrder};
+use crate::domain::identity::EventId;
 use crate::domain::release::{Placed, oldest_first};
-use crate::store::batch::{Arrival, Bounds, change_bytes, page_batch};
+use crate::store::batch::{Arrival, Bounds, change_bytes, known_id, page_batch};
 use crate::store::{
     AcceptPage, Discarded, PollRef, Progress, ReleaseStage, Released, SLICE_ROWS_MAX, StageState,
 };
@@ -218,4 +219,19 @@ fn is_empty(db: &Connection, poll: &PollRef) -> Result<bool, Failure> {
         db.prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM stage WHERE connection = ?1 AND feed = ?2)")?;
     let empty = exists.query_row([poll.connection.as_str(), poll.feed.as_str()], |row| row.get(0))?;
     Ok(empty)
+}
+
+/// Whether a stage holds a version with its record: it is still to be told of, whatever a read found.
+pub(super) fn holds(db: &Connection, connection: &ConnectionName, change: &Change) -> Result<bool, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM stage INDEXED BY stage_by_record
+                        WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3 AND event_id = ?4
+                            AND body IS NOT NULL)",
+    )?;
+    let key = &change.key;
+    let id = known_id(change).map(EventId::as_str);
+    Ok(select.query_row(
+        params![connection.as_str(), key.record_type.as_str(), key.id.as_str(), id],
+        |row| row.get(0),
+    )?)
 }

@@ -2,7 +2,7 @@
 
 use courier_sdk::Cursor;
 use ehr_courier::domain::event::Change;
-use ehr_courier::store::{FeedState, PollId, Progress, SetCursor, StageState};
+use ehr_courier::store::{FeedState, PollId, Progress, SetCursor, SettleResult, StageState};
 
 use super::Home;
 use super::world::*;
@@ -176,6 +176,18 @@ pub(super) async fn a_record_in_another_feeds_stage_waits(home: &dyn Home) {
     let page = world.page_of(&rooms(), vec![version("1", 2)], done("c")).await;
     let accepted = world.store.accept_page(&page).await.unwrap();
     assert_eq!((accepted.appended, accepted.enqueued), (0, 1));
+}
+
+pub(super) async fn a_version_that_is_staged_with_its_record_is_not_superseded(home: &dyn Home) {
+    let world = World::open(home).await;
+    let page = world.page_of(&rooms(), vec![reference("1", 1)], done("c")).await;
+    world.store.accept_page(&page).await.unwrap();
+    let claimed = world.claim(0).await;
+    world.stage(vec![version("1", 1)]).await;
+    let result = SettleResult::Fetched(version("1", 2));
+    assert_eq!(world.settle(&claimed[0], result).await.superseded, 0);
+    assert_eq!(world.release(10).await.accepted.late, 1);
+    assert_eq!(world.log().await, ["1 2 updated", "1 1 updated"]);
 }
 
 pub(super) async fn numbers_go_before_stamps_within_a_record(home: &dyn Home) {

@@ -45,7 +45,7 @@ impl FhirConnector {
     ) -> Result<ChangePage, ConnectorError> {
         let operation = operation(feed);
         let url = self.search_address(feed, &stand)?;
-        let shortened = self.portion(feed) == Portion::Ids || stand_is_shortened(&stand);
+        let shortened = self.is_shortened(feed, &stand);
         let asked = match &stand {
             Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => {
                 Asked::PageLink(&self.profile.expired_page_statuses)
@@ -82,6 +82,14 @@ impl FhirConnector {
         let rows = page.items.into_iter();
         let rows = rows.map(|item| row(item, shortened));
         Ok(self.handed_over(feed, PageOrder::OldestFirst, course, (rows, page.unusable)))
+    }
+
+    /// Whether the answer holds ids instead of records: a link asks as the request did that it came from.
+    fn is_shortened(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> bool {
+        match stand {
+            Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => poll.shortened,
+            Stand::Fresh(_) | Stand::Running(_) => self.portion(feed) == Portion::Ids,
+        }
     }
 
     /// A page of which nothing is taken, and with which the poll ends.
@@ -162,13 +170,6 @@ fn self_link(page: &Page, url: &Url) -> Option<Url> {
 }
 
 /// Whether the poll under way was asked for ids instead of records.
-fn stand_is_shortened(stand: &Stand<Poll>) -> bool {
-    match stand {
-        Stand::Fresh(_) => false,
-        Stand::Running(poll) => poll.shortened,
-    }
-}
-
 /// A record that may have been `shortened` is not carried, whether or not the source says so.
 fn row(item: Item, shortened: bool) -> Row {
     Row {

@@ -98,7 +98,11 @@ async fn a_further_page_too_large_begins_the_poll_anew_with_much_smaller_ones() 
     });
     let (connector, spec) = (connector(&server), feed(Start::Beginning));
     let (shown, failures, _) = complete(&connector, &spec, None).await;
-    assert_eq!((shown.len(), failures), (30, vec!["page_expired"]));
+    assert_eq!(
+        (shown.len(), failures),
+        (30, vec!["unreadable", "page_expired"]),
+        "asked for once more, then anew"
+    );
 }
 
 #[tokio::test]
