@@ -58,7 +58,7 @@ pub enum AppError {
     #[error("cannot open the store")]
     Store(#[source] StoreError),
     /// The listener cannot be bound.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}; write a free address as [http] listen")]
     Listen {
         /// Where.
         address: std::net::SocketAddr,

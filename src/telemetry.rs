@@ -72,6 +72,8 @@ pub fn init_logs(filter: &str, lines: Lines) -> Result<(), TelemetryError> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
+        // A line that cannot be written is lost: to say so on the same stream would panic, and end the service.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let quiet = filter_fn(|line| !SILENCED.iter().any(|library| line.target().starts_with(library)));
     let installed = match lines {

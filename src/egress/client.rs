@@ -27,7 +27,7 @@ use super::guard::{AddressPolicy, PortClass, Reach, Refusal, Scheme};
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// A longer deadline is cut to this, so that instants stay in range; no request of ours takes as long.
-pub(super) const DEADLINE_MAX: Duration = Duration::from_hours(24);
+const DEADLINE_MAX: Duration = Duration::from_hours(24);
 
 /// What a client needs beside its policy.
 #[derive(Debug, Clone)]
@@ -126,21 +126,7 @@ impl GuardedClient {
 #[async_trait]
 impl Http for GuardedClient {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let deadline = request.deadline;
-        let limit = Limit {
-            bytes_max: request.response_bytes_max,
-            past_bytes: request.at_limit,
-            deadline,
-            ends: Instant::now() + deadline.min(DEADLINE_MAX),
-        };
-        let answer = timeout_at(limit.ends, self.ask(request))
-            .await
-            .unwrap_or(Err(HttpError::Timeout { deadline }))?;
-        Ok(HttpResponse {
-            status: answer.status(),
-            headers: answer.headers().clone(),
-            body: limit.read(answer).await?,
-        })
+        Limit::of(&request).answer(self.ask(request)).await
     }
 }
 
@@ -183,15 +169,41 @@ fn lane(
 /// How much of an answer is read, and until when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
-    pub(super) bytes_max: usize,
-    pub(super) past_bytes: AtLimit,
-    pub(super) deadline: Duration,
-    pub(super) ends: Instant,
+    bytes_max: usize,
+    past_bytes: AtLimit,
+    deadline: Duration,
+    ends: Instant,
 }
 
 impl Limit {
+    /// A request's limits; its time runs from now on.
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        Self {
+            bytes_max: request.response_bytes_max,
+            past_bytes: request.at_limit,
+            deadline: request.deadline,
+            ends: Instant::now() + request.deadline.min(DEADLINE_MAX),
+        }
+    }
+
+    /// Waits for an answer and reads it, within the limits.
+    pub(super) async fn answer(
+        self,
+        asking: impl Future<Output = Result<Response, HttpError>>,
+    ) -> Result<HttpResponse, HttpError> {
+        let deadline = self.deadline;
+        let answer = timeout_at(self.ends, asking)
+            .await
+            .unwrap_or(Err(HttpError::Timeout { deadline }))?;
+        Ok(HttpResponse {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body: self.read(answer).await?,
+        })
+    }
+
     /// Reads the body, decompressed, up to the limit; a compressed bomb is inflated no further than that.
-    pub(super) async fn read(self, answer: Response) -> Result<Bytes, HttpError> {
+    async fn read(self, answer: Response) -> Result<Bytes, HttpError> {
         let announced = answer
             .content_length()
             .and_then(|length| usize::try_from(length).ok());

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use courier_sdk::{Http, HttpError, HttpRequest, HttpResponse};
+use futures_util::TryFutureExt as _;
 use reqwest::Client;
 use reqwest::redirect::Policy;
-use tokio::time::{Instant, timeout_at};
 
-use super::client::{ClientUnavailable, DEADLINE_MAX, Limit, classify, root_cause};
+use super::client::{ClientUnavailable, Limit, classify, root_cause};
 
 /// Sends requests to one socket, whatever host they name. No address guard: a path of this machine is no address.
 #[derive(Debug, Clone)]
@@ -38,27 +38,13 @@ impl SocketClient {
 #[async_trait]
 impl Http for SocketClient {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let deadline = request.deadline;
-        let limit = Limit {
-            bytes_max: request.response_bytes_max,
-            past_bytes: request.at_limit,
-            deadline,
-            ends: Instant::now() + deadline.min(DEADLINE_MAX),
-        };
+        let limit = Limit::of(&request);
         let asking = self
             .client
             .request(request.method, request.url)
             .headers(request.headers)
             .body(request.body)
             .send();
-        let answer = timeout_at(limit.ends, asking)
-            .await
-            .map_err(|_elapsed| HttpError::Timeout { deadline })?
-            .map_err(|error| classify(&error))?;
-        Ok(HttpResponse {
-            status: answer.status(),
-            headers: answer.headers().clone(),
-            body: limit.read(answer).await?,
-        })
+        limit.answer(asking.map_err(|error| classify(&error))).await
     }
 }

@@ -107,7 +107,8 @@ pub(super) async fn release(
         let released = worker.store.release_stage(&request).await?;
         worker.announce(&connection.name, &released.accepted).await;
         if released.stage == StageState::None {
-            connection.note_success(&feed.spec.name, worker.clock.now(), None);
+            let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
+            connection.note_success(&feed.spec.name, worker.clock.now(), state.fresh_as_of);
             return Ok(TurnEnd::Complete);
         }
         if stop.is_cancelled() {

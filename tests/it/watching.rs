@@ -9,3 +9,4 @@ mod readiness;
 mod scene;
 mod tables;
 mod traces;
+mod unwritable;
