@@ -19,6 +19,9 @@ const FIRST_PAGE_DIVISOR: u32 = 2;
 /// three times is caught up by a search: from 200 records this leads to one in two steps.
 const FURTHER_PAGE_DIVISOR: u32 = 16;
 
+/// By how much pages grow again: small ones cost a request each, and one that is too large again costs little.
+const GROWTH: u32 = 8;
+
 /// What a page is asked to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Portion {
@@ -63,7 +66,7 @@ impl Portion {
     fn larger(self) -> Self {
         match self {
             Self::Ids => Self::Records(1),
-            Self::Records(count) => Self::Records(count.saturating_mul(2)),
+            Self::Records(count) => Self::Records(count.saturating_mul(GROWTH)),
         }
     }
 }
@@ -101,12 +104,9 @@ impl FhirConnector {
             reason: format!("{exceeds}{what}"),
         };
         let portion = self.portion(feed);
-        let (divisor, in_a_row_min) = match (asked, portion) {
-            (Asked::PageLink(_), _) => (FURTHER_PAGE_DIVISOR, TOO_LARGE_IN_A_ROW),
-            (Asked::Search | Asked::Read, Portion::Records(0 | 1)) => {
-                (FIRST_PAGE_DIVISOR, TOO_LARGE_IN_A_ROW)
-            }
-            (Asked::Search | Asked::Read, Portion::Records(_) | Portion::Ids) => (FIRST_PAGE_DIVISOR, 1),
+        let divisor = match asked {
+            Asked::PageLink(_) => FURTHER_PAGE_DIVISOR,
+            Asked::Search | Asked::Read => FIRST_PAGE_DIVISOR,
         };
         let Some(smaller) = portion.smaller(divisor, least) else {
             return unreadable(match portion {
@@ -122,7 +122,7 @@ impl FhirConnector {
             in_a_row: 0,
         });
         reduced.in_a_row += 1;
-        if reduced.in_a_row < in_a_row_min {
+        if reduced.in_a_row < TOO_LARGE_IN_A_ROW {
             return unreadable("; it is asked for once more");
         }
         tracing::warn!(
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn portions_shrink_to_the_least_and_grow_by_doubling() {
+    fn portions_shrink_to_the_least_and_grow_faster() {
         let records = Portion::Records;
         let rows = [
             (records(200), 2, Least::OneRecord, Some(records(100))),
@@ -202,7 +202,7 @@ mod tests {
             );
         }
         assert_eq!(Portion::Ids.larger(), records(1));
-        assert_eq!(records(6).larger(), records(12));
+        assert_eq!(records(6).larger(), records(48));
         assert_eq!(records(u32::MAX).larger(), records(u32::MAX));
     }
 }
