@@ -72,7 +72,7 @@ impl FhirConnector {
         let operation = operation.to_owned();
         let response = match answer {
             Err(NoAnswer::Broken(HttpError::TooLarge { .. })) => {
-                return Err(self.too_large(feed, operation, asked, least));
+                return Err(self.too_large(feed, &operation, asked, least));
             }
             Err(error @ (NoAnswer::Broken(_) | NoAnswer::NotSent(_))) => return Err(error.of(&operation)),
             Ok(response) => response,
@@ -81,7 +81,7 @@ impl FhirConnector {
             return Err(answer::refusal(operation, &response, asked, self.clock.now()));
         }
         if response.body.len() > limit {
-            return Err(self.too_large(feed, operation, asked, least));
+            return Err(self.too_large(feed, &operation, asked, least));
         }
         self.page_fits(feed);
         Ok(response)

@@ -93,14 +93,14 @@ impl FhirConnector {
     pub(crate) fn too_large(
         &self,
         feed: &FeedSpec,
-        operation: String,
+        operation: &str,
         asked: Asked<'_>,
         least: Least,
     ) -> ConnectorError {
         let limit = self.limits.page_bytes_max;
         let exceeds = format!("the answer exceeds the page limit of {limit} bytes");
         let unreadable = |what: &str| ConnectorError::Unreadable {
-            operation: operation.clone(),
+            operation: operation.to_owned(),
             reason: format!("{exceeds}{what}"),
         };
         let portion = self.portion(feed);
@@ -137,7 +137,7 @@ impl FhirConnector {
         match asked {
             // The link goes on asking for as much as before.
             Asked::PageLink(_) => ConnectorError::PageExpired {
-                operation: operation.clone(),
+                operation: operation.to_owned(),
                 status: 0,
             },
             Asked::Search | Asked::Read => unreadable("; a smaller page is next"),
