@@ -67,6 +67,14 @@ impl PrivateRedis {
         ask(&mut connection, words).await
     }
 
+    /// Writes something, whether or not there is room for it.
+    pub(super) async fn nudge(&self) {
+        let mut connection = connect(&self.address()).await.unwrap();
+        let mut command = redis::cmd("SET");
+        let written: redis::RedisResult<()> = command.arg("nudge").arg(1).query_async(&mut connection).await;
+        drop(written);
+    }
+
     /// A number of `INFO`.
     pub(super) async fn info(&self, name: &str) -> u64 {
         let text: String = self.ask(&["INFO"]).await;
