@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
 use courier_sdk::{Clock, ConnectionName, Cursor, FeedName};
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Config, Environment, Secrets, Surroundings};
+use ehr_courier::config::{Config, Environment};
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::pipeline;
 use ehr_courier::receiver;
@@ -20,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::composed;
 
 const NAME: &str = "Zebulonqvx Testperson";
 const MRN: &str = "MRN-7741902238";
@@ -39,14 +40,6 @@ fn load(folder: &Path, source: &Url, hook: &Url, state: &str) -> Config {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
-    let known_profiles = Profile::names();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &known_profiles,
-        includable: courier_fhir::includable,
-        now: SystemClock.now(),
-        secrets: Secrets::Required,
-    };
     let text = format!(
         "[state]\nurl = \"sqlite://courier.db\"\n{state}\n[connections.mercy]\nprofile = \"sandbox\"\n\
          base_url = \"{source}\"\nevery = \"1s\"\nallow_networks = [\"127.0.0.0/8\"]\n\
@@ -55,7 +48,7 @@ fn load(folder: &Path, source: &Url, hook: &Url, state: &str) -> Config {
          allow_networks = [\"127.0.0.0/8\"]\n[[subscriptions]]\nname = \"all\"\ndestination = \"hook\"\n\
          content = \"full-resource\"\nfrom = \"beginning\"\n"
     );
-    config::from_text(&folder.join("courier.toml"), &text, &surroundings).unwrap()
+    composed::config(&folder.join("courier.toml"), &text, &environment)
 }
 
 async fn loopback(path: &str) -> (TcpListener, Url) {

@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
 use courier_sdk::Clock;
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::face::{Reload, health};
 use ehr_courier::pipeline;
@@ -24,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::composed;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -51,7 +52,6 @@ fn configuration(sources: &[(&str, String)], hook: &Url) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::too_many_lines, reason = "one scenario, told in its order")]
 async fn one_bad_connection_among_good_ones_keeps_nobody_from_running_and_is_named() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ((source, good), (hook_listener, hook)) = (loopback().await, loopback().await);
@@ -71,16 +71,8 @@ async fn one_bad_connection_among_good_ones_keeps_nobody_from_running_and_is_nam
         ("unreachable", unreachable.to_string()),
     ];
     let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
-    let known_profiles = Profile::names();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &known_profiles,
-        includable: courier_fhir::includable,
-        now: clock.now(),
-        secrets: Secrets::Required,
-    };
     let text = configuration(&sources, &hook);
-    let config = config::from_text(Path::new("courier.toml"), &text, &surroundings).unwrap();
+    let config = composed::config(Path::new("courier.toml"), &text, &environment);
     let worker = app::compose(&config, Arc::new(MemoryStore::default()), Arc::clone(&clock)).unwrap();
     let worker = Arc::new(worker);
     let ehr = Arc::new(Ehr::new(Options::new(1, good), Arc::clone(&clock)));

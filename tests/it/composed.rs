@@ -1,4 +1,4 @@
-//! A worker of one connection, put together as the service does, on a store in memory. Nothing of it runs.
+//! Configurations read and workers put together as the service does. Nothing of them runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,24 +7,27 @@ use courier_fhir::Profile;
 use courier_sdk::Clock;
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::{self, Config, Environment, Secrets, Surroundings};
 use ehr_courier::pipeline::Worker;
 use ehr_courier::store::memory::MemoryStore;
 
+/// Reads a configuration that is sound.
+pub(crate) fn config(path: &Path, text: &str, environment: &Environment) -> Config {
+    let surroundings = Surroundings {
+        environment,
+        known_profiles: &Profile::names(),
+        includable: courier_fhir::includable,
+        now: SystemClock.now(),
+        secrets: Secrets::Required,
+    };
+    config::from_text(path, text, &surroundings).unwrap()
+}
+
+/// A worker of one connection on a store in memory.
 pub(crate) fn worker() -> Worker {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let text = "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
                 [connections.mercy]\nbase_url = \"https://ehr.example.com/\"\n\
                 [[connections.mercy.feeds]]\nrecord = \"Patient\"\n";
-    let environment = Environment::default();
-    let known_profiles = Profile::names();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &known_profiles,
-        includable: courier_fhir::includable,
-        now: clock.now(),
-        secrets: Secrets::Required,
-    };
-    let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
-    app::compose(&config, Arc::new(MemoryStore::default()), clock).unwrap()
+    let config = config(Path::new("courier.toml"), text, &Environment::default());
+    app::compose(&config, Arc::new(MemoryStore::default()), Arc::new(SystemClock)).unwrap()
 }

@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
 use courier_sdk::{Clock, ConnectionName, Cursor, FeedName};
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::receiver::{self, Received};
@@ -22,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::composed;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -69,16 +70,8 @@ impl Scene {
         let ehr = |seed, url: &Url| Arc::new(Ehr::new(Options::new(seed, url.clone()), Arc::clone(&clock)));
         let (hostile, good) = (ehr(1, &hostile_url), ehr(2, &good_url));
         let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
-        let known_profiles = Profile::names();
-        let surroundings = Surroundings {
-            environment: &environment,
-            known_profiles: &known_profiles,
-            includable: courier_fhir::includable,
-            now: clock.now(),
-            secrets: Secrets::Required,
-        };
         let text = configuration(&hostile_url, &good_url, &hook_url);
-        let config = config::from_text(Path::new("courier.toml"), &text, &surroundings).unwrap();
+        let config = composed::config(Path::new("courier.toml"), &text, &environment);
         let store = MemoryStore::default();
         let worker = Arc::new(app::compose(&config, Arc::new(store.clone()), Arc::clone(&clock)).unwrap());
         let stop = CancellationToken::new();

@@ -13,13 +13,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use courier_auth::{Client, ClientKey, Endpoint, Settings, Tokens};
-use courier_fhir::Profile;
 use courier_sdk::{
     Clock, ConnectorError, Credentials, Http, HttpError, HttpRequest, HttpResponse, PollRequest,
 };
 use ehr_courier::app::{self, Clients};
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use ehr_courier::pipeline::connection::Connection;
 use ehr_courier::sandbox::{self, Access, Ehr, Options, Pace, SmartClient};
 use futures_util::future::join_all;
@@ -33,6 +32,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::composed;
 
 /// A key pair in PEM.
 struct Pair {
@@ -205,14 +206,6 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("client.pem"), &ours.private).unwrap();
         let environment = Environment::default();
-        let known_profiles = Profile::names();
-        let surroundings = Surroundings {
-            environment: &environment,
-            known_profiles: &known_profiles,
-            includable: courier_fhir::includable,
-            now: clock.now(),
-            secrets: Secrets::Required,
-        };
         let text = format!(
             "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n[connections.mercy]\nprofile = \"sandbox\"\n\
              base_url = \"{base_url}\"\nallow_networks = [\"127.0.0.0/8\"]\n\
@@ -220,7 +213,7 @@ impl Scene {
              [[connections.mercy.feeds]]\nrecord = \"Patient\"\nstart = \"beginning\"\n"
         );
         let path = folder.path().join("courier.toml");
-        let config = config::from_text(Path::new(&path), &text, &surroundings).unwrap();
+        let config = composed::config(Path::new(&path), &text, &environment);
         let entry = config.connections.values().next().unwrap();
         let connection = app::connection(entry, &clock, &mut Clients::default()).unwrap();
         let stop = CancellationToken::new();

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
 use courier_sdk::Clock;
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use ehr_courier::domain::name::DestinationName;
 use ehr_courier::pipeline;
 use ehr_courier::sandbox::{self, Ehr, Options, Pace};
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::PATIENCE;
+use crate::composed;
 
 /// A running courier.
 pub(super) struct Service {
@@ -54,15 +54,7 @@ impl Service {
              [[subscriptions]]\nname = \"all\"\ndestination = \"bus\"\nformat = \"cloudevents-binary\"\n"
         );
         let environment = Environment::from_iter([("BUS_URL".to_owned(), broker.to_string())]);
-        let known_profiles = Profile::names();
-        let surroundings = Surroundings {
-            environment: &environment,
-            known_profiles: &known_profiles,
-            includable: courier_fhir::includable,
-            now: clock.now(),
-            secrets: Secrets::Required,
-        };
-        let config = config::from_text(&folder.path().join("courier.toml"), &text, &surroundings).unwrap();
+        let config = composed::config(&folder.path().join("courier.toml"), &text, &environment);
         assert!(!format!("{config:?}").contains("guest"), "{config:?}");
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&config.state.database, OpenMode::Service).unwrap());

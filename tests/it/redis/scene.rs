@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use courier_fhir::Profile;
 use courier_sdk::{Clock, ConnectionName};
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use ehr_courier::dedup::Dedup;
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::domain::identity::EventId;
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::server::PATIENCE;
+use crate::composed;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -113,16 +113,8 @@ impl Scene {
         let ehr = Arc::new(Ehr::new(Options::new(7, ehr_url.clone()), Arc::clone(&clock)));
         let folder = tempfile::tempdir().unwrap();
         let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
-        let known_profiles = Profile::names();
-        let surroundings = Surroundings {
-            environment: &environment,
-            known_profiles: &known_profiles,
-            includable: courier_fhir::includable,
-            now: clock.now(),
-            secrets: Secrets::Required,
-        };
         let text = configuration(folder.path(), &ehr_url, &hook_url, redis);
-        let config = config::from_text(Path::new("courier.toml"), &text, &surroundings).unwrap();
+        let config = composed::config(Path::new("courier.toml"), &text, &environment);
         let store = Arc::new(SqliteStore::open(&config.state.database, OpenMode::Service).unwrap());
         let dedup = Arc::new(Counted {
             inner: app::dedup(&config.dedup, store.as_ref()).await.unwrap(),

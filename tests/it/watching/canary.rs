@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Output;
 
-use courier_fhir::Profile;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use serde_json::{Value, json};
 
 use super::leaks::{self, MRN, NAME, TOKEN, found_in};
 use super::scene::{Receiver, Scene, Source, terminate};
+use crate::composed;
 
 pub(super) fn record() -> Value {
     json!({
@@ -267,14 +267,7 @@ fn debug_shows_no_canary() {
                 auth = { type = \"bearer\", token = \"env:SOURCE_TOKEN\" }\n\
                 [[connections.mercy.feeds]]\nrecord = \"Patient\"\n\
                 [destinations.hook]\ntype = \"webhook\"\nurl = \"https://hooks.example.com/\"\nsecret = \"env:HOOK_SECRET\"\n";
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &Profile::names(),
-        includable: courier_fhir::includable,
-        now: "2026-11-20T10:00:00Z".parse().unwrap(),
-        secrets: Secrets::Required,
-    };
-    let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
+    let config = composed::config(Path::new("courier.toml"), text, &environment);
     let body = bytes::Bytes::from(record().to_string());
     let rendered = ehr_courier::wire::Rendered {
         content_type: Some("application/cloudevents+json"),

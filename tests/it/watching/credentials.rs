@@ -9,10 +9,9 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use courier_auth::{Client, ClientKey, Endpoint, Settings, Tokens};
-use courier_fhir::Profile;
 use courier_sdk::{Http, HttpError, HttpRequest, HttpResponse};
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use secrecy::SecretString;
 use tokio::time::timeout;
 use url::Url;
@@ -21,6 +20,7 @@ use super::canary::{Outputs, record};
 use super::echoes::{Echoes, Granting};
 use super::leaks::{self, ACCESS_TOKEN, AMQP_PASSWORD, CLIENT_SECRET, REDIS_PASSWORD, TOKEN, found_in};
 use super::scene::{PATIENCE, Scene, Source, terminate};
+use crate::composed;
 
 /// A private key in PEM, made for this run.
 fn private_key() -> String {
@@ -342,14 +342,7 @@ fn debug_shows_no_credentials() {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &Profile::names(),
-        includable: courier_fhir::includable,
-        now: "2026-11-20T10:00:00Z".parse().unwrap(),
-        secrets: Secrets::Required,
-    };
-    let config = config::from_text(Path::new("courier.toml"), EVERYWHERE, &surroundings).unwrap();
+    let config = composed::config(Path::new("courier.toml"), EVERYWHERE, &environment);
     let parsed = ClientKey::parse(&SecretString::from(key.as_str()), None).unwrap();
     let tokens = Tokens::new(Settings {
         client: Client::Secret {

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use courier_fhir::Profile;
-use courier_sdk::Clock as _;
 use ehr_courier::app;
-use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings, Target};
+use ehr_courier::config::{Environment, Target};
 use ehr_courier::pipeline::watch::{Labels, NAMES_MAX, OTHER, Shown};
+
+use crate::composed;
 
 #[test]
 fn a_broker_beyond_the_limit_of_labels_counts_under_the_common_one() {
@@ -19,15 +18,7 @@ fn a_broker_beyond_the_limit_of_labels_counts_under_the_common_one() {
                 routing_key = \"{connection}\"\n";
     let broker = ("BROKER".to_owned(), "amqps://u:p@broker.example.com".to_owned());
     let environment = Environment::from_iter([broker]);
-    let known_profiles = Profile::names();
-    let surroundings = Surroundings {
-        environment: &environment,
-        known_profiles: &known_profiles,
-        includable: courier_fhir::includable,
-        now: SystemClock.now(),
-        secrets: Secrets::Required,
-    };
-    let config = config::from_text(Path::new("courier.toml"), text, &surroundings).unwrap();
+    let config = composed::config(Path::new("courier.toml"), text, &environment);
     let entry = config.destinations.values().next().unwrap();
     let Target::Amqp(target) = &entry.target else {
         panic!("it is a broker")

@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_fhir::Profile;
 use courier_sdk::{Clock, ConnectionName};
 use ehr_courier::app;
 use ehr_courier::clock::SystemClock;
-use ehr_courier::config::{self, Environment, Secrets, Surroundings};
+use ehr_courier::config::Environment;
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::pipeline;
 use ehr_courier::pipeline::connection::Connection;
@@ -22,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::composed;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -70,16 +71,8 @@ impl Scene {
         };
         let ehr = Arc::new(Ehr::new(options, Arc::clone(&clock)));
         let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
-        let known_profiles = Profile::names();
-        let surroundings = Surroundings {
-            environment: &environment,
-            known_profiles: &known_profiles,
-            includable: courier_fhir::includable,
-            now: clock.now(),
-            secrets: Secrets::Required,
-        };
         let text = configuration(&source_url, &hook_url, feed);
-        let config = config::from_text(Path::new("courier.toml"), &text, &surroundings).unwrap();
+        let config = composed::config(Path::new("courier.toml"), &text, &environment);
         let store = Arc::new(MemoryStore::default());
         let mut worker = app::compose(&config, store, Arc::clone(&clock)).unwrap();
         worker.limits = limits(worker.limits);
