@@ -10,6 +10,7 @@
 mod agenda;
 pub mod bells;
 pub mod budget;
+mod claim;
 pub mod connection;
 mod context;
 pub mod deliver;

@@ -421,7 +421,7 @@ impl Store for SqliteStore {
     }
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<ClaimedDelivery>, StoreError> {
-        self.list("reading a delivery", move |db| outbox_rows::claimed(db, id))
+        self.list("reading a delivery", move |db| outbox_rows::find(db, id))
             .await
     }
 }

@@ -1,5 +1,6 @@
 //! A busy connection beside a quiet one, under simulated time: who has a backlog of a thousand records and a slow
-//! destination does not delay who has one change now and then.
+//! destination does not delay who has one change now and then, and a destination that begins to hang keeps nothing that it
+//! has not begun.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,8 +22,8 @@ use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::connection::{Connection, Feed};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Outlet, Worker};
-use ehr_courier::store::Holder;
 use ehr_courier::store::memory::MemoryStore;
+use ehr_courier::store::{Flow, Holder, SetFlow};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -338,4 +339,80 @@ async fn a_quiet_connection_waits_for_no_backlog_at_a_destination_that_both_shar
         "{count}: the backlog must last, and no place stay empty"
     );
     arrived_in_time(&quiet_shown, &arrived, began + Duration::from_mins(1) - BOUND);
+}
+
+/// A destination that is fast until it has been sent so many, then hangs until an instant.
+struct Hanging {
+    after: usize,
+    until: Instant,
+    begun: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl Destination for Hanging {
+    async fn deliver(&self, notification: &Notification, _now: Timestamp) -> Attempt {
+        let begun = {
+            let mut begun = self.begun.lock().unwrap();
+            begun.push(notification.key.id.to_string());
+            begun.len()
+        };
+        if begun > self.after && Instant::now() < self.until {
+            tokio::time::sleep_until(self.until).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Attempt::Accepted {
+            detail: "204".to_owned(),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_destination_that_hangs_is_not_sent_once_its_subscription_is_paused() {
+    let clock = simulated();
+    let limits = Limits {
+        in_flight_per_destination: 4,
+        ..Limits::default()
+    };
+    let mut worker = worker(clock, limits);
+    let (began, sent) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let hanging = Hanging {
+        after: 400,
+        until: began + Duration::from_secs(20),
+        begun: Arc::clone(&sent),
+    };
+    let outlet = Outlet::new(Arc::new(hanging), vec![Duration::from_secs(1)]);
+    worker
+        .destinations
+        .insert(DestinationName::parse("hanging").unwrap(), Arc::new(outlet));
+    let at_once = Some(Duration::from_millis(1));
+    add(&mut worker, ("busy", "hanging"), clock, at_once);
+    let store = Arc::clone(&worker.store);
+    let to = |flow| SetFlow {
+        subscription: SubscriptionName::parse("busy").unwrap(),
+        flow,
+        at: clock.now(),
+    };
+    let mut running = JoinSet::new();
+    running.spawn(run_for(worker, Duration::from_mins(1)));
+    let count = || sent.lock().unwrap().len();
+
+    tokio::time::sleep_until(began + Duration::from_secs(5)).await;
+    assert_eq!(
+        count(),
+        404,
+        "four hang, and others were claimed for the next places"
+    );
+    store.set_flow(&to(Flow::Paused)).await.unwrap();
+    tokio::time::sleep_until(began + Duration::from_secs(30)).await;
+    assert_eq!(count(), 404, "nothing is sent any more");
+    store.set_flow(&to(Flow::Flowing)).await.unwrap();
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+    let mut arrived = sent.lock().unwrap().clone();
+    assert_eq!(arrived.len(), BACKLOG as usize, "and none is left over");
+    arrived.sort();
+    arrived.dedup();
+    assert_eq!(arrived.len(), BACKLOG as usize, "each once");
 }

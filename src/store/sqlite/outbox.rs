@@ -26,30 +26,28 @@ pub(super) struct Claims(Arc<Mutex<ClaimTable>>);
 
 #[derive(Default)]
 struct ClaimTable {
-    by_delivery: BTreeMap<DeliveryId, (Fence, Line)>,
+    by_delivery: BTreeMap<DeliveryId, (Fence, Arc<Line>)>,
     /// The claimed delivery of each line.
-    by_line: BTreeMap<Line, DeliveryId>,
+    by_line: BTreeMap<Arc<Line>, DeliveryId>,
     /// Whose turn it is at each destination.
     turns: BTreeMap<DestinationName, Turns>,
 }
 
 impl Claims {
-    /// Under which fence a row is being attempted, and on which connection.
-    fn of(&self, id: DeliveryId) -> Option<(Fence, String)> {
-        let table = self.table();
-        let (fence, line) = table.by_delivery.get(&id)?;
-        Some((*fence, line.1.clone()))
+    /// Under which fence a row is being attempted, and its line.
+    fn of(&self, id: DeliveryId) -> Option<(Fence, Arc<Line>)> {
+        self.table().by_delivery.get(&id).cloned()
     }
 
     /// Whether anything of a standing is being attempted; a claim under an earlier fence is void.
     pub(super) fn serve(&self, (connection, subscription): &Standing, fence: Fence) -> bool {
         let table = self.table();
-        let first = (
+        let first = Arc::new((
             subscription.clone(),
             connection.clone(),
             String::new(),
             String::new(),
-        );
+        ));
         table
             .by_line
             .range(first..)
@@ -75,14 +73,9 @@ impl Claims {
         claim.is_some_and(|(claimed, _)| *claimed == fence)
     }
 
-    /// The line of a row that is being attempted.
-    fn line_of(&self, id: DeliveryId) -> Option<Line> {
-        self.table().by_delivery.get(&id).map(|(_, line)| line.clone())
-    }
-
     fn insert(&self, id: DeliveryId, fence: Fence, line: Line) {
-        let mut table = self.table();
-        table.by_line.insert(line.clone(), id);
+        let (mut table, line) = (self.table(), Arc::new(line));
+        table.by_line.insert(Arc::clone(&line), id);
         table.by_delivery.insert(id, (fence, line));
     }
 
@@ -133,8 +126,9 @@ impl Handover {
     }
 
     /// Claims one more.
-    pub(super) fn add(&mut self, front: Front, delivery: ClaimedDelivery) {
-        self.claims.insert(front.id, front.fence, front.line);
+    pub(super) fn add(&mut self, front: Front) {
+        let Front { delivery, line } = front;
+        self.claims.insert(delivery.delivery.id, delivery.fence, line);
         self.claimed.push(delivery);
     }
 
@@ -172,16 +166,13 @@ pub(super) fn due(
         let mut fronts = Fronts::new(db, claims, holder, now);
         let mut is_due = db.prepare_cached(DUE)?;
         let mut rows = is_due.query(params![destination.as_str(), nanos(now)])?;
-        if fronts.next_free(&mut rows)?.is_some() {
+        if fronts.next_due_at(&mut rows)?.is_some() {
             answer.due.insert(destination.clone());
         }
         let mut falls_due = db.prepare_cached(DUE_LATER)?;
         let mut rows = falls_due.query(params![destination.as_str(), nanos(now)])?;
-        if let Some(front) = fronts.next_free(&mut rows)? {
-            let earliest = answer
-                .next_due_at
-                .map_or(front.due_at, |other| other.min(front.due_at));
-            answer.next_due_at = Some(earliest);
+        if let Some(due_at) = fronts.next_due_at(&mut rows)? {
+            answer.next_due_at = Some(answer.next_due_at.map_or(due_at, |other| other.min(due_at)));
         }
     }
     Ok(answer)
@@ -205,9 +196,7 @@ fn destinations(db: &Connection) -> Result<Vec<DestinationName>, Failure> {
 
 /// A line's front that a holder may attempt.
 pub(super) struct Front {
-    pub(super) id: DeliveryId,
-    pub(super) fence: Fence,
-    due_at: Timestamp,
+    pub(super) delivery: ClaimedDelivery,
     pub(super) line: Line,
 }
 
@@ -233,31 +222,56 @@ impl<'a> Fronts<'a> {
         }
     }
 
-    /// The next front among rows of ids.
-    pub(super) fn next_free(&mut self, ids: &mut Rows<'_>) -> Result<Option<Front>, Failure> {
-        while let Some(row) = ids.next()? {
-            let id = DeliveryId(Columns::of(row).count()?);
-            // A claim under an earlier fence is void.
-            if let Some((claimed, connection)) = self.claims.of(id)
-                && self.fence(&connection)? == Some(claimed)
-            {
-                continue;
-            }
-            let Some((due_at, line)) = outbox_rows::due_line_of(self.db, id)? else {
+    /// The next front among rows of ids, read by a statement of [`outbox_rows::select_claimed`].
+    pub(super) fn next_free(
+        &mut self,
+        ids: &mut Rows<'_>,
+        select: &mut CachedStatement<'_>,
+    ) -> Result<Option<Front>, Failure> {
+        while let Some(id) = self.next_unclaimed(ids)? {
+            let mut rows = select.query([stored(id.0)])?;
+            let Some(row) = rows.next()? else {
                 continue;
             };
-            if let Some(fence) = self.fence(&line.1)?
-                && !self.claims.is_busy(&line, fence)
-            {
-                return Ok(Some(Front {
-                    id,
-                    fence,
-                    due_at,
-                    line,
-                }));
+            let mut columns = Columns::of(row);
+            let line = outbox_rows::line(&mut columns)?;
+            if self.is_free(&line)? {
+                let delivery = outbox_rows::claimed(self.db, &mut columns)?;
+                return Ok(Some(Front { delivery, line }));
             }
         }
         Ok(None)
+    }
+
+    /// When the next front among rows of ids is due.
+    fn next_due_at(&mut self, ids: &mut Rows<'_>) -> Result<Option<Timestamp>, Failure> {
+        while let Some(id) = self.next_unclaimed(ids)? {
+            if let Some((due_at, line)) = outbox_rows::due_line_of(self.db, id)?
+                && self.is_free(&line)?
+            {
+                return Ok(Some(due_at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next of the rows that is not being attempted.
+    fn next_unclaimed(&mut self, ids: &mut Rows<'_>) -> Result<Option<DeliveryId>, Failure> {
+        while let Some(row) = ids.next()? {
+            let id = DeliveryId(Columns::of(row).count()?);
+            // A claim under an earlier fence is void.
+            match self.claims.of(id) {
+                Some((claimed, line)) if self.fence(&line.1)? == Some(claimed) => {}
+                Some(_) | None => return Ok(Some(id)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the holder may attempt a line's front.
+    pub(super) fn is_free(&mut self, line: &Line) -> Result<bool, Failure> {
+        let fence = self.fence(&line.1)?;
+        Ok(fence.is_some_and(|fence| !self.claims.is_busy(line, fence)))
     }
 
     /// The fence of a connection's lease, if it is the holder's.
@@ -296,12 +310,15 @@ pub(super) fn record(
         held.insert(turn, holds);
         if holds {
             recorded.recorded += 1;
-            if outcomes.write(attempt)? == Advance::Due {
-                // What was claimed says which line it is of: its row need not be read again.
-                match claims.line_of(attempt.id) {
-                    Some(line) => outbox_rows::advance(db, &line)?,
-                    None => advance_line_of(db, attempt.id)?,
-                }
+            // What was claimed says which line it is of: its row need not be read again.
+            let line = match claims.of(attempt.id) {
+                Some((_, line)) => Some(line),
+                None => outbox_rows::line_of(db, attempt.id)?.map(Arc::new),
+            };
+            if let Some(line) = line
+                && outcomes.write(attempt)? == Advance::Due
+            {
+                outbox_rows::advance(db, &line)?;
             }
         } else {
             recorded.fenced += 1;
@@ -363,13 +380,6 @@ impl<'a> Outcomes<'a> {
                 Ok(Advance::Due)
             }
         }
-    }
-}
-
-fn advance_line_of(db: &Connection, id: DeliveryId) -> Result<(), Failure> {
-    match outbox_rows::line_of(db, id)? {
-        Some(line) => outbox_rows::advance(db, &line),
-        None => Ok(()),
     }
 }
 

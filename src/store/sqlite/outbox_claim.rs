@@ -57,13 +57,13 @@ fn claim_in_turn(
         return Ok(taking.handover);
     }
     // Whoever finds no place by due time waits for its turn; without such there is nothing to be fair about.
-    let Some(waiting) = taking.fronts.next_free(&mut rows)? else {
+    let Some(waiting) = taking.fronts.next_free(&mut rows, &mut taking.select)? else {
         return Ok(taking.handover);
     };
     if taking.in_turn(claims, claim, kept, turns)? == Room::Full || taking.handover.len() == claim.limit {
         return Ok(taking.handover);
     }
-    if !claims.is_busy(&waiting.line, waiting.fence) && taking.take(waiting)? == Room::Full {
+    if taking.fronts.is_free(&waiting.line)? && taking.take(waiting) == Room::Full {
         return Ok(taking.handover);
     }
     taking.by_due_time(&mut rows, claim.limit)?;
@@ -90,24 +90,21 @@ impl Taking<'_> {
     /// Fills the claim up to so many deliveries.
     fn by_due_time(&mut self, rows: &mut Rows<'_>, limit: usize) -> Result<Room, Failure> {
         while self.handover.len() < limit
-            && let Some(front) = self.fronts.next_free(rows)?
+            && let Some(front) = self.fronts.next_free(rows, &mut self.select)?
         {
-            if self.take(front)? == Room::Full {
+            if self.take(front) == Room::Full {
                 return Ok(Room::Full);
             }
         }
         Ok(Room::Left)
     }
 
-    fn take(&mut self, front: Front) -> Result<Room, Failure> {
-        let Some(delivery) = outbox_rows::claimed_by(self.db, &mut self.select, front.id)? else {
-            return Ok(Room::Left);
-        };
-        if !self.bounds.admit(event_bytes(&delivery.event)) {
-            return Ok(Room::Full);
+    fn take(&mut self, front: Front) -> Room {
+        if !self.bounds.admit(event_bytes(&front.delivery.event)) {
+            return Room::Full;
         }
-        self.handover.add(front, delivery);
-        Ok(Room::Left)
+        self.handover.add(front);
+        Room::Left
     }
 
     /// Takes one delivery of each of the next standings of which nothing is being attempted, `kept` at most.
@@ -137,7 +134,7 @@ impl Taking<'_> {
                     tried += 1;
                     if let Some(front) = self.first_due(&standing, claim)? {
                         turns.last.clone_from(&standing);
-                        if self.take(front)? == Room::Full {
+                        if self.take(front) == Room::Full {
                             return Ok(Room::Full);
                         }
                     }
@@ -184,6 +181,6 @@ impl Taking<'_> {
             claim.destination.as_str(),
             nanos(claim.at)
         ])?;
-        self.fronts.next_free(&mut rows)
+        self.fronts.next_free(&mut rows, &mut self.select)
     }
 }

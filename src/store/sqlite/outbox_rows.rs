@@ -86,15 +86,10 @@ pub(super) fn delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery, Failur
     })
 }
 
-/// Reads one delivery with its event.
-pub(super) fn claimed(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
-    claimed_by(db, &mut select_claimed(db)?, id)
-}
-
-/// The statement of [`claimed_by`].
+/// The statement whose rows [`line`] and then [`claimed`] read: one delivery with its event, by its id.
 pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Failure> {
     Ok(db.prepare_cached(&format!(
-        "SELECT c.fence, {DELIVERY_COLUMNS}, {EVENT_COLUMNS}
+        "SELECT d.subscription, d.connection, d.record_type, d.record_id, c.fence, {DELIVERY_COLUMNS}, {EVENT_COLUMNS}
          FROM delivery AS d
          JOIN connection AS c ON c.name = d.connection
          JOIN event AS e ON e.connection = d.connection AND e.position = d.event
@@ -102,22 +97,25 @@ pub(super) fn select_claimed(db: &Connection) -> Result<CachedStatement<'_>, Fai
     ))?)
 }
 
-/// Reads one delivery with its event, by a statement that was looked up once for many.
-pub(super) fn claimed_by(
-    db: &Connection,
-    select: &mut CachedStatement<'_>,
-    id: DeliveryId,
-) -> Result<Option<ClaimedDelivery>, Failure> {
+/// Reads one delivery with its event, whoever may attempt it.
+pub(super) fn find(db: &Connection, id: DeliveryId) -> Result<Option<ClaimedDelivery>, Failure> {
+    let mut select = select_claimed(db)?;
     let mut rows = select.query([stored(id.0)])?;
     let Some(row) = rows.next()? else {
         return Ok(None);
     };
     let mut columns = Columns::of(row);
-    Ok(Some(ClaimedDelivery {
+    line(&mut columns)?;
+    claimed(db, &mut columns).map(Some)
+}
+
+/// Reads one delivery with its event, after its line.
+pub(super) fn claimed(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<ClaimedDelivery, Failure> {
+    Ok(ClaimedDelivery {
         fence: Fence(columns.count()?),
-        delivery: delivery(&mut columns)?,
-        event: event(db, &mut columns)?,
-    }))
+        delivery: delivery(columns)?,
+        event: event(db, columns)?,
+    })
 }
 
 /// The line of a delivery.
