@@ -10,7 +10,6 @@
 mod agenda;
 pub mod bells;
 pub mod budget;
-mod claim;
 pub mod connection;
 mod context;
 pub mod deliver;

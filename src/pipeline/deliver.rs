@@ -1,5 +1,6 @@
 //! Deliver: attempts what is due, within each destination's share, and gives what came of it to the recorder.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,24 +11,34 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Worker;
-use super::claim::{Claiming, Look, Turn};
 use super::heartbeat::Part;
+use super::limits::Limits;
 use super::record::{Recorder, Supply, unwrap_panic};
 use super::traces::Begun;
+use super::{Outlet, Worker};
 use crate::destination::{Attempt, Notification};
 use crate::domain::delivery::{AttemptOutcome, AttemptRecord, ClaimedDelivery};
 use crate::domain::name::DestinationName;
 use crate::domain::retry::{Failure, NextAttempt, next_attempt};
 use crate::domain::trace::{SpanOutcome, Stage};
-use crate::store::StoreError;
+use crate::store::{ClaimDeliveries, StoreError};
 use crate::wire;
+
+/// Whether to look for due deliveries: not after every single attempt, but when there is room for many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Now,
+    Later,
+}
 
 /// What the stage has under way.
 struct Flight {
     attempts: JoinSet<(DestinationName, AttemptRecord)>,
-    claiming: Claiming,
+    /// Attempts by destination.
+    flying: BTreeMap<DestinationName, usize>,
     recorder: Recorder,
+    supply: Supply,
+    next_due_at: Option<Timestamp>,
 }
 
 /// Delivers for all connections that this worker holds, until `stop`; attempts in flight may end.
@@ -37,43 +48,37 @@ struct Flight {
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) -> Result<(), StoreError> {
     let mut flight = Flight {
         attempts: JoinSet::new(),
-        claiming: Claiming::new(Arc::clone(&worker)),
+        flying: BTreeMap::new(),
         recorder: Recorder::new(Arc::clone(&worker)),
+        supply: Supply::Dry,
+        next_due_at: None,
     };
-    flight.claiming.ask(Look::ForNew);
+    let mut look = Look::Now;
     loop {
         worker.watch.heartbeats.beat(Part::Deliver);
-        flight.begin(&worker);
-        flight.recorder.write_if_ripe(flight.claiming.supply());
-        let idle_for = idle_for(&worker, flight.claiming.next_due_at());
+        if look == Look::Now {
+            claim(&worker, &mut flight).await?;
+        }
+        flight.recorder.write_if_ripe(flight.supply);
+        let idle_for = idle_for(&worker, flight.next_due_at);
         let sleep = flight
             .recorder
             .ripe_in()
             .map_or(idle_for, |ripe| ripe.min(idle_for));
-        let look = tokio::select! {
+        look = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(written) = flight.recorder.written() => {
                 written?;
                 // Lines have moved on, and there is room again.
-                Some(match flight.claiming.supply() {
-                    Supply::Ample => Look::ForMore,
-                    Supply::Dry => Look::ForNew,
-                })
+                Look::Now
             }
-            Some(found) = flight.claiming.found() => {
-                found?;
-                None
-            }
-            Some(joined) = flight.attempts.join_next() => flight.note(joined),
-            () = worker.bells.deliver.notified() => Some(Look::ForNew),
+            Some(joined) = flight.attempts.join_next() => flight.note(&worker, joined),
+            () = worker.bells.deliver.notified() => Look::Now,
             () = tokio::time::sleep(sleep + Duration::from_millis(1)) => {
-                (sleep == idle_for).then_some(Look::ForNew)
+                if sleep < idle_for { Look::Later } else { Look::Now }
             }
         };
-        if let Some(look) = look {
-            flight.claiming.ask(look);
-        }
     }
     // What is still in flight after the grace stays owed: at worst it is sent twice, with the same id and bytes.
     let drained = tokio::time::timeout(worker.limits.shutdown_grace, drain(&worker, flight))
@@ -99,76 +104,109 @@ fn idle_for(worker: &Worker, next_due_at: Option<Timestamp>) -> Duration {
     })
 }
 
-/// Gives back what was not attempted, waits for what is in flight and records it as it ends.
+/// Waits for what is under way and records it as it ends.
 async fn drain(worker: &Worker, mut flight: Flight) -> Result<(), StoreError> {
-    for claimed in flight.claiming.give_up().await? {
-        flight.recorder.take(given_back(worker, &claimed));
-    }
     loop {
         flight.recorder.flush().await?;
         let Some(joined) = flight.attempts.join_next().await else {
             return Ok(());
         };
-        flight.note(joined);
+        flight.note(worker, joined);
     }
 }
 
 impl Flight {
-    /// Claims if somebody asked for it, and attempts what was claimed as far as there are places. What is unrecorded is
-    /// sent again after a crash: while that is much, nothing more begins.
-    fn begin(&mut self, worker: &Arc<Worker>) {
-        if self.recorder.is_full() {
-            return;
-        }
-        self.claiming.begin();
-        for turn in self.claiming.turns() {
-            match turn {
-                Turn::Attempt(claimed) => begin(worker, claimed, &mut self.attempts),
-                Turn::GiveBack(claimed) => self.recorder.take(given_back(worker, &claimed)),
-            }
-        }
-    }
-
     /// Takes in an ended attempt and all others that have ended by now; says whether there is room for many.
-    fn note(&mut self, first: Result<(DestinationName, AttemptRecord), JoinError>) -> Option<Look> {
-        let mut look = None;
+    fn note(&mut self, worker: &Worker, first: Result<(DestinationName, AttemptRecord), JoinError>) -> Look {
+        let mut look = Look::Later;
         let mut next = Some(first);
         while let Some(joined) = next {
             if let Some((name, record)) = unwrap_panic(joined) {
-                if self.claiming.ended(&name) {
-                    look = Some(Look::ForMore);
+                let flying = self.flying.entry(name).or_default();
+                *flying = flying.saturating_sub(1);
+                if *flying <= worker.limits.in_flight_per_destination / 2 {
+                    look = Look::Now;
                 }
                 self.recorder.take(record);
             }
             next = self.attempts.try_join_next();
         }
-        if self.claiming.supply() == Supply::Dry || self.recorder.is_full() {
+        if self.supply == Supply::Dry || self.recorder.is_full() {
             // There is nothing to claim before something is recorded.
-            look = None;
+            look = Look::Later;
         }
         look
     }
 }
 
-/// Ends the claim of a delivery that was not attempted.
-fn given_back(worker: &Worker, claimed: &ClaimedDelivery) -> AttemptRecord {
-    AttemptRecord {
-        id: claimed.delivery.id,
-        connection: claimed.event.connection.clone(),
-        fence: claimed.fence,
-        outcome: AttemptOutcome::Released,
-        at: worker.clock.now(),
+/// Claims due deliveries while there is room, for the destinations with the fewest in flight first.
+async fn claim(worker: &Arc<Worker>, flight: &mut Flight) -> Result<(), StoreError> {
+    let now = worker.clock.now();
+    let due = worker.store.due_destinations(&worker.holder, now).await?;
+    flight.next_due_at = due.next_due_at;
+    flight.flying.retain(|_, flying| *flying > 0);
+    let rooms = rooms(&due.due, &flight.flying, &worker.limits);
+    flight.supply = if rooms.len() < due.due.len() {
+        Supply::Ample
+    } else {
+        Supply::Dry
+    };
+    for (name, room) in rooms {
+        let Some(outlet) = worker.destinations.get(&name) else {
+            debug!(destination = %name, "deliveries wait for a destination that is not configured");
+            continue;
+        };
+        let left = worker.limits.in_flight.saturating_sub(flight.attempts.len());
+        let limit = room.min(left);
+        if limit == 0 || flight.recorder.is_full() {
+            flight.supply = Supply::Ample;
+            continue;
+        }
+        let claim = ClaimDeliveries {
+            holder: worker.holder.clone(),
+            destination: name.clone(),
+            limit,
+            at: worker.clock.now(),
+        };
+        let claimed = worker.store.claim_deliveries(&claim).await?;
+        if claimed.len() == limit {
+            flight.supply = Supply::Ample;
+        }
+        *flight.flying.entry(name).or_default() += claimed.len();
+        for delivery in claimed {
+            begin(worker, outlet, delivery, &mut flight.attempts);
+        }
     }
+    Ok(())
+}
+
+/// How many more each due destination may have in flight: its own limit, and no more than an even share of all that
+/// may be, so that destinations which hang leave room for those that answer. The emptiest come first.
+fn rooms(
+    due: &BTreeSet<DestinationName>,
+    in_flight: &BTreeMap<DestinationName, usize>,
+    limits: &Limits,
+) -> Vec<(DestinationName, usize)> {
+    let claimants: BTreeSet<&DestinationName> = due.iter().chain(in_flight.keys()).collect();
+    // One share more than there are claimants stays free for whoever comes next.
+    let even = (limits.in_flight / (claimants.len() + 1)).max(1);
+    let share = limits.in_flight_per_destination.min(even);
+    let flying = |name: &DestinationName| in_flight.get(name).copied().unwrap_or_default();
+    let mut rooms: Vec<(DestinationName, usize)> = due
+        .iter()
+        .map(|name| (name.clone(), share.saturating_sub(flying(name))))
+        .collect();
+    rooms.retain(|(_, room)| *room > 0);
+    rooms.sort_by_key(|(name, _)| flying(name));
+    rooms
 }
 
 fn begin(
     worker: &Arc<Worker>,
+    outlet: &Outlet,
     claimed: ClaimedDelivery,
     attempts: &mut JoinSet<(DestinationName, AttemptRecord)>,
 ) {
-    let Some(outlet) = worker.destinations.get(&claimed.delivery.destination) else {
-        return;
-    };
     let destination = Arc::clone(&outlet.destination);
     let worker = Arc::clone(worker);
     attempts.spawn(async move {
@@ -273,5 +311,35 @@ fn log(worker: &Worker, claimed: &ClaimedDelivery, outcome: &AttemptOutcome) {
             warn!(%event_id, %subscription, %destination, attempt, detail, "dead letter: the schedule is over");
         }
         AttemptOutcome::Released => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DestinationName {
+        DestinationName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn destinations_that_hang_leave_room_for_those_that_answer() {
+        let limits = Limits::default();
+        let due: BTreeSet<DestinationName> = ["a", "b", "c", "d", "e", "f", "g", "h", "z"].map(name).into();
+        let mut in_flight = BTreeMap::new();
+        for hanging in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            in_flight.insert(name(hanging), 50);
+        }
+        let rooms = rooms(&due, &in_flight, &limits);
+        assert_eq!(rooms.first().map(|(name, _)| name.as_str()), Some("z"));
+        let wanted: usize = rooms.iter().map(|(_, room)| room).sum();
+        assert!(wanted + 400 <= limits.in_flight, "nobody is crowded out");
+    }
+
+    #[test]
+    fn a_single_destination_has_its_whole_limit() {
+        let limits = Limits::default();
+        let rooms = rooms(&[name("only")].into(), &BTreeMap::new(), &limits);
+        assert_eq!(rooms, [(name("only"), limits.in_flight_per_destination)]);
     }
 }

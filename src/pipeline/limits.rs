@@ -33,9 +33,6 @@ pub struct Limits {
     pub in_flight_per_destination: usize,
     /// Deliveries in flight over all destinations.
     pub in_flight: usize,
-    /// Deliveries claimed for one destination beyond those in flight, at most: as many as a fast one takes while a claim
-    /// waits behind a commit. After a crash none of them is sent twice.
-    pub claimed_ahead: usize,
     /// Attempts that have ended and are not recorded yet, above which nothing more is claimed: after a crash at most
     /// these and those in flight are sent again. Half of them fill a batch.
     pub unrecorded: usize,
@@ -74,7 +71,6 @@ impl Default for Limits {
             fan_out_rows: 1_000,
             in_flight_per_destination: 64,
             in_flight: 512,
-            claimed_ahead: 192,
             unrecorded: 256,
             lease_ttl: Duration::from_secs(30),
             lease_renewal: Duration::from_secs(10),

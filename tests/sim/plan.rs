@@ -441,7 +441,7 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
         [30, 10, 20]
     }
     .map(Duration::from_secs);
-    let mut limits = Limits {
+    Limits {
         polls: pick(dice, &[1, 3, 64]),
         pages_per_turn: pick(dice, &[1, 3, 20]),
         inbox: pick(dice, &[20, 10_000]),
@@ -466,8 +466,5 @@ fn limits(dice: &mut StdRng, rivals: bool) -> Limits {
             Duration::from_mins(1)
         },
         ..Limits::default()
-    };
-    // A destination that turns slow or hangs leaves some of these waiting.
-    limits.claimed_ahead = 3 * limits.in_flight_per_destination;
-    limits
+    }
 }
