@@ -3,6 +3,7 @@
 //! Guarantees: a 2xx is said only after the notification was taken by the sink; a full sink is a 503, so that
 //! the sender tries again. Bodies are verified as they came, byte for byte, and never logged.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use axum::routing::any;
 use bytes::Bytes;
 use courier_sdk::Clock;
@@ -27,6 +28,9 @@ use crate::domain::identity::EventId;
 /// The largest notification accepted: a record at the default `record_limit` (32 MiB) with as much again for
 /// its envelope and included records.
 pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What the names of headers begin with that carry an event's attributes.
+const ATTRIBUTE_PREFIX: &str = "ce-";
 
 /// How long a request's body may take to arrive: longer than any sender's deadline.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -45,6 +49,9 @@ pub struct Received {
     pub verified: bool,
     /// Whether it was sent again at an operator's wish.
     pub replay: bool,
+    /// The event's attributes by their names where they stand in headers (CloudEvents' binary mode), percent-encoded as they
+    /// came; else empty. They can be PHI.
+    pub attributes: BTreeMap<String, String>,
     /// The body as it came. It can be PHI.
     pub body: Bytes,
     /// When it was received.
@@ -160,6 +167,7 @@ impl Receiver {
             timestamp: claim.timestamp,
             verified: !self.keys.is_empty(),
             replay: head.headers.contains_key(HEADER_REPLAY),
+            attributes: attributes(&head.headers),
             body,
             received_at,
         };
@@ -175,4 +183,12 @@ impl Receiver {
             signature::verify(&self.keys, headers, body, now)
         }
     }
+}
+
+fn attributes(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let attribute = |(name, value): (&HeaderName, &HeaderValue)| {
+        let name = name.as_str().strip_prefix(ATTRIBUTE_PREFIX)?;
+        Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    headers.iter().filter_map(attribute).collect()
 }

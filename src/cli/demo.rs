@@ -348,7 +348,7 @@ fn show(received: &Received, output: &mut Output) {
         output.value(&serde_json::json!({ "id": received.event_id.as_str(), "received_at": received.received_at.to_string() }));
     } else {
         let id = output.coloured(received.event_id.as_str(), Colour::Dim);
-        output.line(&format!("{}  {id}", serve::summary(&received.body)));
+        output.line(&format!("{}  {id}", serve::summary(received)));
     }
 }
 

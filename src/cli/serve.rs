@@ -157,15 +157,19 @@ fn print(notification: &Received, body: bool, output: &mut Output) {
         return;
     }
     let id = output.coloured(notification.event_id.as_str(), Colour::Dim);
-    output.line(&format!("{}  {id}", summary(&notification.body)));
+    output.line(&format!("{}  {id}", summary(notification)));
     if let Some(text) = text {
         output.line(&text);
     }
 }
 
-/// What a CloudEvents body says, in one line: change, record, version, number.
-pub(super) fn summary(body: &[u8]) -> String {
-    let event: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+/// What an event says, in one line: change, record, version, number. Its attributes are in headers or in the body.
+pub(super) fn summary(notification: &Received) -> String {
+    let event: serde_json::Value = if notification.attributes.is_empty() {
+        serde_json::from_slice(&notification.body).unwrap_or_default()
+    } else {
+        serde_json::json!(notification.attributes)
+    };
     let text = |name: &str| {
         event
             .get(name)
@@ -230,4 +234,41 @@ pub(super) async fn bind(port: u16) -> Result<TcpListener, CliError> {
 /// The address of what listens there.
 pub(super) fn base_url(address: SocketAddr, path: &str) -> Result<Url, CliError> {
     Url::parse(&format!("http://{address}{path}")).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::identity::EventId;
+
+    #[test]
+    fn a_notification_is_summed_up_alike_whether_its_attributes_are_in_headers_or_in_the_body() {
+        let attributes = [
+            ("type", "org.ehr-courier.record.updated"),
+            ("subject", "Appointment/1"),
+            ("recordversion", "2"),
+            ("sequence", "00000000000000000007"),
+        ];
+        let received = |attributes: BTreeMap<String, String>, body: String| Received {
+            event_id: EventId::parse("ev_7p4veun2fjt2pr4xydjxfcaai3jl2l2w").unwrap(),
+            timestamp: jiff::Timestamp::UNIX_EPOCH,
+            verified: true,
+            replay: false,
+            attributes,
+            body: body.into(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let attributes: BTreeMap<String, String> = attributes
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let in_body = received(BTreeMap::new(), serde_json::to_string(&attributes).unwrap());
+        let in_headers = received(attributes, r#"{"resourceType":"Appointment"}"#.to_owned());
+        let line = summary(&in_headers);
+        assert_eq!(line, summary(&in_body));
+        for part in ["#7 ", "updated", "Appointment/1", "version 2"] {
+            assert!(line.contains(part), "{line}");
+        }
+    }
 }
