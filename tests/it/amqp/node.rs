@@ -17,6 +17,9 @@ use super::PATIENCE;
 /// Where Debian keeps the programs themselves: the wrappers in the path change the user and write to /var.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
+/// How long one login may take before it is tried anew.
+const LOGIN: Duration = Duration::from_secs(5);
+
 /// A node, and the port mapper that it would leave behind if it started one itself. Both end with this value.
 pub(super) struct Node {
     home: TempDir,
@@ -81,10 +84,10 @@ impl Node {
             .unwrap();
         self.broker = Some(broker);
         let answers = async {
-            while Connection::connect(self.url().as_str(), ConnectionProperties::default())
-                .await
-                .is_err()
-            {
+            // An attempt amid the node's start can hang for ever: lapin bounds none.
+            let url = self.url();
+            let login = || Connection::connect(url.as_str(), ConnectionProperties::default());
+            while !matches!(timeout(LOGIN, login()).await, Ok(Ok(_))) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
