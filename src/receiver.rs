@@ -22,15 +22,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::destination::signature::{self, Rejection, SigningKey, Verified};
-use crate::destination::webhook::HEADER_REPLAY;
+use crate::destination::webhook::{HEADER_ATTRIBUTE_PREFIX, HEADER_REPLAY};
 use crate::domain::identity::EventId;
 
 /// The largest notification accepted: a record at the default `record_limit` (32 MiB) with as much again for
 /// its envelope and included records.
 pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// What the names of headers begin with that carry an event's attributes.
-const ATTRIBUTE_PREFIX: &str = "ce-";
 
 /// How long a request's body may take to arrive: longer than any sender's deadline.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -187,7 +184,7 @@ impl Receiver {
 
 fn attributes(headers: &HeaderMap) -> BTreeMap<String, String> {
     let attribute = |(name, value): (&HeaderName, &HeaderValue)| {
-        let name = name.as_str().strip_prefix(ATTRIBUTE_PREFIX)?;
+        let name = name.as_str().strip_prefix(HEADER_ATTRIBUTE_PREFIX)?;
         Some((name.to_owned(), value.to_str().ok()?.to_owned()))
     };
     headers.iter().filter_map(attribute).collect()

@@ -176,10 +176,6 @@ fn check_value(
                 ),
                 "array" => ("a list", "write a list: […]"),
                 "integer" => ("a whole number", "write a whole number without quotes"),
-                _ if found == "integer" => (
-                    "text",
-                    "write the value in double quotes; a time with its unit: \"60s\"",
-                ),
                 _ => ("text", "write the value in double quotes"),
             };
             let message = format!("expected {wanted}, found {found}");

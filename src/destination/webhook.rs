@@ -23,6 +23,9 @@ use crate::wire::{Mode, Rendered};
 /// Marks a notification that is sent again at an operator's wish.
 pub const HEADER_REPLAY: &str = "courier-replay";
 
+/// What the names of headers begin with that carry an event's attributes (CloudEvents HTTP protocol binding 1.0.2).
+pub const HEADER_ATTRIBUTE_PREFIX: &str = "ce-";
+
 /// Ties the receiver's trace to ours (W3C Trace Context): ids drawn by chance, nothing of the record.
 pub const HEADER_TRACE: &str = "traceparent";
 
@@ -157,7 +160,7 @@ fn attribute_headers(rendered: &Rendered) -> Result<HeaderMap, InvalidHeaderValu
         Mode::Binary => {
             for (name, value) in &rendered.attributes {
                 // The names are constants of lower-case letters: each is a header's name.
-                if let Ok(name) = HeaderName::try_from(format!("ce-{name}")) {
+                if let Ok(name) = HeaderName::try_from(format!("{HEADER_ATTRIBUTE_PREFIX}{name}")) {
                     headers.insert(name, HeaderValue::try_from(percent_encoded(value))?);
                 }
             }

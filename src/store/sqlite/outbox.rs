@@ -310,15 +310,15 @@ pub(super) fn record(
         held.insert(turn, holds);
         if holds {
             recorded.recorded += 1;
-            // What was claimed says which line it is of: its row need not be read again.
-            let line = match claims.of(attempt.id) {
-                Some((_, line)) => Some(line),
-                None => outbox_rows::line_of(db, attempt.id)?.map(Arc::new),
-            };
-            if let Some(line) = line
-                && outcomes.write(attempt)? == Advance::Due
-            {
-                outbox_rows::advance(db, &line)?;
+            if outcomes.write(attempt)? == Advance::Due {
+                // What was claimed says which line it is of: its row need not be read again.
+                let line = match claims.of(attempt.id) {
+                    Some((_, line)) => Some(line),
+                    None => outbox_rows::line_of(db, attempt.id)?.map(Arc::new),
+                };
+                if let Some(line) = line {
+                    outbox_rows::advance(db, &line)?;
+                }
             }
         } else {
             recorded.fenced += 1;
