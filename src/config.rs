@@ -31,7 +31,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Include, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Include, RecordType, Scope, Start};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
@@ -290,6 +290,8 @@ pub struct Feed {
     pub detect: Detect,
     /// Which references of a record are followed.
     pub include: Vec<Include>,
+    /// Which records it looks at.
+    pub scope: Scope,
 }
 
 impl Feed {
@@ -305,6 +307,7 @@ impl Feed {
             fetch: self.fetch,
             detect: self.detect,
             include: self.include.clone(),
+            scope: self.scope.clone(),
         }
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Profile};
 use courier_sdk::{
     ChangePage, Clock as _, Connector, ConnectorError, Cursor, Detect, Detection, FeedSpec, FetchMode,
-    FetchRequest, Fetched, PollRequest, RecordType, Start, VersionRule,
+    FetchRequest, Fetched, PollRequest, RecordType, Scope, Start, VersionRule,
 };
 use ehr_courier::clock::SystemClock;
 use ehr_courier::dedup::memory::MemoryDedup;
@@ -127,6 +127,7 @@ pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Faile
             overlap: OVERLAP,
             fetch: FetchMode::FromPage,
             include: Vec::new(),
+            scope: Scope::default(),
             detect: Detect::LastUpdated,
         },
         every: Duration::from_secs(1),

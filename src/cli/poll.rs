@@ -125,6 +125,7 @@ fn row(feed: &Feed, change: &ChangeRef) -> Vec<String> {
             Shown::Created => "created",
             Shown::Updated => "updated",
             Shown::Deleted => "deleted",
+            Shown::Missing => "missing",
         }
         .to_owned(),
         change

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Scope, Start};
 use jiff::Timestamp;
 use toml::Spanned;
 use url::Url;
@@ -278,6 +278,7 @@ fn feed(
         fetch: fetch?,
         detect: detect?,
         include: include?,
+        scope: Scope::default(),
     })
 }
 

@@ -280,10 +280,10 @@ fn kind_of(change: &Change, head: Option<&Head>, baseline: Baseline) -> EventKin
     let proven = change.first_version || (head.is_none() && baseline == Baseline::Complete);
     match (change.shown, proven) {
         (Shown::Deleted, _) => EventKind::Deleted,
-        (Shown::Created, _) | (Shown::State, true) => EventKind::Created,
+        (Shown::Created, _) | (Shown::State | Shown::Missing, true) => EventKind::Created,
         // A PUT can create too; a first version that the profile trusts proves it.
         (Shown::Updated, _) if change.first_version => EventKind::Created,
-        (Shown::Updated, _) | (Shown::State, false) => EventKind::Updated,
+        (Shown::Updated, _) | (Shown::State | Shown::Missing, false) => EventKind::Updated,
     }
 }
 

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, ConnectionName, Connector, ConnectorError, Cursor, DeleteSight, Detect,
-    Detection, FeedName, FeedSpec, FetchMode, FetchRequest, Fetched, Next, Novelty, PageOrder, PollRequest,
-    Record, RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
+    Detection, FeedName, FeedSpec, FetchMode, FetchRequest, Fetched, Granularity, Next, Novelty, PageOrder,
+    PollRequest, Record, RecordId, RecordKey, RecordType, Resume, Scope, Shown, Start, Strategy, VersionRule,
 };
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::destination::{Attempt, Destination, Notification};
@@ -90,6 +90,7 @@ impl Source {
             changes: numbers.map(change).collect(),
             oversized: Vec::new(),
             unusable: Vec::new(),
+            listed: None,
             order: PageOrder::OldestFirst,
             next,
             fresh_as_of: now,
@@ -120,6 +121,7 @@ impl Connector for Source {
         Ok(Detection {
             strategy: Strategy::LastUpdated,
             why: "it is written here".to_owned(),
+            granularity: Granularity::Fraction,
             order: PageOrder::OldestFirst,
             deletes: DeleteSight::Unseen,
             blind_spots: Vec::new(),
@@ -196,6 +198,7 @@ fn add(
             fetch: FetchMode::FromPage,
             detect: Detect::LastUpdated,
             include: Vec::new(),
+            scope: Scope::default(),
         },
         every: Duration::from_secs(5),
     };

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Limits, Profile, Settings};
 use courier_sdk::{
     Clock, Connector as _, Cursor, DeleteSight, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
-    HttpRequest, HttpResponse, Include, Next, Novelty, PageOrder, PollRequest, Record, RecordType, Shown,
-    Start, Strategy,
+    HttpRequest, HttpResponse, Include, Next, Novelty, PageOrder, PollRequest, Record, RecordType, Scope,
+    Shown, Start, Strategy,
 };
 use ehr_courier::sandbox::{Ehr, Options, Request, parse_fault};
 use http::StatusCode;
@@ -99,6 +99,7 @@ fn feed(detect: Detect, start: Start) -> FeedSpec {
         fetch: FetchMode::FromPage,
         detect,
         include: Vec::new(),
+        scope: Scope::default(),
     }
 }
 

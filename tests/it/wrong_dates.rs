@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Limits, Profile, Settings};
 use courier_sdk::{
     ChangePage, Clock, Connector as _, Cursor, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
-    HttpRequest, HttpResponse, Next, Novelty, PollRequest, RecordType, Start,
+    HttpRequest, HttpResponse, Next, Novelty, PollRequest, RecordType, Scope, Start,
 };
 use ehr_courier::sandbox::{Ehr, Faults, Options, Request};
 use jiff::{SignedDuration, Timestamp};
@@ -55,6 +55,7 @@ fn feed() -> FeedSpec {
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
         include: Vec::new(),
+        scope: Scope::default(),
     }
 }
 

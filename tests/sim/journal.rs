@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
-    FetchMode, FetchRequest, Fetched, Next, Novelty, PageOrder, PollRequest, Record, RecordId, RecordKey,
-    RecordType, Resume, Shown, Start, Strategy, VersionRule,
+    FetchMode, FetchRequest, Fetched, Granularity, Next, Novelty, PageOrder, PollRequest, Record, RecordId,
+    RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
@@ -323,6 +323,7 @@ impl Connector for JournalConnector {
             changes,
             oversized: Vec::new(),
             unusable: Vec::new(),
+            listed: None,
             order: PageOrder::NewestFirst,
             next,
             fresh_as_of: instant(as_of),
@@ -333,6 +334,7 @@ impl Connector for JournalConnector {
         Ok(Detection {
             strategy: Strategy::History,
             why: "a journal lists every version".to_owned(),
+            granularity: Granularity::Fraction,
             order: PageOrder::NewestFirst,
             deletes: DeleteSight::Listed,
             blind_spots: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
-use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, Include, RecordType, Start};
+use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, Include, RecordType, Scope, Start};
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::bells::Bells;
@@ -152,6 +152,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
                 .iter()
                 .map(|text| Include::parse(text).unwrap())
                 .collect(),
+            scope: Scope::default(),
         },
         every: plan.every,
     }

@@ -10,8 +10,8 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use courier_sdk::{
-    ChangePage, ConnectorError, DeleteSight, Detect, Detection, FeedSpec, FetchMode, PageOrder, PollRequest,
-    RecordType, Start, Strategy,
+    ChangePage, ConnectorError, DeleteSight, Detect, Detection, FeedSpec, FetchMode, Granularity, PageOrder,
+    PollRequest, RecordType, Start, Strategy,
 };
 use jiff::Timestamp;
 
@@ -121,7 +121,7 @@ impl FhirConnector {
         let plan = last_updated::plan(feed, cursor, self.clock.now());
         let (strategy, _) = self.strategy(feed, cursor).await?;
         tell_of_change(feed, cursor, strategy);
-        if strategy == Strategy::LastUpdated {
+        if strategy != Strategy::History {
             return self.search_page(feed, Stand::Fresh(plan)).await;
         }
         match self.history_page(feed, Stand::Fresh(plan)).await {
@@ -153,7 +153,9 @@ impl FhirConnector {
         let (strategy, why) = self.strategy(feed, None).await?;
         Ok(match strategy {
             Strategy::History => by_history(why),
-            Strategy::LastUpdated => by_last_updated(feed, why),
+            Strategy::LastUpdated | Strategy::Window | Strategy::Roster | Strategy::Read => {
+                by_last_updated(feed, why)
+            }
         })
     }
 
@@ -257,7 +259,9 @@ impl FhirConnector {
 fn choose(feed: &FeedSpec, trusted: bool, offer: Offer, moved: Option<By>) -> (Strategy, String) {
     let search = |why: &str| (Strategy::LastUpdated, why.to_owned());
     match (feed.detect, offer) {
-        (Detect::LastUpdated, _) => search("the configuration asks for it"),
+        (Detect::LastUpdated | Detect::Window | Detect::Roster | Detect::Read, _) => {
+            search("the configuration asks for it")
+        }
         (Detect::History, _) => (Strategy::History, "the configuration asks for it".to_owned()),
         (Detect::Auto, _) if !feed.filter.is_empty() => {
             search("a history cannot be narrowed by the feed's where")
@@ -300,6 +304,7 @@ fn by_history(why: String) -> Detection {
     Detection {
         strategy: Strategy::History,
         why,
+        granularity: Granularity::Fraction,
         order: PageOrder::NewestFirst,
         deletes: DeleteSight::Listed,
         blind_spots: vec!["versions that the server removes from its history before they are polled"],
@@ -324,6 +329,7 @@ fn by_last_updated(feed: &FeedSpec, why: String) -> Detection {
     Detection {
         strategy: Strategy::LastUpdated,
         why,
+        granularity: Granularity::Fraction,
         order: PageOrder::OldestFirst,
         deletes,
         blind_spots,
@@ -332,7 +338,7 @@ fn by_last_updated(feed: &FeedSpec, why: String) -> Detection {
 
 #[cfg(test)]
 mod tests {
-    use courier_sdk::FeedName;
+    use courier_sdk::{FeedName, Scope};
 
     use super::*;
 
@@ -346,6 +352,7 @@ mod tests {
             fetch: FetchMode::FromPage,
             detect,
             include: Vec::new(),
+            scope: Scope::default(),
         }
     }
 

@@ -135,6 +135,7 @@ impl FhirConnector {
             changes: Vec::new(),
             oversized: Vec::new(),
             unusable,
+            listed: None,
             order,
             next: course.next,
             fresh_as_of: course.fresh_as_of,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::id::RecordKey;
+use crate::id::{RecordId, RecordKey};
 use crate::record::{Cursor, Record, Resume};
 
 /// What the source showed of a record.
@@ -16,6 +16,9 @@ pub enum Shown {
     Updated,
     /// The source says that the record was deleted (a history DELETE, or 410 on a plain read).
     Deleted,
+    /// A complete listing no longer shows it. Whether it was deleted, or only moved out of what is listed, a read of it
+    /// tells.
+    Missing,
 }
 
 /// Whether a version may become an event.
@@ -79,6 +82,9 @@ pub struct ChangePage {
     /// Entries of the answer that name no record (no usable id), by their place in it, from 0. They can become no
     /// event and hold nothing up; whoever asked reports them.
     pub unusable: Vec<usize>,
+    /// Of a poll that lists every record that the feed looks at, changed or not: the ids on this page. A record of an
+    /// earlier listing that a complete one does not name has disappeared. Absent where only changes are shown.
+    pub listed: Option<Vec<RecordId>>,
     /// The order that the whole poll's pages follow.
     pub order: PageOrder,
     /// Where the poll goes on.

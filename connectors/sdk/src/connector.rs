@@ -22,6 +22,7 @@ use crate::detection::{Detect, Detection};
 use crate::error::ConnectorError;
 use crate::id::{FeedName, RecordKey, RecordType};
 use crate::record::{Cursor, Record, Resume};
+use crate::scope::Scope;
 
 /// Where a feed without a cursor begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct FeedSpec {
     pub detect: Detect,
     /// Which references of a record are followed.
     pub include: Vec<Include>,
+    /// Which records it looks at.
+    pub scope: Scope,
 }
 
 /// Whether a changed record is taken from the page that shows it, or read by itself.

@@ -17,14 +17,16 @@ pub mod error;
 pub mod http;
 pub mod id;
 pub mod record;
+pub mod scope;
 
 pub use change::{ChangePage, ChangeRef, Next, Novelty, PageOrder, Shown};
 pub use clock::Clock;
 pub use connector::{Connector, FeedSpec, FetchMode, FetchRequest, Fetched, PollRequest, Start, VersionRule};
 pub use context::{Context, Include, InvalidInclude, Reference};
 pub use credentials::{Credentials, Fixed, Renewal};
-pub use detection::{DeleteSight, Detect, Detection, Strategy};
+pub use detection::{DeleteSight, Detect, Detection, Granularity, Strategy};
 pub use error::ConnectorError;
 pub use http::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
 pub use id::{ConnectionName, FeedName, InvalidName, RecordId, RecordKey, RecordType};
 pub use record::{Cursor, Record, Resume};
+pub use scope::{Aim, DateWindow, Ids, Roster, Scope};

@@ -391,6 +391,7 @@ fn shown_word(shown: Shown) -> &'static str {
         Shown::Created => "created",
         Shown::Updated => "updated",
         Shown::Deleted => "deleted",
+        Shown::Missing => "missing",
     }
 }
 
@@ -400,6 +401,7 @@ fn parse_shown(word: &str) -> Result<Shown, Failure> {
         "created" => Ok(Shown::Created),
         "updated" => Ok(Shown::Updated),
         "deleted" => Ok(Shown::Deleted),
+        "missing" => Ok(Shown::Missing),
         _ => Err(damaged("kind of showing")),
     }
 }

@@ -6,7 +6,7 @@
 )]
 
 use super::*;
-use courier_sdk::{Detect, FeedName, FetchMode, RecordType};
+use courier_sdk::{Detect, FeedName, FetchMode, RecordType, Scope};
 use proptest::prelude::*;
 
 const RULES: Rules = Rules {
@@ -28,6 +28,7 @@ fn feed(start: Start) -> FeedSpec {
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
         include: Vec::new(),
+        scope: Scope::default(),
     }
 }
 

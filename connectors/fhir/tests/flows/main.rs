@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use courier_sdk::{
     ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detect, FeedName, FeedSpec, FetchMode,
-    FetchRequest, Fetched, HttpError, Next, Novelty, PollRequest, RecordType, Resume, Start,
+    FetchRequest, Fetched, HttpError, Next, Novelty, PollRequest, RecordType, Resume, Scope, Start,
 };
 use server::{Paging, Server, at, connector};
 
@@ -39,6 +39,7 @@ fn feed(start: Start) -> FeedSpec {
         fetch: FetchMode::FromPage,
         detect: Detect::LastUpdated,
         include: Vec::new(),
+        scope: Scope::default(),
     }
 }
 
