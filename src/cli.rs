@@ -14,6 +14,7 @@ mod destinations;
 mod events;
 mod output;
 mod poll;
+mod profiles;
 mod quarantine;
 mod remote;
 mod schema;
@@ -98,6 +99,9 @@ enum Command {
     /// Destinations: test.
     #[command(subcommand)]
     Destinations(destinations::DestinationsCommand),
+    /// What is known of which kind of server: list, show.
+    #[command(subcommand)]
+    Profiles(profiles::ProfilesCommand),
     /// What operators changed, newest first.
     Audit(audit::AuditCommand),
     /// Copies the store to a new file, beside a running service.
@@ -186,6 +190,7 @@ fn start(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         | Command::Cursors(_)
         | Command::Subscriptions(_)
         | Command::Destinations(_)
+        | Command::Profiles(_)
         | Command::Audit(_)
         | Command::Backup(_)
         | Command::Recover(_)
@@ -232,6 +237,7 @@ async fn dispatch(command: Command, environment: &Environment, output: &mut Outp
         Command::Cursors(command) => cursors::run(command, environment, output).await,
         Command::Subscriptions(command) => subscriptions::run(command, environment, output).await,
         Command::Destinations(command) => destinations::run(command, environment, output).await,
+        Command::Profiles(command) => profiles::run(&command, output),
         Command::Audit(command) => audit::run(&command, environment, output).await,
         Command::Backup(command) => backup::back_up(&command, environment, output),
         Command::Recover(command) => backup::recover(&command, environment, output).await,

@@ -18,6 +18,7 @@ mod problem;
 mod raw;
 mod record;
 mod resolve;
+mod scope;
 mod source;
 mod state;
 mod suggest;

@@ -34,6 +34,7 @@ enum Found {
     Ok {
         detection: &'static str,
         why: String,
+        granularity: &'static str,
         order: &'static str,
         deletes: &'static str,
         blind_spots: Vec<&'static str>,
@@ -131,6 +132,7 @@ fn described(detection: Detection) -> Found {
     Found::Ok {
         detection: detection.strategy.as_str(),
         why: detection.why,
+        granularity: detection.granularity.as_str(),
         order: match detection.order {
             PageOrder::OldestFirst => "oldest first",
             PageOrder::NewestFirst => "newest first",
@@ -183,13 +185,16 @@ fn say_feed(line: &FeedLine, output: &mut Output) {
         Found::Ok {
             detection,
             why,
+            granularity,
             order,
             deletes,
             blind_spots,
         } => {
             let good = output.coloured(detection, Colour::Green);
             output.line(&format!("{name}: {good}, {why}"));
-            output.line(&format!("  shown {order}; deletes {deletes}"));
+            output.line(&format!(
+                "  granularity {granularity}; shown {order}; deletes {deletes}"
+            ));
             for spot in blind_spots {
                 output.line(&format!("  cannot see: {spot}"));
             }

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Include, RecordType, Scope, Start};
+use courier_sdk::{ConnectionName, FeedName, FetchMode, Ids, Include, RecordType, Roster, Start};
 use jiff::Timestamp;
 use toml::Spanned;
 use url::Url;
@@ -15,7 +15,7 @@ use super::raw::{Number, RawConnection, RawFeed, RawLimits, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Auth, Connection, Feed, Limits, auth, record};
+use super::{Audit, Auth, Connection, Feed, Limits, auth, record, scope};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -66,7 +66,11 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
     });
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
-    let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), context);
+    let roster = scope::roster(raw.roster.as_ref(), &path, context);
+    // Where the roster is refused, its feeds are not refused for want of one.
+    let assumed = roster.clone().unwrap_or(Roster::Patients(Ids::default()));
+    let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), &assumed, context);
+    roster.as_ref()?;
     Some(Connection {
         name: name?,
         profile: profile?,
@@ -183,7 +187,13 @@ fn whole(number: &Number, range: &RangeInclusive<i64>, path: &str, context: &mut
     context.accept(result, number, path)
 }
 
-fn feeds(key: &Text, raw: &RawConnection, every: Duration, context: &mut Context<'_>) -> Option<Vec<Feed>> {
+fn feeds(
+    key: &Text,
+    raw: &RawConnection,
+    every: Duration,
+    roster: &Roster,
+    context: &mut Context<'_>,
+) -> Option<Vec<Feed>> {
     let path = format!("connections.{}.feeds", key.get_ref());
     let raw = raw.feeds.as_deref().unwrap_or_default();
     if raw.is_empty() {
@@ -193,7 +203,7 @@ fn feeds(key: &Text, raw: &RawConnection, every: Duration, context: &mut Context
     let mut feeds: Vec<Option<Feed>> = Vec::new();
     for (index, written) in raw.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        let found = feed(written, &path, every, context);
+        let found = feed(written, &path, every, roster, context);
         let double = found
             .as_ref()
             .and_then(|found| feeds.iter().flatten().find(|other| other.name == found.name));
@@ -214,6 +224,7 @@ fn feed(
     raw: &Spanned<RawFeed>,
     path: &str,
     every_default: Duration,
+    roster: &Roster,
     context: &mut Context<'_>,
 ) -> Option<Feed> {
     let written = raw.get_ref();
@@ -234,7 +245,7 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    let detect = detect(written.detect.as_ref(), filter.as_deref(), path, context);
+    let found = scope::resolve(written, filter.as_deref(), roster, path, context);
     let overlap = match &written.overlap {
         Some(text) if text.get_ref() != "auto" => {
             let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
@@ -264,6 +275,7 @@ fn feed(
             record_type: record_type.clone(),
         });
     }
+    let found = found?;
     let name = match name {
         Some(name) => name?,
         None => FeedName::parse(record_type.as_str()).ok()?,
@@ -276,9 +288,9 @@ fn feed(
         start: start?,
         overlap: overlap?,
         fetch: fetch?,
-        detect: detect?,
+        detect: found.detect,
         include: include?,
-        scope: Scope::default(),
+        scope: found.scope,
     })
 }
 
@@ -288,30 +300,6 @@ fn followed_type(text: &str) -> Result<RecordType, Refusal> {
         Some(meant) => Err(refusal("FHIR knows no such type", format!("write \"{meant}\""))),
         None => record_type(text),
     }
-}
-
-fn detect(
-    text: Option<&Text>,
-    filter: Option<&str>,
-    path: &str,
-    context: &mut Context<'_>,
-) -> Option<Detect> {
-    let Some(text) = text else {
-        return Some(Detect::Auto);
-    };
-    let known = [
-        ("auto", Detect::Auto),
-        ("history", Detect::History),
-        ("last-updated", Detect::LastUpdated),
-    ];
-    let path = format!("{path}.detect");
-    let detect = context.word(text, &path, &known, &["window", "roster", "read"])?;
-    if detect == Detect::History && filter.is_some_and(|filter| !filter.is_empty()) {
-        let help = "leave out `where`, or write detect = \"last-updated\"";
-        let refused = refusal("a history cannot be narrowed by `where`", help);
-        return context.accept(Err(refused), text, &path);
-    }
-    Some(detect)
 }
 
 fn include(

@@ -116,6 +116,10 @@ pub(super) struct RawConnection {
     /// Networks that may be reached over plain http.
     #[schemars(with = "Option<Vec<String>>")]
     pub(super) plain_http_networks: Option<Texts>,
+    /// The patients whose records are listed, for servers that show some types only for a named patient: `file:PATH` (one
+    /// id a line) or `Group/ID`, whose members the source keeps. Default: none.
+    #[schemars(with = "Option<String>", regex(pattern = "^(file:|Group/)"))]
+    pub(super) roster: Option<Text>,
     /// The kinds of record to follow. Required, at least one.
     #[schemars(with = "Vec<RawFeed>", length(min = 1))]
     pub(super) feeds: Option<Vec<Spanned<RawFeed>>>,
@@ -197,9 +201,15 @@ pub(super) struct RawFeed {
     #[serde(rename = "where")]
     #[schemars(with = "Option<String>")]
     pub(super) filter: Option<Text>,
-    /// How changes are detected; auto is history where the server offers one of the type, else last-updated. Default: auto.
-    #[schemars(with = "Option<String>", extend("enum" = ["auto", "history", "last-updated"]))]
+    /// How changes are detected. auto is the best of these that profile and server offer: history, last-updated, roster
+    /// (for types that are shown only for a named patient), window; and read where `ids` are named. Default: auto.
+    #[schemars(with = "Option<String>", extend("enum" = ["auto", "history", "last-updated", "window", "roster", "read"]))]
     pub(super) detect: Option<Text>,
+    /// The stretch of dates that is listed where changes cannot be searched for. Default: the profile's.
+    pub(super) window: Option<RawWindow>,
+    /// The records that are followed, and no others: `file:PATH`, one id a line. Default: all.
+    #[schemars(with = "Option<String>", regex(pattern = "^file:"))]
+    pub(super) ids: Option<Text>,
     /// How far back of the cursor each poll looks again: auto (5m) or 0s to 1d. Default: auto.
     #[schemars(with = "Option<String>")]
     pub(super) overlap: Option<Text>,
@@ -212,6 +222,30 @@ pub(super) struct RawFeed {
     /// Whether a record is taken from the page that shows it or read by itself. Default: page.
     #[schemars(with = "Option<String>", extend("enum" = ["page", "read"]))]
     pub(super) fetch: Option<Text>,
+}
+
+/// A stretch of dates around today.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWindow {
+    /// The search parameter that holds the date. Default: the profile's for the type.
+    #[schemars(with = "Option<String>")]
+    pub(super) parameter: Option<Text>,
+    /// How far back it reaches: 0d to 730d. Default: the profile's.
+    #[schemars(with = "Option<String>")]
+    pub(super) past: Option<Text>,
+    /// How far ahead it reaches: 0d to 730d. Default: the profile's.
+    #[schemars(with = "Option<String>")]
+    pub(super) future: Option<Text>,
+}
+
+impl RawWindow {
+    /// The first key that is written.
+    pub(super) fn first(&self) -> Option<&Text> {
+        [&self.parameter, &self.past, &self.future]
+            .into_iter()
+            .find_map(Option::as_ref)
+    }
 }
 
 /// Where notifications go.

@@ -284,6 +284,16 @@ impl Context<'_> {
         self.accept(secret, text, path)
     }
 
+    /// Reads the list that a file holds; nothing where lists need not be there.
+    pub(super) fn list_file(&self, file: &str, path: &str) -> Result<Option<String>, value::Refusal> {
+        let needed = match self.surroundings.secrets {
+            Secrets::Required => true,
+            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.")),
+            Secrets::OfState | Secrets::Unneeded => false,
+        };
+        needed.then(|| value::list_file(file, self.folder)).transpose()
+    }
+
     /// Whether the secret at a path is needed.
     pub(super) fn reads(&self, path: &str) -> bool {
         match self.surroundings.secrets {

@@ -25,6 +25,8 @@ pub(super) struct Refusal {
 
 /// The largest secret file that is read, in bytes: a private key with its chain fits.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
+/// Some hundred thousand ids; a roster of more is polled for hours.
+const LIST_BYTES_MAX: u64 = 4 << 20;
 
 /// How long a token of the HTTP face may be, in bytes: 128 bits at least, and what one header holds at most.
 const TOKEN_BYTES: RangeInclusive<usize> = 16..=4_096;
@@ -323,7 +325,7 @@ pub(super) fn referred(text: &str, folder: &Path, environment: &Environment) -> 
     }
     let path = folder.join(text.strip_prefix("file:")?);
     let metadata = std::fs::metadata(&path).ok()?;
-    if !metadata.is_file() || metadata.len() > SECRET_BYTES_MAX {
+    if !metadata.is_file() || metadata.len() > LIST_BYTES_MAX {
         return None;
     }
     std::fs::read(&path).ok()
@@ -332,21 +334,7 @@ pub(super) fn referred(text: &str, folder: &Path, environment: &Environment) -> 
 fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {
     let help =
         "create it with the secret as its only line, or write another `file:PATH` (relative to this file)";
-    let full = folder.join(path);
-    let readable =
-        |error: std::io::Error| refusal(format!("the file cannot be read: {}", error.kind()), help);
-    let metadata = std::fs::metadata(&full).map_err(readable)?;
-    if !metadata.is_file() {
-        return Err(refusal("not a regular file", help));
-    }
-    if metadata.len() > SECRET_BYTES_MAX {
-        return Err(refusal(
-            format!("the file is larger than {SECRET_BYTES_MAX} bytes"),
-            help,
-        ));
-    }
-    let mut value = String::from_utf8(std::fs::read(&full).map_err(readable)?)
-        .map_err(|_| refusal("the file is not UTF-8", help))?;
+    let mut value = file_text(path, folder, SECRET_BYTES_MAX, help)?;
     if value.ends_with('\n') {
         value.pop();
         if value.ends_with('\r') {
@@ -354,6 +342,30 @@ fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {
         }
     }
     Ok(value)
+}
+
+/// Reads a list that `file:PATH` names.
+pub(super) fn list_file(path: &str, folder: &Path) -> Result<String, Refusal> {
+    let help = "create it with one id a line, or write another `file:PATH` (relative to this file)";
+    file_text(path, folder, LIST_BYTES_MAX, help)
+}
+
+fn file_text(path: &str, folder: &Path, bytes_max: u64, help: &'static str) -> Result<String, Refusal> {
+    let full = folder.join(path);
+    let readable =
+        |error: std::io::Error| refusal(format!("the file cannot be read: {}", error.kind()), help);
+    let metadata = std::fs::metadata(&full).map_err(readable)?;
+    if !metadata.is_file() {
+        return Err(refusal("not a regular file", help));
+    }
+    if metadata.len() > bytes_max {
+        return Err(refusal(
+            format!("the file is larger than {bytes_max} bytes"),
+            help,
+        ));
+    }
+    String::from_utf8(std::fs::read(&full).map_err(readable)?)
+        .map_err(|_| refusal("the file is not UTF-8", help))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use courier_sdk::{
     AtLimit, ConnectorError, Credentials, Http, HttpError, HttpRequest, HttpResponse, Renewal,
 };
-use http::header::{ACCEPT, CACHE_CONTROL, IF_NONE_MATCH};
+use http::header::{ACCEPT, CACHE_CONTROL, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
@@ -32,6 +32,8 @@ pub(crate) enum Wanted<'a> {
     Record,
     /// One record, unless it still has this entity tag.
     RecordUnless(&'a HeaderValue),
+    /// One record, unless it was not modified since this HTTP date.
+    RecordSince(&'a HeaderValue),
 }
 
 /// A request without an answer.
@@ -110,6 +112,9 @@ fn headers(wanted: Wanted<'_>, shown: &HeaderMap) -> HeaderMap {
         Wanted::Record => {}
         Wanted::RecordUnless(tag) => {
             headers.insert(IF_NONE_MATCH, tag.clone());
+        }
+        Wanted::RecordSince(date) => {
+            headers.insert(IF_MODIFIED_SINCE, date.clone());
         }
     }
     headers

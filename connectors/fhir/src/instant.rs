@@ -31,6 +31,34 @@ pub(crate) fn ceiling_text(instant: Timestamp) -> String {
     floor_text(instant.saturating_add(1.millisecond()).unwrap_or(Timestamp::MAX))
 }
 
+/// Zones reach from so many hours behind UTC to so many ahead.
+const HOURS_BEHIND: u64 = 12;
+const HOURS_AHEAD: u32 = 14;
+
+/// The earliest beginning, in any zone, of the last day that has begun everywhere by this instant.
+pub(crate) fn day_floor(instant: Timestamp) -> Timestamp {
+    let everywhere = back(instant, Duration::from_hours(HOURS_BEHIND));
+    let into_the_day = everywhere.as_second().rem_euclid(86_400).unsigned_abs();
+    let midnight = Timestamp::from_second(everywhere.as_second()).unwrap_or(Timestamp::UNIX_EPOCH);
+    back(
+        midnight,
+        Duration::from_secs(into_the_day) + Duration::from_hours(u64::from(HOURS_AHEAD)),
+    )
+}
+
+/// Writes the day that [`day_floor`] is the earliest beginning of.
+pub(crate) fn first_day_text(floor: Timestamp) -> String {
+    last_day_text(floor)
+}
+
+/// Writes the latest day, in any zone, that an instant falls on.
+pub(crate) fn last_day_text(instant: Timestamp) -> String {
+    let latest = instant
+        .saturating_add(i64::from(HOURS_AHEAD).hours())
+        .unwrap_or(Timestamp::MAX);
+    latest.strftime("%Y-%m-%d").to_string()
+}
+
 /// Steps back, no further than 1970: no FHIR server has older stamps, and years need four digits.
 pub(crate) fn back(instant: Timestamp, by: Duration) -> Timestamp {
     let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);

@@ -31,7 +31,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::instant::{self, Stored};
-use crate::profile::Paging;
+use crate::listing::Tags;
+use crate::profile::{Cut, Paging};
 use order::Order;
 pub(crate) use window::Window;
 
@@ -52,15 +53,19 @@ const VISITED_MAX: usize = 64;
 pub(crate) const PRECISION: Duration = Duration::from_secs(1);
 
 /// A feed's durable cursor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CursorState {
     v: u8,
     pub(crate) watermark: Stored,
     pub(crate) start: Option<Stored>,
-    /// Which strategy moved it here, or is known to go on from here. Both may go on from it, because both mean the source's stamps.
+    /// Which strategy moved it here, or is known to go on from here. All may go on from it, because all mean the source's
+    /// stamps.
     #[serde(default)]
     pub(crate) by: By,
+    /// What reads of single records are conditioned on, where records are read one by one.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub(crate) tags: Tags,
 }
 
 /// Which strategy moved a cursor; cursors of before there was a choice do not say it.
@@ -70,6 +75,7 @@ pub(crate) enum By {
     #[default]
     LastUpdated,
     History,
+    Listing,
 }
 
 impl CursorState {
@@ -80,13 +86,20 @@ impl CursorState {
             watermark: Stored(watermark),
             start: start.map(Stored),
             by,
+            tags: Tags::new(),
         }
     }
 
-    /// The same cursor at another instant; the feed's start stays.
+    /// The same cursor with what reads are conditioned on.
+    pub(crate) fn conditioned_on(self, tags: Tags) -> Self {
+        Self { tags, ..self }
+    }
+
+    /// The same cursor at another instant; the feed's start stays, and every record is read anew.
     pub(crate) fn moved_to(self, instant: Timestamp) -> Self {
         Self {
             watermark: Stored(instant),
+            tags: Tags::new(),
             ..self
         }
     }
@@ -120,7 +133,7 @@ pub(crate) enum First {
 }
 
 /// Plans a poll; `now` is our own clock, used only where there is no word of the source's.
-pub(crate) fn plan(feed: &FeedSpec, cursor: Option<CursorState>, now: Timestamp) -> Plan {
+pub(crate) fn plan(feed: &FeedSpec, cursor: Option<&CursorState>, cut: Cut, now: Timestamp) -> Plan {
     let known = Plan {
         lower: None,
         floor: None,
@@ -129,18 +142,18 @@ pub(crate) fn plan(feed: &FeedSpec, cursor: Option<CursorState>, now: Timestamp)
     };
     match (cursor, feed.start) {
         (Some(cursor), Start::Now | Start::Beginning | Start::At(_)) => Plan {
-            lower: Some(instant::back(cursor.watermark.0, rewind(feed))),
+            lower: Some(cut.floor(instant::back(cursor.watermark.0, rewind(feed)))),
             floor: Some(cursor.watermark.0),
             start: cursor.start.map(|start| start.0),
             ..known
         },
         (None, Start::Now) => Plan {
-            lower: Some(instant::back(now, feed.overlap)),
+            lower: Some(cut.floor(instant::back(now, feed.overlap))),
             first: First::Now(now),
             ..known
         },
         (None, Start::At(start)) => Plan {
-            lower: Some(start),
+            lower: Some(cut.floor(start)),
             floor: Some(start),
             start: Some(start),
             ..known
@@ -172,6 +185,8 @@ pub(crate) enum Doubt {
     Cut,
     WindowIgnored,
     WindowRestless,
+    /// One record of a list could not be read.
+    Unread,
 }
 
 impl Doubt {
@@ -184,6 +199,7 @@ impl Doubt {
             Self::FullPage => "a full page came without a link to a further page",
             Self::Cut => "the answer counts more matches than it shows, and links no further page",
             Self::WindowIgnored => "the source ignored the bounds of a closed time window",
+            Self::Unread => "a record of the list could not be read",
             Self::WindowRestless => "records kept moving between the pages of a closed time window",
         }
     }
@@ -230,6 +246,8 @@ pub(crate) enum Fill {
 pub(crate) struct Rules {
     pub(crate) overlap: Duration,
     pub(crate) paging: Paging,
+    /// How far from a bound a row may lie that was asked for by it.
+    pub(crate) precision: Duration,
 }
 
 /// What to ask for next.
@@ -257,7 +275,7 @@ pub(crate) enum Onward {
 pub(crate) enum Step {
     Ask(Box<Poll>),
     Done(CursorState),
-    Inconclusive(&'static str),
+    Inconclusive(Doubt),
 }
 
 /// A poll under way; what is stored between its pages.
@@ -447,7 +465,7 @@ impl Poll {
 
     fn conclude(self) -> Step {
         if let Some(doubt) = self.doubt {
-            return Step::Inconclusive(doubt.reason());
+            return Step::Inconclusive(doubt);
         }
         let seen = self.greatest.max(self.floor);
         let watermark = seen.map_or(Timestamp::UNIX_EPOCH, |seen| seen.0);

@@ -1,7 +1,7 @@
 //! EHR Courier's connector for FHIR servers.
 //!
-//! It finds changes by a type's `_history` or by `_lastUpdated` search, and carries each record byte for byte, whatever
-//! FHIR release it is of. Vendors differ by [`Profile`], which is data. It keeps no place: cursors and page links
+//! It finds changes by a type's `_history`, by `_lastUpdated` search, or by listing all records and letting the ledger
+//! compare, and carries each record byte for byte, whatever FHIR release it is of. Vendors differ by [`Profile`], which is data. It keeps no place: cursors and page links
 //! travel with the caller, and what it remembers spares requests only. It must not know stores, events, subscriptions
 //! or other connectors.
 
@@ -16,12 +16,14 @@ mod history;
 mod include;
 mod instant;
 mod last_updated;
+mod listing;
 mod poll;
 mod portion;
 mod profile;
 mod query;
 mod read;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -30,7 +32,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_sdk::{
     ChangePage, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec, FetchRequest,
-    Fetched, Http, Include, PollRequest, Record, RecordKey, RecordType, Reference, VersionRule,
+    Fetched, Http, Ids, Include, PollRequest, Record, RecordId, RecordKey, RecordType, Reference,
+    VersionRule,
 };
 use jiff::Timestamp;
 use url::Url;
@@ -38,7 +41,7 @@ use url::Url;
 pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 
-use detection::Histories;
+use detection::Known;
 use exchange::Exchange;
 use last_updated::{By, CursorState};
 use portion::Portions;
@@ -96,7 +99,9 @@ pub struct FhirConnector {
     limits: Limits,
     /// Whether the missing `Date` was told already; a log line's memory, nothing depends on it.
     warned_of_date: AtomicBool,
-    histories: Mutex<Histories>,
+    known: Mutex<Known>,
+    /// The members of groups that are rosters, as they were read last.
+    groups: Mutex<BTreeMap<RecordId, Ids>>,
     portions: Mutex<Portions>,
 }
 
@@ -134,7 +139,8 @@ impl FhirConnector {
             clock,
             limits,
             warned_of_date: AtomicBool::new(false),
-            histories: Mutex::default(),
+            known: Mutex::default(),
+            groups: Mutex::default(),
             portions: Mutex::default(),
         }
     }
@@ -168,7 +174,7 @@ impl Connector for FhirConnector {
 
     /// Everything from that instant on is announced, unless the ledger knows it.
     fn cursor_at(&self, instant: Timestamp) -> Cursor {
-        poll::cursor(CursorState::of(By::LastUpdated, instant, None))
+        poll::cursor(&CursorState::of(By::LastUpdated, instant, None))
     }
 
     /// 1970 is where a feed stands that has shown nothing yet: no instant to measure a lag from.
@@ -182,6 +188,6 @@ impl Connector for FhirConnector {
         let instant = self.describe(cursor)?;
         let by = jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX);
         let back = instant.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH);
-        Some(poll::cursor(state.moved_to(back.max(Timestamp::UNIX_EPOCH))))
+        Some(poll::cursor(&state.moved_to(back.max(Timestamp::UNIX_EPOCH))))
     }
 }

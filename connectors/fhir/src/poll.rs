@@ -54,13 +54,29 @@ pub(crate) struct Course {
     pub(crate) fresh_as_of: Timestamp,
 }
 
-pub(crate) fn cursor(state: CursorState) -> Cursor {
-    Cursor::new(text(&state))
+pub(crate) fn cursor(state: &CursorState) -> Cursor {
+    Cursor::new(text(state))
 }
 
 impl FhirConnector {
-    /// Asks for a page. What is no page, or too large for one, is an error.
+    /// Asks for a page. Whatever is no page is an error.
     pub(crate) async fn ask_page(
+        &self,
+        feed: &FeedSpec,
+        operation: &str,
+        (url, asked): (Url, Asked<'_>),
+        least: Least,
+    ) -> Result<HttpResponse, ConnectorError> {
+        let response = self.ask_any(feed, operation, (url, asked), least).await?;
+        if response.status.as_u16() != 200 {
+            let operation = operation.to_owned();
+            return Err(answer::refusal(operation, &response, asked, self.clock.now()));
+        }
+        Ok(response)
+    }
+
+    /// Asks for a page, and answers a refusal too. What is too large for one is an error.
+    pub(crate) async fn ask_any(
         &self,
         feed: &FeedSpec,
         operation: &str,
@@ -77,13 +93,12 @@ impl FhirConnector {
             Err(error @ (NoAnswer::Broken(_) | NoAnswer::NotSent(_))) => return Err(error.of(&operation)),
             Ok(response) => response,
         };
-        if response.status.as_u16() != 200 {
-            return Err(answer::refusal(operation, &response, asked, self.clock.now()));
+        if response.status.as_u16() == 200 {
+            if response.body.len() > limit {
+                return Err(self.too_large(feed, &operation, asked, least));
+            }
+            self.page_fits(feed);
         }
-        if response.body.len() > limit {
-            return Err(self.too_large(feed, &operation, asked, least));
-        }
-        self.page_fits(feed);
         Ok(response)
     }
 
@@ -201,7 +216,7 @@ fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> C
         ),
     }
     Course {
-        next: Next::Done(cursor(state)),
+        next: Next::Done(cursor(&state)),
         start: Some(present::silent_below(asked.bound)),
         fresh_as_of: asked.bound,
     }

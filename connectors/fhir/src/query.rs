@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
 use crate::instant;
+use crate::profile::Cut;
 
 /// Parameters that shape an answer without choosing its records; a server need not repeat them.
 const SHAPING: [&str; 11] = [
@@ -23,6 +24,17 @@ const SHAPING: [&str; 11] = [
     "_pretty",
 ];
 
+/// Parameters of page links that choose no records.
+const PAGING: [&str; 7] = [
+    "offset",
+    "_offset",
+    "page",
+    "_page",
+    "_getpages",
+    "_getpagesoffset",
+    "continue",
+];
+
 /// What a search asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Search<'a> {
@@ -33,6 +45,20 @@ pub(crate) struct Search<'a> {
     pub(crate) to: Option<Timestamp>,
     /// The profile's `_sort` value, or empty.
     pub(crate) sort: &'a str,
+    pub(crate) count: u32,
+    pub(crate) ids_only: bool,
+    /// Further parameters, already in query syntax.
+    pub(crate) filter: &'a str,
+    /// How finely the server cuts.
+    pub(crate) cut: Cut,
+}
+
+/// What a search asks for that shows records whether they changed or not.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed<'a> {
+    pub(crate) record_type: &'a RecordType,
+    /// What chooses the records, already in query syntax.
+    pub(crate) chosen: &'a [String],
     pub(crate) count: u32,
     pub(crate) ids_only: bool,
     /// Further parameters, already in query syntax.
@@ -49,24 +75,45 @@ pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
         } else {
             "ge"
         };
-        parameters.push(format!("_lastUpdated={prefix}{}", instant::floor_text(from)));
+        let bound = match search.cut {
+            Cut::Fraction | Cut::Second => instant::floor_text(from),
+            Cut::Day => instant::first_day_text(from),
+        };
+        parameters.push(format!("_lastUpdated={prefix}{bound}"));
     }
     if let Some(to) = search.to {
-        parameters.push(format!("_lastUpdated=le{}", instant::ceiling_text(to)));
+        let bound = match search.cut {
+            Cut::Fraction | Cut::Second => instant::ceiling_text(to),
+            Cut::Day => instant::last_day_text(to),
+        };
+        parameters.push(format!("_lastUpdated=le{bound}"));
     }
     if !search.sort.is_empty() {
         parameters.push(format!("_sort={}", search.sort));
     }
-    parameters.push(format!("_count={}", search.count));
-    if search.ids_only {
+    shape(&mut parameters, search.count, search.ids_only, search.filter);
+    url.set_query(Some(&parameters.join("&")));
+    url
+}
+
+/// The address of a search that lists.
+pub(crate) fn listed(base: &Url, listed: &Listed<'_>) -> Url {
+    let mut url = with_segments(base, &[listed.record_type.as_str()]);
+    let mut parameters = listed.chosen.to_vec();
+    shape(&mut parameters, listed.count, listed.ids_only, listed.filter);
+    url.set_query(Some(&parameters.join("&")));
+    url
+}
+
+fn shape(parameters: &mut Vec<String>, count: u32, ids_only: bool, filter: &str) {
+    parameters.push(format!("_count={count}"));
+    if ids_only {
         parameters.push("_elements=id,meta".to_owned());
     }
-    let filter = search.filter.trim_matches('&');
+    let filter = filter.trim_matches('&');
     if !filter.is_empty() {
         parameters.push(filter.to_owned());
     }
-    url.set_query(Some(&parameters.join("&")));
-    url
 }
 
 /// The address of a type's history, from an instant on (inclusive).
@@ -123,6 +170,14 @@ pub(crate) fn applied(request: &Url, self_link: &Url, filter: &str) -> Applied {
     }
 }
 
+/// A parameter that chooses records and is missing from the `self` link, as far as the request held it.
+pub(crate) fn ignored(request: &Url, self_link: &Url) -> Option<String> {
+    let shown = selecting(self_link.query().unwrap_or_default());
+    let asked = selecting(request.query().unwrap_or_default());
+    let ours = asked.into_iter().filter(|name| !PAGING.contains(&name.as_str()));
+    ours.into_iter().find(|name| !shown.contains(name))
+}
+
 /// The page size that an answer says it applied.
 pub(crate) fn count_of(link: &Url) -> Option<u64> {
     let pair = link.query_pairs().find(|(name, _)| name == "_count");
@@ -168,6 +223,7 @@ mod tests {
             count: 200,
             ids_only: false,
             filter: "status=booked&location=7",
+            cut: Cut::Fraction,
         };
         assert_eq!(
             search(&base(), &asked).as_str(),

@@ -75,7 +75,7 @@ impl FhirConnector {
     fn after(&self, feed: &FeedSpec, poll: History, shown: &Shown) -> Next {
         match poll.absorb(shown) {
             Step::Ask(poll) => Next::Page(Resume::new(poll::text(&poll))),
-            Step::Done(state) => Next::Done(poll::cursor(state)),
+            Step::Done(state) => Next::Done(poll::cursor(&state)),
             Step::Inconclusive(doubt) => {
                 if doubt == Doubt::FilterIgnored {
                     // Neither narrowed nor in order, it would be read whole at every poll: the search serves better.

@@ -6,7 +6,7 @@ use courier_sdk::{
 use jiff::Timestamp;
 use url::Url;
 
-use super::{By, CursorState, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use super::{By, CursorState, Doubt, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page, Row};
 use crate::instant::Stored;
@@ -67,16 +67,22 @@ impl FhirConnector {
             let rules = Rules {
                 overlap: feed.overlap,
                 paging: self.profile.paging,
+                precision: self.profile.granularity.precision(),
             };
             match poll.absorb(&shown, rules) {
                 Step::Ask(poll) => Next::Page(Resume::new(poll::text(&poll))),
-                Step::Done(state) => Next::Done(poll::cursor(CursorState {
+                Step::Done(state) => Next::Done(poll::cursor(&CursorState {
                     by: self.goes_on(feed),
                     ..state
                 })),
-                Step::Inconclusive(reason) => Next::Inconclusive {
-                    reason: reason.to_owned(),
-                },
+                Step::Inconclusive(doubt) => {
+                    if doubt == Doubt::FilterIgnored && shown.filter == Filter::Ignored {
+                        self.note_ignored(&feed.record_type);
+                    }
+                    Next::Inconclusive {
+                        reason: doubt.reason().to_owned(),
+                    }
+                }
             }
         });
         let rows = page.items.into_iter();
@@ -129,6 +135,7 @@ impl FhirConnector {
             count,
             ids_only: ids_only && self.profile.ids_only,
             filter: &feed.filter,
+            cut: self.profile.granularity,
         };
         Ok(query::search(&self.exchange.base, &search))
     }

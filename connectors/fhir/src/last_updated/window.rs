@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Doubt, Onward, PAGES_MAX, PRECISION, Poll, Rules, Shown, Step, Target, Visit, visit};
+use super::{Doubt, Onward, PAGES_MAX, Poll, Rules, Shown, Step, Target, Visit, visit};
 use crate::instant::{self, Stored};
 
 /// How often a window is read before its rows are called restless. A window lies in the past, where little
@@ -45,11 +45,11 @@ impl Window {
     }
 
     /// Whether a row lies outside, by more than servers' precision explains.
-    fn excludes(&self, stamp: Timestamp) -> bool {
+    fn excludes(&self, stamp: Timestamp, precision: Duration) -> bool {
         let lowest = self
             .lo
-            .map_or(Timestamp::UNIX_EPOCH, |lo| instant::back(lo.0, PRECISION));
-        let latest = instant::back(stamp, PRECISION + Duration::from_millis(1));
+            .map_or(Timestamp::UNIX_EPOCH, |lo| instant::back(lo.0, precision));
+        let latest = instant::back(stamp, precision + Duration::from_millis(1));
         stamp < lowest || latest > self.hi.0
     }
 }
@@ -59,7 +59,12 @@ impl Poll {
         window.pages += 1;
         window.matches += shown.matches;
         window.sum = window.sum.wrapping_add(shown.digest);
-        if shown.stamps.iter().flatten().any(|stamp| window.excludes(*stamp)) {
+        if shown
+            .stamps
+            .iter()
+            .flatten()
+            .any(|stamp| window.excludes(*stamp, rules.precision))
+        {
             self.suspect(Doubt::WindowIgnored);
             return self.proceed(window.after, rules);
         }

@@ -1,0 +1,239 @@
+//! Change detection by listing: every poll shows all records that the feed looks at, and the ledger tells which are new.
+//!
+//! Pure: answers' shapes in, the next step out. For servers that cannot be asked what changed: all records within a
+//! stretch of dates (*window*), of each patient of a roster (*roster*), of a list of ids (*read*), or all there are (a
+//! reconcile sweep, and windows of types without a date). A listing is asked for in parts, one after the other, each page by
+//! page. It guarantees that a listing concludes only if no part can have been cut: what a complete listing no longer
+//! shows has disappeared. It must not know HTTP or record bodies.
+//!
+//! **Shifting pages.** A row that moves between two pages may be left out. Nothing is lost by it: the next listing shows
+//! it, and a disappearance is confirmed by a read before it counts.
+
+mod group;
+mod page;
+mod part;
+mod single;
+
+use std::collections::BTreeMap;
+
+use courier_sdk::{Aim, FeedSpec, Start};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::instant::Stored;
+use crate::last_updated::{By, CursorState, Doubt, Fill, PAGES_MAX, Visit, visit};
+use part::Parts;
+
+/// The form of stored listings; raised when it changes.
+const VERSION: u8 = 1;
+
+/// What reads of single records are conditioned on, by record id.
+pub(crate) type Tags = BTreeMap<String, String>;
+
+/// A listing under way; what is stored between its pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listing {
+    #[serde(rename = "listing")]
+    version: u8,
+    parts: Parts,
+    /// The next page of the part under way, absolute.
+    link: Option<String>,
+    /// The source's time at the beginning; absent before the first answer.
+    bound: Option<Stored>,
+    floor: Option<Stored>,
+    greatest: Option<Stored>,
+    silence: Silence,
+    /// The pages and matches of the part under way.
+    pages: u32,
+    matches: u64,
+    visited: Vec<u64>,
+    doubt: Option<Doubt>,
+    /// Of the records read by themselves so far.
+    tags: Tags,
+}
+
+/// Which rows lie before the feed's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Silence {
+    /// None does.
+    None,
+    /// Those stamped before this instant.
+    Before(Stored),
+    /// Those stamped before this instant, and those without a stamp.
+    BeforeOrUnstamped(Stored),
+    /// All do: the feed begins with this listing.
+    All,
+}
+
+/// What one page showed, as far as the listing's course depends on it.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// The stamps of the matches.
+    stamps: Vec<Option<Timestamp>>,
+    entries: usize,
+    matches: u64,
+    total: Option<u64>,
+    next: Option<String>,
+    fill: Fill,
+}
+
+impl Seen {
+    /// What a read of one record showed.
+    fn one(stamps: Vec<Option<Timestamp>>) -> Self {
+        Self {
+            stamps,
+            entries: 1,
+            matches: 1,
+            total: None,
+            next: None,
+            fill: Fill::Whole,
+        }
+    }
+}
+
+/// The listing's next step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Ask(Box<Listing>),
+    Done(Box<CursorState>),
+    Inconclusive(Doubt),
+}
+
+impl Listing {
+    /// Begins a listing.
+    fn begin(feed: &FeedSpec, cursor: Option<&CursorState>, parts: Parts) -> Self {
+        let silence = match (cursor, feed.start) {
+            (Some(cursor), _) => cursor.start.map_or(Silence::None, Silence::Before),
+            (None, Start::Now) => Silence::All,
+            (None, Start::At(start)) => Silence::BeforeOrUnstamped(Stored(start)),
+            (None, Start::Beginning) => Silence::None,
+        };
+        Self {
+            version: VERSION,
+            parts,
+            link: None,
+            bound: None,
+            floor: cursor.map(|cursor| cursor.watermark),
+            greatest: None,
+            silence,
+            pages: 0,
+            matches: 0,
+            visited: Vec::new(),
+            doubt: None,
+            tags: Tags::new(),
+        }
+    }
+
+    /// Reads the stored form.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text)
+            .ok()
+            .filter(|listing: &Self| listing.version == VERSION)
+    }
+
+    /// Whether a row of that stamp lies before the feed's start.
+    fn is_silent(&self, stamp: Option<Timestamp>) -> bool {
+        match (self.silence, stamp) {
+            (Silence::All, _) | (Silence::BeforeOrUnstamped(_), None) => true,
+            (Silence::Before(start) | Silence::BeforeOrUnstamped(start), Some(stamp)) => stamp < start.0,
+            (Silence::None, _) | (Silence::Before(_), None) => false,
+        }
+    }
+
+    /// Takes in one page and says what follows.
+    fn absorb(mut self, seen: &Seen, aim: Aim) -> Step {
+        self.pages += 1;
+        self.matches += seen.matches;
+        self.note(&seen.stamps);
+        if let Some(link) = &seen.next {
+            let doubt = if visit(&mut self.visited, link) == Visit::Again {
+                Doubt::Circle
+            } else if seen.entries == 0 {
+                Doubt::EmptyPage
+            } else if self.pages >= PAGES_MAX {
+                Doubt::TooManyPages
+            } else {
+                self.link = Some(link.clone());
+                return Step::Ask(Box::new(self));
+            };
+            self.suspect(doubt);
+            return self.go_on(aim);
+        }
+        let cut = seen.total.is_some_and(|total| total > self.matches);
+        if cut || (seen.fill == Fill::PerhapsCut && self.pages == 1) {
+            if self.parts.split() {
+                self.enter_part();
+                return Step::Ask(Box::new(self));
+            }
+            self.suspect(if cut { Doubt::Cut } else { Doubt::FullPage });
+        }
+        self.go_on(aim)
+    }
+
+    /// Asks for less at once where the source finds too much; no step where there is no less.
+    fn ask_for_less(mut self) -> Option<Self> {
+        self.parts.split().then(|| {
+            self.enter_part();
+            self
+        })
+    }
+
+    /// Notes the stamps of rows.
+    fn note(&mut self, stamps: &[Option<Timestamp>]) {
+        let bound = self.bound.map(|bound| bound.0);
+        let seen = stamps.iter().flatten().copied();
+        let greatest = seen
+            .filter(|stamp| bound.is_none_or(|bound| *stamp <= bound))
+            .max();
+        self.greatest = self.greatest.max(greatest.map(Stored));
+    }
+
+    /// Ends the part under way.
+    fn go_on(mut self, aim: Aim) -> Step {
+        self.parts.pass();
+        self.enter_part();
+        if self.parts.is_over() {
+            self.conclude(aim)
+        } else {
+            Step::Ask(Box::new(self))
+        }
+    }
+
+    fn enter_part(&mut self) {
+        self.link = None;
+        self.pages = 0;
+        self.matches = 0;
+        self.visited.clear();
+    }
+
+    fn conclude(self, aim: Aim) -> Step {
+        if let Some(doubt) = self.doubt {
+            return Step::Inconclusive(doubt);
+        }
+        let bound = self.bound.map_or(Timestamp::UNIX_EPOCH, |bound| bound.0);
+        let seen = self.greatest.max(self.floor).map_or(bound, |seen| seen.0);
+        let start = match self.silence {
+            Silence::None => None,
+            Silence::Before(start) | Silence::BeforeOrUnstamped(start) => Some(start.0),
+            // `Date` cuts off fractions: what is stamped within its second counts as new rather than as old.
+            Silence::All => Some(bound),
+        };
+        let watermark = match aim {
+            Aim::Changes => seen,
+            // A sweep stands for the time at which it began: it moves nobody's cursor.
+            Aim::Everything => bound,
+        };
+        let state = CursorState::of(By::Listing, watermark, start);
+        Step::Done(Box::new(state.conditioned_on(self.tags)))
+    }
+
+    /// Notes a doubt; the first one counts.
+    fn suspect(&mut self, doubt: Doubt) {
+        self.doubt = self.doubt.or(Some(doubt));
+    }
+}
+
+#[cfg(test)]
+mod tests;

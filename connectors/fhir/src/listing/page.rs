@@ -1,0 +1,350 @@
+//! One page of a listing: finds out whom to ask for, asks, reads, and lets `listing` say what follows.
+
+use courier_sdk::{
+    Aim, ChangePage, ChangeRef, ConnectorError, FeedSpec, FetchMode, HttpResponse, Ids, Next, Novelty,
+    PageOrder, Record, Resume, Roster, Shown, Strategy,
+};
+use jiff::Timestamp;
+use url::Url;
+
+use super::part::{self, Parts};
+use super::{Listing, Seen, Step};
+use crate::answer::{self, Asked};
+use crate::bundle::{self, Item, Page};
+use crate::instant::Stored;
+use crate::last_updated::{CursorState, Fill};
+use crate::portion::{Least, Portion};
+use crate::profile::FullPage;
+use crate::query::{self, Listed};
+use crate::{FhirConnector, poll};
+
+/// The parameter that names a patient, for every type of the patient compartment that has one.
+const PATIENT: &str = "patient";
+
+/// What one request of a listing brought.
+pub(super) struct Brought {
+    pub(super) items: Vec<Item>,
+    pub(super) unusable: Vec<usize>,
+    /// Whether records may have been shortened.
+    pub(super) shortened: bool,
+}
+
+impl Brought {
+    /// Records as they are.
+    pub(super) fn whole(items: Vec<Item>) -> Self {
+        Self {
+            items,
+            unusable: Vec::new(),
+            shortened: false,
+        }
+    }
+}
+
+impl FhirConnector {
+    /// Begins a listing with its first page.
+    pub(crate) async fn begin_listing(
+        &self,
+        feed: &FeedSpec,
+        strategy: Strategy,
+        cursor: Option<CursorState>,
+    ) -> Result<ChangePage, ConnectorError> {
+        let parts = match strategy {
+            Strategy::Window if feed.scope.aim == Aim::Changes => self.window(feed),
+            Strategy::Window | Strategy::History | Strategy::LastUpdated => Parts::Whole(false),
+            Strategy::Roster => {
+                let at_once = if is_of_patients(feed) {
+                    self.profile.ids_at_once
+                } else {
+                    self.profile.patients_at_once
+                };
+                Parts::list(&self.patients_now(feed).await?, at_once)
+            }
+            Strategy::Read => Parts::list(&feed.scope.ids, self.profile.ids_at_once),
+        };
+        if parts.is_over() {
+            return Err(ConnectorError::Forbidden {
+                operation: operation(feed),
+                reason: "the roster names nobody".to_owned(),
+            });
+        }
+        let listing = Listing::begin(feed, cursor.as_ref(), parts);
+        self.listing_page(feed, listing, cursor.as_ref()).await
+    }
+
+    /// Asks for one page of a listing.
+    pub(crate) async fn listing_page(
+        &self,
+        feed: &FeedSpec,
+        listing: Listing,
+        cursor: Option<&CursorState>,
+    ) -> Result<ChangePage, ConnectorError> {
+        if let (Parts::List(place), None) = (&listing.parts, &listing.link) {
+            let ids = self.listed_ids(feed).await?;
+            let ids = place.of(&ids).ok_or_else(|| begins_anew(feed))?;
+            return match ids {
+                [id] if self.reads_singly(feed) => {
+                    let tag = cursor.and_then(|cursor| cursor.tags.get(id.as_str()));
+                    self.single(feed, listing, id, tag.map(String::as_str)).await
+                }
+                ids if is_of_patients(feed) || !feed.scope.ids.0.is_empty() => {
+                    let chosen = vec![part::any_of("_id", ids)];
+                    self.list(feed, listing, chosen).await
+                }
+                ids => {
+                    let chosen = vec![part::any_of(PATIENT, ids)];
+                    self.list(feed, listing, chosen).await
+                }
+            };
+        }
+        let chosen = match &listing.parts {
+            Parts::Days(days) => {
+                let days = days.last().ok_or_else(|| begins_anew(feed))?;
+                self.window_parameter(feed)
+                    .map_or_else(Vec::new, |name| days.parameters(name))
+            }
+            Parts::Whole(_) | Parts::List(_) => Vec::new(),
+        };
+        self.list(feed, listing, chosen).await
+    }
+
+    /// Asks for one page of a search that lists.
+    async fn list(
+        &self,
+        feed: &FeedSpec,
+        mut listing: Listing,
+        chosen: Vec<String>,
+    ) -> Result<ChangePage, ConnectorError> {
+        let operation = operation(feed);
+        let portion = self.portion(feed);
+        let ids_only = self.lists_ids(feed, portion);
+        let (url, asked) = if let Some(link) = &listing.link {
+            let url = self.kept_link(&operation, Some(link))?;
+            (url, Asked::PageLink(&self.profile.expired_page_statuses))
+        } else {
+            let listed = Listed {
+                record_type: &feed.record_type,
+                chosen: &chosen,
+                count: match portion {
+                    Portion::Records(count) => count,
+                    Portion::Ids => self.limits.page_count,
+                },
+                ids_only,
+                filter: &feed.filter,
+            };
+            (query::listed(&self.exchange.base, &listed), Asked::Search)
+        };
+        let least = if ids_only {
+            Least::OneRecord
+        } else {
+            self.least_searched(feed)
+        };
+        let response = self
+            .ask_any(feed, &operation, (url.clone(), asked), least)
+            .await?;
+        if response.status.as_u16() != 200 {
+            let costly = self.is_too_costly(&response);
+            if costly && let Some(less) = listing.clone().ask_for_less() {
+                let next = Next::Page(Resume::new(poll::text(&less)));
+                let fresh_as_of = less
+                    .bound
+                    .map_or_else(|| self.source_time(&response), |bound| bound.0);
+                return Ok(empty(next, fresh_as_of));
+            }
+            return Err(answer::refusal(operation, &response, asked, self.clock.now()));
+        }
+        let page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
+            .map_err(|error| answer::unusable(operation.clone(), &error))?;
+        let bound = listing
+            .bound
+            .map_or_else(|| self.source_time(&response), |bound| bound.0);
+        listing.bound = Some(Stored(bound));
+        if let Some(reason) = ignored(&page, &url) {
+            // What a source shows that ignores a choice would be shown again for each choice.
+            return Ok(empty(Next::Inconclusive { reason }, bound));
+        }
+        let seen = self.seen(&operation, &page, &url)?;
+        let brought = Brought {
+            items: page.items,
+            unusable: page.unusable,
+            shortened: ids_only,
+        };
+        let rows = self.rows(feed, &listing, brought);
+        let step = listing.absorb(&seen, feed.scope.aim);
+        Ok(self.concluded(feed, step, bound, rows))
+    }
+
+    /// A page whose rows are known, with what follows.
+    pub(super) fn concluded(
+        &self,
+        feed: &FeedSpec,
+        step: Step,
+        fresh_as_of: Timestamp,
+        rows: ChangePage,
+    ) -> ChangePage {
+        let next = match step {
+            Step::Ask(listing) => Next::Page(Resume::new(poll::text(&listing))),
+            Step::Done(state) => Next::Done(poll::cursor(&state)),
+            Step::Inconclusive(doubt) => Next::Inconclusive {
+                reason: doubt.reason().to_owned(),
+            },
+        };
+        if !matches!(next, Next::Page(_)) {
+            self.poll_has_ended(feed);
+        }
+        ChangePage {
+            next,
+            fresh_as_of,
+            ..rows
+        }
+    }
+
+    /// Turns what was brought into changes; what follows is not known yet.
+    pub(super) fn rows(&self, feed: &FeedSpec, listing: &Listing, brought: Brought) -> ChangePage {
+        let mut rows = empty(
+            Next::Inconclusive {
+                reason: String::new(),
+            },
+            Timestamp::UNIX_EPOCH,
+        );
+        rows.unusable = brought.unusable;
+        let mut listed = Vec::with_capacity(brought.items.len());
+        for item in brought.items {
+            listed.push(item.key.id.clone());
+            let whole = !item.subsetted && !brought.shortened;
+            // Read by itself, a record whose version is not told would be read anew at every poll.
+            let untold = !self.profile.trust_version_id || item.version_id.is_none();
+            let carried = whole && (feed.fetch == FetchMode::FromPage || untold);
+            if carried && item.body.len() > self.limits.record_bytes_max {
+                rows.oversized.push(item.key);
+                continue;
+            }
+            let novelty = if listing.is_silent(item.last_updated) {
+                Novelty::Silent
+            } else {
+                Novelty::Announce
+            };
+            rows.changes.push(ChangeRef {
+                key: item.key,
+                shown: Shown::State,
+                novelty,
+                version_id: item.version_id,
+                last_updated: item.last_updated,
+                record: carried.then(|| Record::new(item.body)),
+            });
+        }
+        rows.listed = Some(listed);
+        rows
+    }
+
+    fn seen(&self, operation: &str, page: &Page, url: &Url) -> Result<Seen, ConnectorError> {
+        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
+        let own_link = page.self_link.as_deref().and_then(|link| url.join(link).ok());
+        let granted = own_link.as_ref().and_then(query::count_of);
+        let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
+        let matches = page.matches as u64;
+        let all = page.total.is_some_and(|total| total <= matches);
+        let cut = matches >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
+        Ok(Seen {
+            stamps: page.items.iter().map(|item| item.last_updated).collect(),
+            entries: page.entries,
+            matches,
+            total: page.total,
+            next: self.next_link(operation, url, page.next.as_deref())?,
+            fill: if cut { Fill::PerhapsCut } else { Fill::Whole },
+        })
+    }
+
+    /// Whether ids and versions are asked for instead of records. Where a version is told by its content, nothing but
+    /// the record tells it.
+    fn lists_ids(&self, feed: &FeedSpec, portion: Portion) -> bool {
+        let wanted =
+            feed.fetch == FetchMode::ByRead || feed.scope.aim == Aim::Everything || portion == Portion::Ids;
+        wanted && self.profile.ids_only && self.profile.trust_version_id
+    }
+
+    fn window(&self, feed: &FeedSpec) -> Parts {
+        match self.window_parameter(feed) {
+            Some(_) => Parts::days(&feed.scope.window, &self.profile.window, self.clock.now()),
+            None => Parts::Whole(false),
+        }
+    }
+
+    fn window_parameter<'a>(&'a self, feed: &'a FeedSpec) -> Option<&'a str> {
+        let own = feed.scope.window.parameter.as_deref();
+        own.or_else(|| {
+            let known = self.profile.window.parameters.get(feed.record_type.as_str());
+            known.map(String::as_str)
+        })
+    }
+
+    fn reads_singly(&self, feed: &FeedSpec) -> bool {
+        self.profile.ids_at_once <= 1 && (is_of_patients(feed) || !feed.scope.ids.0.is_empty())
+    }
+
+    /// The ids that a list's parts are cut from.
+    async fn listed_ids(&self, feed: &FeedSpec) -> Result<Ids, ConnectorError> {
+        if feed.scope.ids.0.is_empty() {
+            self.patients(feed).await
+        } else {
+            Ok(feed.scope.ids.clone())
+        }
+    }
+
+    /// The roster. A group's members are asked for at the beginning of each poll, and remembered for its further pages.
+    async fn patients(&self, feed: &FeedSpec) -> Result<Ids, ConnectorError> {
+        match &feed.scope.roster {
+            Roster::None => Ok(Ids::default()),
+            Roster::Patients(ids) => Ok(ids.clone()),
+            Roster::Group(id) => self.members(id).await,
+        }
+    }
+
+    /// The roster as it stands now.
+    async fn patients_now(&self, feed: &FeedSpec) -> Result<Ids, ConnectorError> {
+        match &feed.scope.roster {
+            Roster::Group(id) => self.read_members(id).await,
+            Roster::None | Roster::Patients(_) => self.patients(feed).await,
+        }
+    }
+
+    fn is_too_costly(&self, response: &HttpResponse) -> bool {
+        let code = bundle::outcome_code(&response.body, self.limits.json_depth_max);
+        code.is_some_and(|code| self.profile.too_costly_codes.contains(&code))
+    }
+}
+
+fn begins_anew(feed: &FeedSpec) -> ConnectorError {
+    ConnectorError::PageExpired {
+        operation: operation(feed),
+        status: 0,
+    }
+}
+
+/// A page of which nothing is taken.
+fn empty(next: Next, fresh_as_of: Timestamp) -> ChangePage {
+    ChangePage {
+        changes: Vec::new(),
+        oversized: Vec::new(),
+        unusable: Vec::new(),
+        listed: Some(Vec::new()),
+        order: PageOrder::OldestFirst,
+        next,
+        fresh_as_of,
+    }
+}
+
+/// Whether the records that the feed looks at are the roster's patients themselves.
+fn is_of_patients(feed: &FeedSpec) -> bool {
+    feed.record_type.as_str() == "Patient"
+}
+
+/// The parameter that the `self` link shows to have been ignored, in words.
+fn ignored(page: &Page, url: &Url) -> Option<String> {
+    let link = url.join(page.self_link.as_deref()?).ok()?;
+    let name = query::ignored(url, &link)?;
+    Some(format!("the source ignored the search parameter {name}"))
+}
+
+pub(super) fn operation(feed: &FeedSpec) -> String {
+    format!("list {}", feed.record_type)
+}
