@@ -149,6 +149,7 @@ fn detect(text: &Text, filter: Option<&str>, path: &str, context: &mut Context<'
 
 fn window(raw: &RawWindow, path: &str, context: &mut Context<'_>) -> Option<DateWindow> {
     let mut window = DateWindow::default();
+    let mut whole = true;
     if let Some(text) = &raw.parameter {
         let name = text.get_ref();
         let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -160,19 +161,22 @@ fn window(raw: &RawWindow, path: &str, context: &mut Context<'_>) -> Option<Date
                 "write parameter = \"date\"",
             ))
         };
-        window.parameter = Some(context.accept(result, text, &format!("{path}.parameter"))?);
+        window.parameter = context.accept(result, text, &format!("{path}.parameter"));
+        whole &= window.parameter.is_some();
     }
     let mut reach = |text: &Text, key: &str| {
         let reach = value::duration(text.get_ref(), &(Duration::ZERO..=REACH_MAX), "0d and 730d");
         context.accept(reach, text, &format!("{path}.{key}"))
     };
     if let Some(text) = &raw.past {
-        window.past = Some(reach(text, "past")?);
+        window.past = reach(text, "past");
+        whole &= window.past.is_some();
     }
     if let Some(text) = &raw.future {
-        window.future = Some(reach(text, "future")?);
+        window.future = reach(text, "future");
+        whole &= window.future.is_some();
     }
-    Some(window)
+    whole.then_some(window)
 }
 
 /// Reads a file of ids, one a line; empty lines and those that begin with `#` are left out. Where files need not be

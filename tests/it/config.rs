@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FetchMode, Start};
+use courier_sdk::{ConnectionName, FetchMode, Ids, Roster, Start};
 use ehr_courier::config::{
     self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings, Target,
 };
@@ -116,6 +116,39 @@ fn every_broken_configuration_is_refused_with_file_line_key_and_remedy() {
         let heads = errors.lines().filter(|line| line.starts_with(name)).count();
         let remedies = errors.lines().filter(|line| line.starts_with("  help: ")).count();
         assert_eq!(heads, remedies, "{name}: each problem has a remedy");
+    }
+}
+
+#[test]
+fn windows_rosters_and_lists_are_read_into_the_feeds() {
+    let folder = root().join("tests/it/config");
+    let text = example("minimal.toml").replace(
+        "[[connections.mercy.feeds]]",
+        "roster = \"file:ids.txt\"\n\n[[connections.mercy.feeds]]\nname = \"listed\"\nids = \"file:ids.txt\"\n\
+         record = \"Task\"\n\n[[connections.mercy.feeds]]\nwindow = { parameter = \"date\", past = \"2d\" }",
+    );
+    let config = with(&[], |surroundings| {
+        config::from_text(&folder.join("courier.toml"), &text, surroundings)
+    });
+    let config = config.unwrap();
+    let feeds = &config.connections.values().next().unwrap().feeds;
+    let ids = |ids: &Ids| ids.0.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        ids(&feeds[0].scope.ids),
+        ["ap-1", "ap-2"],
+        "each once, without comments"
+    );
+    let window = &feeds[1].scope.window;
+    assert_eq!(window.parameter.as_deref(), Some("date"));
+    assert_eq!(
+        (window.past, window.future),
+        (Some(Duration::from_hours(48)), None)
+    );
+    for feed in feeds {
+        let Roster::Patients(patients) = &feed.scope.roster else {
+            panic!()
+        };
+        assert_eq!(ids(patients).len(), 2);
     }
 }
 

@@ -12,8 +12,9 @@ use courier_sdk::{
 };
 
 use crate::FhirConnector;
+use crate::cursor::{By, CursorState};
 use crate::history::History;
-use crate::last_updated::{self, By, CursorState, Poll};
+use crate::last_updated::{self, Poll};
 use crate::listing::Listing;
 use crate::poll::Stand;
 use crate::profile::{LastUpdated, Profile};

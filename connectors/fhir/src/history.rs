@@ -17,8 +17,9 @@ mod page;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cursor::{By, CursorState};
 use crate::instant::Stored;
-use crate::last_updated::{By, CursorState, Doubt, IGNORED_PAGES_MAX, PAGES_MAX, Plan, Shown, Visit, visit};
+use crate::last_updated::{Doubt, IGNORED_PAGES_MAX, PAGES_MAX, Plan, Shown, Visit, visit};
 use descent::{Descent, Since, Tail};
 
 /// The form of stored polls; raised when it changes.

@@ -8,6 +8,7 @@
 mod answer;
 mod bundle;
 mod capability;
+mod cursor;
 mod depth;
 mod detection;
 mod digest;
@@ -41,9 +42,9 @@ use url::Url;
 pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile};
 
+use crate::cursor::{By, CursorState};
 use detection::Known;
 use exchange::Exchange;
-use last_updated::{By, CursorState};
 use portion::Portions;
 
 /// What a connection gives its connector.

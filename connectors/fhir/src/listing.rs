@@ -14,21 +14,17 @@ mod page;
 mod part;
 mod single;
 
-use std::collections::BTreeMap;
-
 use courier_sdk::{Aim, FeedSpec, Start};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cursor::{By, CursorState, Tags};
 use crate::instant::Stored;
-use crate::last_updated::{By, CursorState, Doubt, Fill, PAGES_MAX, Visit, visit};
+use crate::last_updated::{Doubt, Fill, PAGES_MAX, Visit, visit};
 use part::Parts;
 
 /// The form of stored listings; raised when it changes.
 const VERSION: u8 = 1;
-
-/// What reads of single records are conditioned on, by record id.
-pub(crate) type Tags = BTreeMap<String, String>;
 
 /// A listing under way; what is stored between its pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,10 +15,11 @@ use url::Url;
 
 use crate::answer::{self, Asked};
 use crate::bundle::Row;
+use crate::cursor::{By, CursorState};
 use crate::exchange::{NoAnswer, Wanted};
 use crate::instant;
 use crate::last_updated::present::{self, Clocks};
-use crate::last_updated::{By, CursorState, First, Plan, Shown};
+use crate::last_updated::{First, Plan, Shown};
 use crate::portion::Least;
 use crate::{FhirConnector, query};
 

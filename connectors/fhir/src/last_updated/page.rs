@@ -6,9 +6,10 @@ use courier_sdk::{
 use jiff::Timestamp;
 use url::Url;
 
-use super::{By, CursorState, Doubt, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use super::{Doubt, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page, Row};
+use crate::cursor::By;
 use crate::instant::Stored;
 use crate::poll::{self, Course, Stand, UnderWay};
 use crate::portion::Portion;
@@ -71,10 +72,7 @@ impl FhirConnector {
             };
             match poll.absorb(&shown, rules) {
                 Step::Ask(poll) => Next::Page(Resume::new(poll::text(&poll))),
-                Step::Done(state) => Next::Done(poll::cursor(&CursorState {
-                    by: self.goes_on(feed),
-                    ..state
-                })),
+                Step::Done(state) => Next::Done(poll::cursor(&state.gone_on_by(self.goes_on(feed)))),
                 Step::Inconclusive(doubt) => {
                     if doubt == Doubt::FilterIgnored && shown.filter == Filter::Ignored {
                         self.note_ignored(&feed.record_type);

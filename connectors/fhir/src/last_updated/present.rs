@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{By, CursorState, Fill, PRECISION, Shown};
+use super::{Fill, PRECISION, Shown};
+use crate::cursor::{By, CursorState};
 use crate::instant;
 
 /// What a first answer is judged by.

@@ -398,10 +398,7 @@ proptest! {
 #[test]
 fn a_cursor_that_is_moved_keeps_its_feeds_start() {
     let at = |second| Timestamp::from_second(second).unwrap();
-    let cursor = CursorState {
-        start: Some(Stored(at(50))),
-        ..CursorState::of(By::LastUpdated, at(100), None)
-    };
+    let cursor = CursorState::of(By::LastUpdated, at(100), Some(at(50)));
     let back = cursor.moved_to(at(40));
     assert_eq!(
         (back.watermark.0, back.start.map(|it| it.0)),

@@ -295,7 +295,7 @@ async fn a_window_that_finds_too_much_is_asked_for_in_halves() {
     assert!(cursor.is_ok());
     assert_eq!(
         asked(&source).len(),
-        4,
+        3,
         "the whole, its first half, its second half"
     );
 }
