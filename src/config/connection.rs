@@ -63,7 +63,8 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         context.accept(value::reachable(url, egress), text, &format!("{path}.base_url"));
     }
     let auth = raw.auth.as_ref().map_or(Some(Auth::None), |raw| {
-        auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
+        let place = (key.get_ref().as_str(), format!("{path}.auth"));
+        auth::resolve(raw, (place.0, &place.1), egress.as_ref(), context)
     });
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
     let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), context);

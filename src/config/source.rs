@@ -49,7 +49,7 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 19] = [
+const GUARDED: [&str; 21] = [
     "auth",
     "base_url",
     "client_id",
@@ -59,8 +59,10 @@ const GUARDED: [&str; 19] = [
     "key",
     "key_id",
     "limits",
+    "other_keys",
     "password",
     "previous_keys",
+    "refresh_token",
     "scope",
     "secret",
     "token",
