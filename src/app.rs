@@ -219,7 +219,13 @@ pub fn connection(
         reason,
     };
     let profile = Profile::builtin(&entry.profile).map_err(|error| compose(error.to_string()))?;
-    let http = clients.of(&entry.egress);
+    let http = if entry.route.is_plain() {
+        clients.of(&entry.egress)
+    } else {
+        // Its certificates and its proxy are its own: it shares no connection with others.
+        let options = ClientOptions::default();
+        Arc::new(GuardedClient::by(policy(&entry.egress), &options, &entry.route))
+    };
     let credentials = credentials::of(entry, Arc::<GuardedClient>::clone(&http), clock).map_err(compose)?;
     let settings = courier_fhir::Settings {
         base_url: entry.base_url.clone(),

@@ -19,6 +19,7 @@ mod problem;
 mod raw;
 mod record;
 mod resolve;
+mod route;
 mod source;
 mod state;
 mod suggest;
@@ -41,6 +42,7 @@ use url::Url;
 use crate::domain::fan_out::Subscription;
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::egress::dial::Broker;
+use crate::egress::route::Route;
 use crate::wire::routing_key::Template;
 pub use credentials::{Auth, NamedKey, OAuth, Proof, Refresh};
 pub use environment::Environment;
@@ -197,6 +199,8 @@ pub struct Connection {
     pub limits: Limits,
     /// Which networks may be reached.
     pub egress: Egress,
+    /// Whom it trusts, what it shows of itself, and through which proxy it goes.
+    pub route: Route,
     /// The kinds of record to follow; at least one, names unique.
     pub feeds: Vec<Feed>,
 }

@@ -108,6 +108,12 @@ pub(super) struct RawConnection {
     /// The credentials. Default: none.
     #[schemars(with = "Option<RawAuth>")]
     pub(super) auth: Option<Spanned<RawAuth>>,
+    /// Whom it trusts and what it shows over TLS, in requests for tokens too. Default: the machine's authorities.
+    #[schemars(with = "Option<RawTls>")]
+    pub(super) tls: Option<Spanned<RawTls>>,
+    /// The proxy through which all its requests go, those for tokens too. Default: none.
+    #[schemars(with = "Option<RawProxy>")]
+    pub(super) proxy: Option<Spanned<RawProxy>>,
     /// How hard the source may be worked.
     pub(super) limits: Option<RawLimits>,
     /// Private and loopback networks that may be reached.
@@ -172,6 +178,36 @@ pub(super) struct RawAuth {
     /// beside the database.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) refresh_token: Option<Text>,
+}
+
+/// Whom a connection trusts and what it shows over TLS.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    /// The certificate authorities that are trusted in place of the machine's, in PEM: `file:PATH` or `env:NAME`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) ca: Option<Text>,
+    /// Our certificate in PEM, followed by those that lead to its authority: `file:PATH` or `env:NAME`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) client_cert: Option<Text>,
+    /// Its private key in PEM, without passphrase: `file:PATH` or `env:NAME`. Required with client_cert.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) client_key: Option<Text>,
+}
+
+/// An HTTP proxy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProxy {
+    /// Its address, such as `http://proxy.example.com:3128`. Required.
+    #[schemars(with = "String")]
+    pub(super) url: Option<Text>,
+    /// The user that it wants.
+    #[schemars(with = "Option<String>")]
+    pub(super) user: Option<Text>,
+    /// That user's password: `env:NAME` or `file:PATH`. Required with user.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) password: Option<Text>,
 }
 
 /// A key that is published.

@@ -49,10 +49,13 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 21] = [
+const GUARDED: [&str; 26] = [
     "auth",
     "base_url",
+    "ca",
+    "client_cert",
     "client_id",
+    "client_key",
     "client_secret",
     "feeds",
     "header",
@@ -62,9 +65,11 @@ const GUARDED: [&str; 21] = [
     "other_keys",
     "password",
     "previous_keys",
+    "proxy",
     "refresh_token",
     "scope",
     "secret",
+    "tls",
     "token",
     "token_url",
     "tokens",

@@ -26,6 +26,9 @@ pub(super) struct Refusal {
 /// The largest secret file that is read, in bytes: a private key with its chain fits.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
+/// The largest file of certificates that is read, in bytes: a whole system's authorities fit.
+const CERTIFICATES_BYTES_MAX: u64 = 1 << 20;
+
 /// How long a token of the HTTP face may be, in bytes: 128 bits at least, and what one header holds at most.
 const TOKEN_BYTES: RangeInclusive<usize> = 16..=4_096;
 
@@ -281,6 +284,24 @@ pub(super) fn secret_text(
     folder: &Path,
     environment: &Environment,
 ) -> Result<SecretString, Refusal> {
+    text_up_to(SECRET_BYTES_MAX, text, folder, environment)
+}
+
+/// Reads certificates, or the key of one.
+pub(super) fn certificates(
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<SecretString, Refusal> {
+    text_up_to(CERTIFICATES_BYTES_MAX, text, folder, environment)
+}
+
+fn text_up_to(
+    bytes_max: u64,
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<SecretString, Refusal> {
     secret_reference(text)?;
     let value = if let Some(name) = text.strip_prefix("env:") {
         let help = "set it before the start, or refer to another with `env:NAME` or `file:PATH`";
@@ -292,7 +313,7 @@ pub(super) fn secret_text(
         let missing = || refusal(format!("the variable {shown} is not set"), help);
         environment.get(name).ok_or_else(missing)?.to_owned()
     } else {
-        secret_file(text.strip_prefix("file:").unwrap_or_default(), folder)?
+        secret_file(text.strip_prefix("file:").unwrap_or_default(), folder, bytes_max)?
     };
     if value.is_empty() {
         return Err(refusal(
@@ -323,13 +344,13 @@ pub(super) fn referred(text: &str, folder: &Path, environment: &Environment) -> 
     }
     let path = folder.join(text.strip_prefix("file:")?);
     let metadata = std::fs::metadata(&path).ok()?;
-    if !metadata.is_file() || metadata.len() > SECRET_BYTES_MAX {
+    if !metadata.is_file() || metadata.len() > CERTIFICATES_BYTES_MAX {
         return None;
     }
     std::fs::read(&path).ok()
 }
 
-fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {
+fn secret_file(path: &str, folder: &Path, bytes_max: u64) -> Result<String, Refusal> {
     let help =
         "create it with the secret as its only line, or write another `file:PATH` (relative to this file)";
     let full = folder.join(path);
@@ -339,9 +360,9 @@ fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {
     if !metadata.is_file() {
         return Err(refusal("not a regular file", help));
     }
-    if metadata.len() > SECRET_BYTES_MAX {
+    if metadata.len() > bytes_max {
         return Err(refusal(
-            format!("the file is larger than {SECRET_BYTES_MAX} bytes"),
+            format!("the file is larger than {bytes_max} bytes"),
             help,
         ));
     }

@@ -145,7 +145,7 @@ async fn two_couriers_of_one_folder_never_use_one_refresh_token_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_killed_and_started_again_goes_on_with_the_kept_token_and_poll_works_beside_it() {
-    const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     let scene = Scene::raise(client(None, true)).await;
     let folder = scene.folder.path();
     scene.write(
