@@ -93,7 +93,7 @@ impl Http for Endpoints {
 const TOKEN_URL: &str = "https://auth.example/oauth2/token";
 
 /// The assertions of two token requests.
-async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
+pub(crate) async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
     let endpoint = Arc::new(Endpoints::default());
     let key = ClientKey::parse(&SecretString::from(pair.private.as_str()), key_id).unwrap();
     for _ in 0..2 {
@@ -128,7 +128,7 @@ async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
 }
 
 /// What the other library is told to insist on.
-fn rules(key_id: &str) -> VerificationOptions {
+pub(crate) fn rules(key_id: &str) -> VerificationOptions {
     VerificationOptions {
         required_subject: Some("courier-client".to_owned()),
         required_key_id: Some(key_id.to_owned()),
