@@ -141,8 +141,7 @@ impl Spot {
         if spent {
             warn!(
                 connection = %self.connection,
-                path = %self.path.display(),
-                "the server replaced the refresh token: the new one is kept in this file, and the one that the \
+                "the server replaced the refresh token: the new one is kept beside the database, and the one that the \
                  configuration refers to may be spent"
             );
         }

@@ -83,7 +83,7 @@ pub(super) struct RawHttp {
     /// The address and port to listen on; off loopback `tokens` are required. Default: 127.0.0.1:8080.
     #[schemars(with = "Option<String>")]
     pub(super) listen: Option<Text>,
-    /// The bearer tokens (16 to 4096 bytes) that open all but `/healthz` and `/readyz`: `env:NAME` or `file:PATH`,
+    /// The bearer tokens (16 to 4096 bytes) that open all but health and public keys: `env:NAME` or `file:PATH`,
     /// 1 to 64 of them. Default: none, and the listener is open to this machine.
     #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 64))]
     pub(super) tokens: Option<Texts>,
@@ -190,7 +190,7 @@ pub(super) struct RawTls {
     /// Our certificate in PEM, followed by those that lead to its authority: `file:PATH` or `env:NAME`.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) client_cert: Option<Text>,
-    /// Its private key in PEM, without passphrase: `file:PATH` or `env:NAME`. Required with client_cert.
+    /// Its private key in PEM, without passphrase: `file:PATH` or `env:NAME`. Required with `client_cert`.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) client_key: Option<Text>,
 }

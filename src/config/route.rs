@@ -32,7 +32,7 @@ fn with_tls(mut route: Route, raw: &Spanned<RawTls>, path: &str, context: &mut C
     if let Some(text) = &written.ca {
         let path = format!("{path}.ca");
         let ca = material(text, &path, context)?;
-        if let Some(ca) = ca {
+        if let Material::Read(ca) = ca {
             let trusting = route.trusting(ca.expose_secret()).map_err(explained);
             route = context.accept(trusting, text, &path)?;
         }
@@ -47,7 +47,7 @@ fn with_tls(mut route: Route, raw: &Spanned<RawTls>, path: &str, context: &mut C
             let shown = material(certificate, &format!("{path}.client_cert"), context);
             let key_path = format!("{path}.client_key");
             let secret = material(key, &key_path, context);
-            let (Some(shown), Some(secret)) = (shown?, secret?) else {
+            let (Material::Read(shown), Material::Read(secret)) = (shown?, secret?) else {
                 return Some(route);
             };
             let showing = route.showing(shown.expose_secret(), &secret);
@@ -68,13 +68,19 @@ fn with_tls(mut route: Route, raw: &Spanned<RawTls>, path: &str, context: &mut C
     }
 }
 
-/// The text behind a reference; `Some(None)` where it is not needed.
-fn material(text: &Text, path: &str, context: &mut Context<'_>) -> Option<Option<SecretString>> {
+/// What stands behind a reference.
+enum Material {
+    Read(SecretString),
+    /// It is a reference, and is not needed.
+    Unread,
+}
+
+fn material(text: &Text, path: &str, context: &mut Context<'_>) -> Option<Material> {
     let (folder, environment) = (context.folder, context.surroundings.environment);
     let read = if context.reads(path) {
-        value::certificates(text.get_ref(), folder, environment).map(Some)
+        value::certificates(text.get_ref(), folder, environment).map(Material::Read)
     } else {
-        value::secret_reference(text.get_ref()).map(|()| None)
+        value::secret_reference(text.get_ref()).map(|()| Material::Unread)
     };
     context.accept(read, text, path)
 }
@@ -86,15 +92,12 @@ fn through(
     context: &mut Context<'_>,
 ) -> Option<Route> {
     let written = raw.get_ref();
-    let url = match &written.url {
-        Some(text) => {
-            let checked = address(text.get_ref(), egress);
-            context.accept(checked, text, &format!("{path}.url"))
-        }
-        None => {
-            let help = "write url = \"http://proxy.example.com:3128\" in it";
-            context.missing(raw, &format!("{path}.url"), help)
-        }
+    let url = if let Some(text) = &written.url {
+        let checked = address(text.get_ref(), egress);
+        context.accept(checked, text, &format!("{path}.url"))
+    } else {
+        let help = "write url = \"http://proxy.example.com:3128\" in it";
+        context.missing(raw, &format!("{path}.url"), help)
     };
     let login = match (&written.user, &written.password) {
         (None, None) => Some(None),

@@ -359,12 +359,12 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 
 /// Why TLS was not agreed on, where whoever runs the courier can do something about it. A server may say so after the
 /// handshake (TLS 1.3), when it would look like an answer that broke off.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library's lists are open and long; what is not named here is passed on in its own words"
+)]
 fn handshake(cause: &(dyn StdError + 'static)) -> Option<String> {
-    let inner = cause
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let said = match cause.downcast_ref::<rustls::Error>().or(inner)? {
+    let said = match tls_error(cause)? {
         rustls::Error::InvalidCertificate(invalid) => match invalid {
             CertificateError::UnknownIssuer => {
                 "the server's certificate is of an authority that is not trusted here: name it as `ca` in the \
@@ -388,6 +388,7 @@ fn handshake(cause: &(dyn StdError + 'static)) -> Option<String> {
             }
             AlertDescription::CertificateExpired => "the server says that our client certificate has expired",
             AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateRevoked
@@ -398,6 +399,14 @@ fn handshake(cause: &(dyn StdError + 'static)) -> Option<String> {
         _ => return None,
     };
     Some(said.to_owned())
+}
+
+/// What TLS says, however often it is wrapped: an I/O error does not name what it holds as its source.
+fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = cause.downcast_ref::<rustls::Error>() {
+        return Some(found);
+    }
+    tls_error(cause.downcast_ref::<std::io::Error>()?.get_ref()?)
 }
 
 /// The innermost cause in words: the outer ones repeat it, and reqwest's own names the address with its query.

@@ -172,9 +172,11 @@ impl Grants {
     pub(super) fn learn(&mut self, set: &[u8]) {
         let set: JwkSet = serde_json::from_slice(set).unwrap_or_default();
         let known = |jwk: &Jwk| {
-            let algorithm = match jwk.algorithm {
-                AlgorithmParameters::EllipticCurve(_) => Algorithm::ES384,
-                _ => Algorithm::RS384,
+            let elliptic = matches!(jwk.algorithm, AlgorithmParameters::EllipticCurve(_));
+            let algorithm = if elliptic {
+                Algorithm::ES384
+            } else {
+                Algorithm::RS384
             };
             let key = DecodingKey::from_jwk(jwk).ok()?;
             Some((jwk.common.key_id.clone()?, PublicKey { key, algorithm }))

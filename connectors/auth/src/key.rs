@@ -24,7 +24,7 @@ pub struct ClientKey {
     key: EncodingKey,
     algorithm: Algorithm,
     id: String,
-    public: PublicKey,
+    public: Box<PublicKey>,
 }
 
 /// A text that is no key to sign assertions with. Each message says what to do; none shows any of the text.
@@ -106,7 +106,7 @@ impl ClientKey {
             key,
             algorithm,
             id: public.id().to_owned(),
-            public,
+            public: Box::new(public),
         })
     }
 

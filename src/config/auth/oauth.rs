@@ -23,9 +23,10 @@ impl Section<'_, '_> {
         let client_id = self.required("client_id", raw.client_id.as_ref(), plain);
         let proof = self.proof(kind);
         let other_keys = self.other_keys();
-        let refresh = match kind {
-            Kind::Refresh => self.refresh().map(Some),
-            _ => Some(None),
+        let refresh = if kind == Kind::Refresh {
+            self.refresh().map(Some)
+        } else {
+            Some(None)
         };
         let token_url = match &raw.token_url {
             Some(text) => self.token_url(text).map(Some),
@@ -111,12 +112,11 @@ impl Section<'_, '_> {
 
     fn other_key(&mut self, raw: &Spanned<RawNamedKey>, path: &str) -> Option<NamedKey> {
         let written = raw.get_ref();
-        let pem = match &written.key {
-            Some(text) => self.pem(text, &format!("{path}.key")),
-            None => {
-                let help = "write key = \"file:PATH\" in it: a key in PEM, private or public";
-                self.context.missing(raw, &format!("{path}.key"), help)
-            }
+        let pem = if let Some(text) = &written.key {
+            self.pem(text, &format!("{path}.key"))
+        } else {
+            let help = "write key = \"file:PATH\" in it: a key in PEM, private or public";
+            self.context.missing(raw, &format!("{path}.key"), help)
         };
         let id = match &written.key_id {
             Some(text) => {

@@ -7,7 +7,7 @@ use courier_sdk::Clock;
 use ehr_courier::clock::SystemClock;
 use ehr_courier::sandbox::{self, Access, Ehr, Options, Pace};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     date_time_ymd,
 };
 use tempfile::TempDir;
@@ -41,6 +41,9 @@ impl Authority {
     pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // No two are called the same, as in the world outside.
+        let name = format!("authority {:032x}", rand::random::<u128>());
+        params.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -115,8 +118,8 @@ impl Behind {
             ..Options::new(3, base_url.clone())
         };
         let ehr = Arc::new(Ehr::new(options, clock));
-        let served = sandbox::serve(inner, Arc::clone(&ehr), Pace::per_second(0.0), stop.clone());
-        tasks.spawn(async move { served.await.unwrap() });
+        let sandbox = sandbox::serve(inner, Arc::clone(&ehr), Pace::per_second(0.0), stop.clone());
+        tasks.spawn(async move { sandbox.await.unwrap() });
         Self {
             ehr,
             address,

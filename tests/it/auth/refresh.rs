@@ -1,5 +1,6 @@
 //! The refresh-token grant against the sandbox, which replaces the token at each use and withdraws all at a reuse.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,12 +178,12 @@ async fn the_service_killed_and_started_again_goes_on_with_the_kept_token_and_po
         );
         let told = lines.iter().any(|line| {
             let message = line["message"].as_str().unwrap_or_default();
-            message.starts_with("the server replaced the refresh token: the new one is kept in this file")
+            message
+                .starts_with("the server replaced the refresh token: the new one is kept beside the database")
         });
         assert!(told, "{lines:#?}");
     }
     // Sealed, and for nobody else's eyes.
-    use std::os::unix::fs::PermissionsExt as _;
     let kept = scene.path("courier.db.tokens/mercy");
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&kept), mode(kept.parent().unwrap())), (0o600, 0o700));
