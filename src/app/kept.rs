@@ -96,6 +96,14 @@ impl Turn for Use {
         let spot = Arc::clone(&self.spot);
         let token = next.clone();
         blocking(move || spot.keep(&token)).await?;
+        // Told once: from now on the kept one is used.
+        if self.token.expose_secret() == self.spot.first.expose_secret() {
+            warn!(
+                connection = %self.spot.connection,
+                "the server replaced the refresh token: the new one is kept beside the database, and the one that the \
+                 configuration refers to may be spent"
+            );
+        }
         self.token = next;
         Ok(())
     }
@@ -136,14 +144,6 @@ impl Spot {
                  memory and written once that is possible; a restart before would lose it",
                 error.kind()
             )));
-        }
-        let spent = self.first.expose_secret() != next.expose_secret();
-        if spent {
-            warn!(
-                connection = %self.connection,
-                "the server replaced the refresh token: the new one is kept beside the database, and the one that the \
-                 configuration refers to may be spent"
-            );
         }
         Ok(())
     }
