@@ -5,6 +5,7 @@
 
 mod credentials;
 mod dedup;
+mod kept;
 pub mod operate;
 mod reload;
 mod watching;
@@ -116,6 +117,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
     );
     audit(&config);
     let access = watch::Sender::new(Arc::new(Access::new(&config.http.tokens)));
+    let key_set = watch::Sender::new(credentials::key_set(&config)?);
     let (workers, reload) = (watch::Sender::new(worker), watch::Sender::new(Reload::None));
     let in_force = workers.subscribe();
     let operating = admin::router(Arc::new(move || Arc::clone(&in_force.borrow())));
@@ -123,6 +125,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
         worker: workers.subscribe(),
         metrics,
         access: access.subscribe(),
+        key_set: key_set.subscribe(),
         reload: reload.subscribe(),
         draining: stop.clone(),
     };
@@ -131,6 +134,7 @@ pub async fn run(config: Config, reloading: Reloading, stop: CancellationToken) 
         let shown = reload::Shown {
             workers,
             access,
+            key_set,
             reload,
         };
         let outcome = reload::supervise(config, &shown, &reloading, &stop).await;
@@ -215,7 +219,13 @@ pub fn connection(
         reason,
     };
     let profile = Profile::builtin(&entry.profile).map_err(|error| compose(error.to_string()))?;
-    let http = clients.of(&entry.egress);
+    let http = if entry.route.is_plain() {
+        clients.of(&entry.egress)
+    } else {
+        // Its certificates and its proxy are its own: it shares no connection with others.
+        let options = ClientOptions::default();
+        Arc::new(GuardedClient::by(policy(&entry.egress), &options, &entry.route))
+    };
     let credentials = credentials::of(entry, Arc::<GuardedClient>::clone(&http), clock).map_err(compose)?;
     let settings = courier_fhir::Settings {
         base_url: entry.base_url.clone(),

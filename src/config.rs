@@ -8,6 +8,7 @@
 mod auth;
 mod broker;
 mod connection;
+mod credentials;
 mod dedup;
 mod delivery;
 mod environment;
@@ -18,6 +19,7 @@ mod problem;
 mod raw;
 mod record;
 mod resolve;
+mod route;
 mod scope;
 mod source;
 mod state;
@@ -41,7 +43,9 @@ use url::Url;
 use crate::domain::fan_out::Subscription;
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::egress::dial::Broker;
+use crate::egress::route::Route;
 use crate::wire::routing_key::Template;
+pub use credentials::{Auth, NamedKey, OAuth, Proof, Refresh};
 pub use environment::Environment;
 use fingerprint::Fingerprints;
 pub use problem::ConfigErrors;
@@ -70,6 +74,8 @@ pub enum Secrets<'a> {
     Required,
     /// Those of one connection.
     OfConnection(&'a ConnectionName),
+    /// Those of one connection, and the key of the state, which seals what is kept of them.
+    OfConnectionAndState(&'a ConnectionName),
     /// The key of the state.
     OfState,
     /// None: the configuration is only looked at.
@@ -194,60 +200,10 @@ pub struct Connection {
     pub limits: Limits,
     /// Which networks may be reached.
     pub egress: Egress,
+    /// Whom it trusts, what it shows of itself, and through which proxy it goes.
+    pub route: Route,
     /// The kinds of record to follow; at least one, names unique.
     pub feeds: Vec<Feed>,
-}
-
-/// The credentials for a source. `Debug` shows no secret.
-#[derive(Debug)]
-pub enum Auth {
-    /// No credentials.
-    None,
-    /// HTTP Basic.
-    Basic {
-        /// The user name.
-        user: String,
-        /// The password.
-        password: SecretString,
-    },
-    /// A fixed bearer token.
-    Bearer {
-        /// The token.
-        token: SecretString,
-    },
-    /// A fixed header.
-    ApiKey {
-        /// Its name, in lower case.
-        header: String,
-        /// Its value.
-        value: SecretString,
-    },
-    /// OAuth 2.0 client credentials with a secret.
-    OAuth2 {
-        /// The client's id.
-        client_id: String,
-        /// Its secret.
-        client_secret: SecretString,
-        /// Where tokens are granted.
-        token_url: Url,
-        /// What is asked for, or empty.
-        scope: String,
-    },
-    /// SMART Backend Services.
-    Smart {
-        /// The client's id.
-        client_id: String,
-        /// Its private key in PEM.
-        key: SecretString,
-        /// The key's id, if it was given one.
-        key_id: Option<String>,
-        /// Where tokens are granted; asked of the source if absent.
-        token_url: Option<Url>,
-        /// What is asked for.
-        scope: String,
-    },
-    /// There are some, which were not read ([`Secrets`]).
-    Unread,
 }
 
 /// How hard a source may be worked.

@@ -2,9 +2,11 @@
 //! message broker.
 //!
 //! [`guard`] decides, without I/O; [`client`] asks it before each request and again for each resolved address,
-//! so that neither a literal nor a name can lead where the policy does not; [`dial`] asks it for each address it dials.
+//! so that neither a literal nor a name can lead where the policy does not; [`route`] says whom it trusts and through
+//! which proxy it goes; [`dial`] asks it for each address it dials.
 
 pub mod client;
 pub mod dial;
 pub mod guard;
+pub mod route;
 pub mod socket;

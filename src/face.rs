@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -29,6 +30,9 @@ use access::Access;
 /// The recorder's histograms are drained this often.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// A source that keeps the key set for longer than this does not see a new key in time.
+const KEYS_CACHED: &str = "public, max-age=300";
+
 /// How long requests in progress are waited for once the face is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -41,6 +45,8 @@ pub struct Face {
     pub metrics: PrometheusHandle,
     /// Who may ask.
     pub access: watch::Receiver<Arc<Access>>,
+    /// The public keys of our assertions in JSON (RFC 7517); absent where no connection signs.
+    pub key_set: watch::Receiver<Option<Arc<str>>>,
     /// How the last reload fares.
     pub reload: watch::Receiver<Reload>,
     /// Cancelled when the service drains: readiness goes first.
@@ -89,6 +95,8 @@ pub async fn serve(listener: TcpListener, face: Face, stop: CancellationToken) {
         // Below this line is open to whoever reaches the listener: those who supervise the process hold no token.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        // Sources read it to check our assertions and have no token of ours; public keys are no secret.
+        .route("/.well-known/jwks.json", get(key_set))
         .with_state(face);
     let upkeep = async {
         loop {
@@ -119,6 +127,14 @@ async fn ready(State(face): State<Face>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, Json(report)).into_response()
+}
+
+async fn key_set(State(face): State<Face>) -> Response {
+    let Some(set) = face.key_set.borrow().clone() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, KEYS_CACHED)];
+    (headers, set.to_string()).into_response()
 }
 
 async fn render(State(face): State<Face>) -> String {

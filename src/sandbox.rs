@@ -17,6 +17,7 @@ mod ledger;
 mod metadata;
 mod query;
 mod records;
+mod refresh;
 mod smart;
 mod spoil;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use faults::{
     ServerErrors, Slow, StaleCache, Throttle, parse_fault,
 };
 pub use ledger::Shown;
+pub use refresh::RefreshClient;
 pub use smart::{InvalidPublicKey, SmartClient};
 
 use records::Members;
@@ -68,6 +70,8 @@ pub enum Access {
     },
     /// A token that the sandbox granted to this SMART backend service.
     Smart(SmartClient),
+    /// A token that the sandbox granted for this client's refresh token.
+    Refresh(RefreshClient),
 }
 
 /// How a sandbox is made.
@@ -241,6 +245,20 @@ impl Ehr {
     /// Returns every version that an answer ever carried, by type, id and version.
     pub fn ledger(&self) -> Vec<Shown> {
         self.world().ledger.all()
+    }
+
+    /// The key set that must be read before this request is answered, if any.
+    fn key_set_for(&self, request: &Request) -> Option<smart::KeySet> {
+        let world = self.world();
+        match &world.options.auth {
+            Access::Smart(client) => world.grants.key_set_for(client, request),
+            Access::Open | Access::Basic { .. } | Access::Bearer { .. } | Access::Refresh(_) => None,
+        }
+    }
+
+    /// Withdraws the client's refresh token, as a site does that ends an authorization.
+    pub fn withdraw_refresh_token(&self) {
+        self.world().grants.withdraw();
     }
 
     /// Takes back every token that was granted.

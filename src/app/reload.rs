@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{AppError, Clients, audit, connection, outlet};
+use super::{AppError, Clients, audit, connection, credentials, kept, outlet};
 use crate::config::{Config, ConfigErrors};
 use crate::face::Reload;
 use crate::face::access::Access;
@@ -43,6 +43,7 @@ pub struct Reloading {
 pub(super) struct Shown {
     pub(super) workers: watch::Sender<Arc<Worker>>,
     pub(super) access: watch::Sender<Arc<Access>>,
+    pub(super) key_set: watch::Sender<Option<Arc<str>>>,
     pub(super) reload: watch::Sender<Reload>,
 }
 
@@ -50,6 +51,7 @@ pub(super) struct Shown {
 struct Next {
     config: Config,
     worker: Arc<Worker>,
+    key_set: Option<Arc<str>>,
 }
 
 /// Why a reload changed nothing.
@@ -76,7 +78,10 @@ pub(super) async fn supervise(
         let next = loop {
             tokio::select! {
                 biased;
-                ended = &mut running => return ended,
+                ended = &mut running => {
+                    kept::settled(&config).await;
+                    return ended;
+                }
                 () = leased(&worker), if *shown.reload.borrow() == Reload::Running => {
                     shown.reload.send_replace(Reload::Applied { at: worker.clock.now().to_string() });
                 }
@@ -88,8 +93,11 @@ pub(super) async fn supervise(
             }
         };
         shown.reload.send_replace(Reload::Running);
+        // Before the next worker signs with a key: a source that does not know it yet comes and looks.
+        shown.key_set.send_replace(next.key_set);
         turn.cancel();
         running.await?;
+        kept::settled(&config).await;
         if stop.is_cancelled() {
             return Ok(());
         }
@@ -168,9 +176,13 @@ async fn read(was: &Config, old: &Worker, reloading: &Reloading) -> Result<Optio
         return Ok(None);
     }
     let worker = succeed(old, was, &config).map_err(Refused::Compose)?;
+    let key_set = credentials::key_set(&config).map_err(Refused::Compose)?;
     tell_returning(old, &worker).await.map_err(Refused::Store)?;
-    let worker = Arc::new(worker);
-    Ok(Some(Next { config, worker }))
+    Ok(Some(Next {
+        config,
+        worker: Arc::new(worker),
+        key_set,
+    }))
 }
 
 /// Makes the worker that follows another one: what its configuration leaves as it was keeps its object.

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::{CliError, ConfigFile, check};
 use crate::app::{self, Clients};
 use crate::clock::SystemClock;
-use crate::config::{Environment, Secrets};
+use crate::config::{self, Auth, Environment, Secrets};
 use crate::pipeline::connection::{Connection, Feed};
 
 /// Without `--since` a dry poll looks back this far.
@@ -48,7 +48,14 @@ pub(super) async fn run(
         .map(FeedName::parse)
         .transpose()
         .map_err(usage)?;
-    let config = check::load_with(&command.file.config, environment, Secrets::OfConnection(&name))?;
+    let load = |secrets| check::load_with(&command.file.config, environment, secrets);
+    let mut config = load(Secrets::OfConnection(&name))?;
+    let kept =
+        |entry: &config::Connection| matches!(&entry.auth, Auth::OAuth(oauth) if oauth.refresh.is_some());
+    if config.connections.get(&name).is_some_and(kept) {
+        // What the server gave in place of the refresh token lies sealed.
+        config = load(Secrets::OfConnectionAndState(&name))?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entry = config
         .connections

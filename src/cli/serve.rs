@@ -1,10 +1,11 @@
 //! `sandbox` and `listen`: the two ends of the courier's way, each alone.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use clap::Args;
 use courier_sdk::Clock;
+use ipnet::IpNet;
 use rand::RngExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -15,8 +16,10 @@ use super::{CliError, signals};
 use crate::clock::SystemClock;
 use crate::config::Environment;
 use crate::destination::signature::SigningKey;
+use crate::egress::client::{ClientOptions, GuardedClient};
+use crate::egress::guard::AddressPolicy;
 use crate::receiver::{self, Received};
-use crate::sandbox::{self, Access, Ehr, Faults, Options, Pace, SmartClient};
+use crate::sandbox::{self, Access, Ehr, Faults, Options, Pace, RefreshClient, SmartClient};
 
 /// What `--fault` takes.
 fn fault_help() -> String {
@@ -52,14 +55,19 @@ pub(super) struct SandboxCommand {
     /// Let in only a SMART backend service that has the private half of this public key (PEM, RSA or P-384).
     #[arg(long, value_name = "FILE")]
     smart_client_key: Option<std::path::PathBuf>,
+    /// The same, but by the address at which it publishes its keys: the courier's own `/.well-known/jwks.json`.
+    #[arg(long, value_name = "URL", conflicts_with = "smart_client_key")]
+    smart_client_keys_url: Option<url::Url>,
     /// That service's client id.
+    #[arg(long, value_name = "ID", default_value = "courier")]
+    smart_client_id: String,
+    /// Let in only a public client `courier` that was authorized with this refresh token, which each use replaces.
     #[arg(
         long,
-        value_name = "ID",
-        default_value = "courier",
-        requires = "smart_client_key"
+        value_name = "TOKEN",
+        conflicts_with_all = ["smart_client_key", "smart_client_keys_url"]
     )]
-    smart_client_id: String,
+    refresh_token: Option<String>,
 }
 
 /// What SMART recommends.
@@ -103,13 +111,33 @@ pub(super) async fn sandbox(command: SandboxCommand, output: &mut Output) -> Res
 }
 
 fn access(command: &SandboxCommand) -> Result<Access, CliError> {
+    let id = command.smart_client_id.as_str();
+    if let Some(first) = &command.refresh_token {
+        return Ok(Access::Refresh(RefreshClient {
+            id: "courier".to_owned(),
+            secret: None,
+            first: first.clone(),
+            rotates: true,
+            token_lifetime: TOKEN_LIFETIME,
+        }));
+    }
+    if let Some(url) = &command.smart_client_keys_url {
+        // The courier that is tried out listens on this machine.
+        let policy = AddressPolicy {
+            allow_networks: vec![IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST))],
+            plain_http_networks: Vec::new(),
+        };
+        let http = Arc::new(GuardedClient::new(policy, &ClientOptions::default()));
+        let client = SmartClient::by_key_set(id, url.clone(), http, TOKEN_LIFETIME);
+        return Ok(Access::Smart(client));
+    }
     let Some(path) = &command.smart_client_key else {
         return Ok(Access::Open);
     };
     let refused =
         |reason: String| CliError::Usage(format!("--smart-client-key {}: {reason}", path.display()));
     let pem = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    let client = SmartClient::new(&command.smart_client_id, &pem, TOKEN_LIFETIME);
+    let client = SmartClient::new(id, &pem, TOKEN_LIFETIME);
     Ok(Access::Smart(client.map_err(|error| refused(error.to_string()))?))
 }
 

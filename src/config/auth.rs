@@ -1,17 +1,16 @@
 //! The `auth` of a connection: which type it is, which keys belong to it, and its secrets.
 
-use http::HeaderName;
-use secrecy::{ExposeSecret, SecretString};
-use toml::Spanned;
-use url::Url;
+mod oauth;
 
+use http::HeaderName;
+use secrecy::SecretString;
+use toml::Spanned;
+
+use super::problem::Origin;
 use super::raw::{RawAuth, Text};
 use super::resolve::Context;
-use super::value::{self, Refusal, refusal};
+use super::value::{Refusal, refusal};
 use super::{Auth, Egress};
-
-/// What a backend service usually needs: to read and search every type that its registration allows.
-const SMART_SCOPE_DEFAULT: &str = "system/*.rs";
 
 /// Headers that the connector sets itself, or that could smuggle a second request.
 const RESERVED_HEADERS: [&str; 9] = [
@@ -34,16 +33,21 @@ enum Kind {
     ApiKey,
     OAuth2,
     Smart,
+    Refresh,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("none", Kind::None),
     ("basic", Kind::Basic),
     ("bearer", Kind::Bearer),
     ("api-key", Kind::ApiKey),
     ("oauth2", Kind::OAuth2),
     ("smart-backend-services", Kind::Smart),
+    ("refresh-token", Kind::Refresh),
 ];
+
+/// The types that obtain tokens.
+const TOKENS: &[Kind] = &[Kind::OAuth2, Kind::Smart, Kind::Refresh];
 
 /// The value is there and was refused; the problem is noted.
 struct Noted;
@@ -51,6 +55,7 @@ struct Noted;
 /// What resolving one connection's credentials needs.
 struct Section<'a, 'b> {
     raw: &'a Spanned<RawAuth>,
+    connection: &'a str,
     path: &'a str,
     egress: Option<&'a Egress>,
     context: &'a mut Context<'b>,
@@ -58,17 +63,18 @@ struct Section<'a, 'b> {
 
 pub(super) fn resolve(
     raw: &Spanned<RawAuth>,
-    path: &str,
+    (connection, path): (&str, &str),
     egress: Option<&Egress>,
     context: &mut Context<'_>,
 ) -> Option<Auth> {
     let Some(kind) = &raw.get_ref().kind else {
-        let help = "write type = \"none\", \"basic\", \"bearer\", \"api-key\", \"oauth2\" or \"smart-backend-services\"";
+        let help = "write type = \"none\", \"basic\", \"bearer\", \"api-key\", \"oauth2\", \"smart-backend-services\" or \"refresh-token\"";
         return context.missing(raw, &format!("{path}.type"), help);
     };
-    let kind = context.word(kind, &format!("{path}.type"), &KINDS, &["refresh-token"])?;
+    let kind = context.word(kind, &format!("{path}.type"), &KINDS, &[])?;
     let mut section = Section {
         raw,
+        connection,
         path,
         egress,
         context,
@@ -107,69 +113,32 @@ impl Section<'_, '_> {
                     value: value?,
                 })
             }
-            Kind::OAuth2 => {
-                let client_id = self.required("client_id", raw.client_id.as_ref(), plain);
-                let client_secret = self.secret("client_secret", raw.client_secret.as_ref());
-                let token_url = match &raw.token_url {
-                    Some(text) => self.token_url(text),
-                    None => self.missing("token_url", "write token_url = \"https://…\" in it"),
-                };
-                let scope = self.optional("scope", raw.scope.as_ref(), scope);
-                Some(Auth::OAuth2 {
-                    client_id: client_id?,
-                    client_secret: client_secret?,
-                    token_url: token_url?,
-                    scope: scope.ok()?.unwrap_or_default(),
-                })
-            }
-            Kind::Smart => {
-                let client_id = self.required("client_id", raw.client_id.as_ref(), plain);
-                let key = match &raw.key {
-                    Some(text) => self.private_key(text),
-                    None => self.missing(
-                        "key",
-                        "write key = \"file:PATH\" or \"env:NAME\" in it: a private key in PEM",
-                    ),
-                };
-                let key_id = self.optional("key_id", raw.key_id.as_ref(), plain);
-                let token_url = match &raw.token_url {
-                    Some(text) => self.token_url(text).map(Some),
-                    None => Some(None),
-                };
-                let scope = self.optional("scope", raw.scope.as_ref(), scope);
-                Some(Auth::Smart {
-                    client_id: client_id?,
-                    key: key?,
-                    key_id: key_id.ok()?,
-                    token_url: token_url?,
-                    scope: scope.ok()?.unwrap_or_else(|| SMART_SCOPE_DEFAULT.to_owned()),
-                })
-            }
+            Kind::OAuth2 | Kind::Smart | Kind::Refresh => self.oauth(kind),
         }
     }
 
     /// Refuses the keys of other types.
     fn refuse_strangers(&mut self, kind: Kind) {
         let raw = self.raw.get_ref();
-        let keys: [(&str, Option<&Text>, &[Kind]); 10] = [
-            ("user", raw.user.as_ref(), &[Kind::Basic]),
-            ("password", raw.password.as_ref(), &[Kind::Basic]),
-            ("token", raw.token.as_ref(), &[Kind::Bearer]),
-            ("header", raw.header.as_ref(), &[Kind::ApiKey]),
-            ("value", raw.value.as_ref(), &[Kind::ApiKey]),
-            ("client_secret", raw.client_secret.as_ref(), &[Kind::OAuth2]),
-            ("key", raw.key.as_ref(), &[Kind::Smart]),
-            ("key_id", raw.key_id.as_ref(), &[Kind::Smart]),
-            ("token_url", raw.token_url.as_ref(), &[Kind::OAuth2, Kind::Smart]),
-            ("scope", raw.scope.as_ref(), &[Kind::OAuth2, Kind::Smart]),
+        let text = |text: &Option<Text>| text.as_ref().map(Origin::from);
+        let by_secret: &[Kind] = &[Kind::OAuth2, Kind::Refresh];
+        let keys: [(&str, Option<Origin>, &[Kind]); 13] = [
+            ("user", text(&raw.user), &[Kind::Basic]),
+            ("password", text(&raw.password), &[Kind::Basic]),
+            ("token", text(&raw.token), &[Kind::Bearer]),
+            ("header", text(&raw.header), &[Kind::ApiKey]),
+            ("value", text(&raw.value), &[Kind::ApiKey]),
+            ("client_id", text(&raw.client_id), TOKENS),
+            ("client_secret", text(&raw.client_secret), by_secret),
+            ("key", text(&raw.key), TOKENS),
+            ("key_id", text(&raw.key_id), TOKENS),
+            ("other_keys", raw.other_keys.as_ref().map(Origin::from), TOKENS),
+            ("token_url", text(&raw.token_url), TOKENS),
+            ("scope", text(&raw.scope), TOKENS),
+            ("refresh_token", text(&raw.refresh_token), &[Kind::Refresh]),
         ];
-        let client_id = (
-            "client_id",
-            raw.client_id.as_ref(),
-            &[Kind::OAuth2, Kind::Smart][..],
-        );
-        for (key, text, of) in keys.into_iter().chain([client_id]) {
-            if let Some(text) = text.filter(|_| !of.contains(&kind)) {
+        for (key, origin, of) in keys {
+            if let Some(origin) = origin.filter(|_| !of.contains(&kind)) {
                 let named = KINDS.iter().filter(|(_, kind)| of.contains(kind));
                 let right = named
                     .map(|(name, _)| format!("\"{name}\""))
@@ -180,7 +149,7 @@ impl Section<'_, '_> {
                     format!("remove `{key}`, or write type = {right}"),
                 );
                 self.context
-                    .accept::<()>(Err(refused), text, &format!("{}.{key}", self.path));
+                    .accept::<()>(Err(refused), origin, &format!("{}.{key}", self.path));
             }
         }
     }
@@ -223,30 +192,6 @@ impl Section<'_, '_> {
             None => self.missing(key, "write \"env:NAME\" or \"file:PATH\" for it"),
         }
     }
-
-    /// A key in PEM, as far as its text shows it; what it holds is judged by whoever signs with it.
-    fn private_key(&mut self, text: &Text) -> Option<SecretString> {
-        let path = format!("{}.key", self.path);
-        let (folder, environment) = (self.context.folder, self.context.surroundings.environment);
-        let key = if self.context.reads(&path) {
-            value::secret_text(text.get_ref(), folder, environment).and_then(pem)
-        } else {
-            value::secret_reference(text.get_ref()).map(|()| SecretString::default())
-        };
-        self.context.accept(key, text, &path)
-    }
-
-    fn token_url(&mut self, text: &Text) -> Option<Url> {
-        let path = format!("{}.token_url", self.path);
-        let url = self
-            .context
-            .accept(value::web_address(text.get_ref()), text, &path)?;
-        let reachable = match self.egress {
-            Some(egress) => value::reachable(&url, egress),
-            None => Ok(()),
-        };
-        self.context.accept(reachable, text, &path).map(|()| url)
-    }
 }
 
 fn user_name(text: &str) -> Result<String, Refusal> {
@@ -281,14 +226,4 @@ fn header_name(text: &str) -> Result<String, Refusal> {
         return Err(refusal("this header is set by the courier itself", help));
     }
     Ok(name.as_str().to_owned())
-}
-
-fn pem(key: SecretString) -> Result<SecretString, Refusal> {
-    if key.expose_secret().trim_start().starts_with("-----BEGIN ") {
-        return Ok(key);
-    }
-    Err(refusal(
-        "not a key in PEM: its first line is not -----BEGIN PRIVATE KEY-----",
-        "make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out key.pem",
-    ))
 }

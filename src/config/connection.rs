@@ -15,7 +15,7 @@ use super::raw::{Number, RawConnection, RawFeed, RawLimits, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Auth, Connection, Feed, Limits, auth, record, scope};
+use super::{Audit, Auth, Connection, Feed, Limits, auth, record, route, scope};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -63,8 +63,13 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         context.accept(value::reachable(url, egress), text, &format!("{path}.base_url"));
     }
     let auth = raw.auth.as_ref().map_or(Some(Auth::None), |raw| {
-        auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
+        let place = (key.get_ref().as_str(), format!("{path}.auth"));
+        auth::resolve(raw, (place.0, &place.1), egress.as_ref(), context)
     });
+    let route = route::resolve(raw, &path, egress.as_ref(), context);
+    if raw.proxy.is_some() {
+        only_https(raw, &path, context);
+    }
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
     let roster = scope::roster(raw.roster.as_ref(), &path, context);
     // Where the roster is refused, its feeds are not refused for want of one.
@@ -79,8 +84,25 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         auth: auth?,
         limits: limits?,
         egress: egress?,
+        route: route?,
         feeds: feeds?,
     })
+}
+
+/// Refuses plain http where a proxy stands between: it would read all that passes.
+fn only_https(raw: &RawConnection, path: &str, context: &mut Context<'_>) {
+    let auth = raw.auth.as_ref().map(Spanned::get_ref);
+    let token_url = auth.and_then(|auth| auth.token_url.as_ref());
+    for (text, key) in [(raw.base_url.as_ref(), "base_url"), (token_url, "auth.token_url")] {
+        let Some(text) = text.filter(|text| text.get_ref().starts_with("http:")) else {
+            continue;
+        };
+        let refused = refusal(
+            "plain http is not sent through a proxy",
+            "write https, or remove `proxy`",
+        );
+        context.accept::<()>(Err(refused), text, &format!("{path}.{key}"));
+    }
 }
 
 fn profile(text: Option<&Text>, path: &str, context: &mut Context<'_>) -> Option<String> {

@@ -12,11 +12,7 @@ use super::source::may_be_secret;
 use super::suggest::nearest;
 
 /// Keys that are part of the format but whose feature is not built, and what to do instead.
-const NOT_BUILT: [(&str, &str); 3] = [
-    (
-        "connections.*.auth.refresh_token",
-        "leave it out: a refresh token that changes at each use is not kept yet; use oauth2 or smart-backend-services",
-    ),
+const NOT_BUILT: [(&str, &str); 2] = [
     (
         "subscriptions.*.filter",
         "leave it out and narrow the feed with `where`, or filter at the receiver",

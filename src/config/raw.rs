@@ -83,7 +83,7 @@ pub(super) struct RawHttp {
     /// The address and port to listen on; off loopback `tokens` are required. Default: 127.0.0.1:8080.
     #[schemars(with = "Option<String>")]
     pub(super) listen: Option<Text>,
-    /// The bearer tokens (16 to 4096 bytes) that open all but `/healthz` and `/readyz`: `env:NAME` or `file:PATH`,
+    /// The bearer tokens (16 to 4096 bytes) that open all but health and public keys: `env:NAME` or `file:PATH`,
     /// 1 to 64 of them. Default: none, and the listener is open to this machine.
     #[schemars(with = "Option<Vec<String>>", length(min = 1, max = 64))]
     pub(super) tokens: Option<Texts>,
@@ -108,6 +108,12 @@ pub(super) struct RawConnection {
     /// The credentials. Default: none.
     #[schemars(with = "Option<RawAuth>")]
     pub(super) auth: Option<Spanned<RawAuth>>,
+    /// Whom it trusts and what it shows over TLS, in requests for tokens too. Default: the machine's authorities.
+    #[schemars(with = "Option<RawTls>")]
+    pub(super) tls: Option<Spanned<RawTls>>,
+    /// The proxy through which all its requests go, those for tokens too. Default: none.
+    #[schemars(with = "Option<RawProxy>")]
+    pub(super) proxy: Option<Spanned<RawProxy>>,
     /// How hard the source may be worked.
     pub(super) limits: Option<RawLimits>,
     /// Private and loopback networks that may be reached.
@@ -131,7 +137,7 @@ pub(super) struct RawConnection {
 pub(super) struct RawAuth {
     /// How to authenticate. Required.
     #[serde(rename = "type")]
-    #[schemars(with = "String", extend("enum" = ["none", "basic", "bearer", "api-key", "oauth2", "smart-backend-services"]))]
+    #[schemars(with = "String", extend("enum" = ["none", "basic", "bearer", "api-key", "oauth2", "smart-backend-services", "refresh-token"]))]
     pub(super) kind: Option<Text>,
     /// The user name (basic).
     #[schemars(with = "Option<String>")]
@@ -148,25 +154,76 @@ pub(super) struct RawAuth {
     /// The header's value (api-key): `env:NAME` or `file:PATH`.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) value: Option<Text>,
-    /// The id under which the courier is registered (oauth2, smart-backend-services).
+    /// The id under which the courier is registered (oauth2, smart-backend-services, refresh-token).
     #[schemars(with = "Option<String>")]
     pub(super) client_id: Option<Text>,
-    /// The client's secret (oauth2): `env:NAME` or `file:PATH`.
+    /// The client's secret (oauth2, refresh-token): `env:NAME` or `file:PATH`.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) client_secret: Option<Text>,
-    /// The private key in PEM, RSA or P-384 (smart-backend-services): `env:NAME` or `file:PATH`.
+    /// The private key in PEM, RSA or P-384, instead of a secret (oauth2, refresh-token; required for
+    /// smart-backend-services): `env:NAME` or `file:PATH`. Its public half is published at /.well-known/jwks.json.
     #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
     pub(super) key: Option<Text>,
-    /// The key's id at the source (smart-backend-services). Default: the key's thumbprint (RFC 7638).
+    /// The key's id at the source (with key). Default: the key's thumbprint (RFC 7638).
     #[schemars(with = "Option<String>")]
     pub(super) key_id: Option<Text>,
-    /// Where tokens are granted. Required for oauth2; smart-backend-services asks the source by default.
+    /// Keys whose public halves are published too: the next one, and the one before (with key). Default: none.
+    #[schemars(with = "Option<Vec<RawNamedKey>>", length(max = 16))]
+    pub(super) other_keys: Option<Spanned<Vec<Spanned<RawNamedKey>>>>,
+    /// Where tokens are granted. Required for oauth2 and refresh-token; smart-backend-services asks the source by
+    /// default.
     #[schemars(with = "Option<String>")]
     pub(super) token_url: Option<Text>,
-    /// The scopes to ask for, with spaces between (oauth2, smart-backend-services). Default: system/*.rs for
-    /// smart-backend-services, none for oauth2.
+    /// The scopes to ask for, with spaces between (oauth2, smart-backend-services, refresh-token). Default:
+    /// system/*.rs for smart-backend-services, else none.
     #[schemars(with = "Option<String>")]
     pub(super) scope: Option<Text>,
+    /// The refresh token (refresh-token): `env:NAME` or `file:PATH`. What the server answers in its place is kept
+    /// beside the database.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) refresh_token: Option<Text>,
+}
+
+/// Whom a connection trusts and what it shows over TLS.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    /// The certificate authorities that are trusted in place of the machine's, in PEM: `file:PATH` or `env:NAME`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) ca: Option<Text>,
+    /// Our certificate in PEM, followed by those that lead to its authority: `file:PATH` or `env:NAME`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) client_cert: Option<Text>,
+    /// Its private key in PEM, without passphrase: `file:PATH` or `env:NAME`. Required with `client_cert`.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) client_key: Option<Text>,
+}
+
+/// An HTTP proxy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProxy {
+    /// Its address, such as `http://proxy.example.com:3128`. Required.
+    #[schemars(with = "String")]
+    pub(super) url: Option<Text>,
+    /// The user that it wants.
+    #[schemars(with = "Option<String>")]
+    pub(super) user: Option<Text>,
+    /// That user's password: `env:NAME` or `file:PATH`. Required with user.
+    #[schemars(with = "Option<String>", regex(pattern = "^(env|file):"))]
+    pub(super) password: Option<Text>,
+}
+
+/// A key that is published.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNamedKey {
+    /// The key in PEM, private or public: `env:NAME` or `file:PATH`. Required.
+    #[schemars(with = "String", regex(pattern = "^(env|file):"))]
+    pub(super) key: Option<Text>,
+    /// Its id. Default: its thumbprint (RFC 7638).
+    #[schemars(with = "Option<String>")]
+    pub(super) key_id: Option<Text>,
 }
 
 /// How hard a source may be worked.

@@ -15,7 +15,7 @@ use super::raw::{RawConfig, RawHttp, Text, Texts};
 use super::source::Source;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Config, ConfigErrors, Egress, Http, Secrets, Surroundings};
+use super::{Audit, Config, ConfigErrors, Egress, Http, Key, Secrets, State, Surroundings};
 use super::{connection, dedup, delivery, keys, parts, raw, state, telemetry};
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
@@ -29,6 +29,8 @@ pub(super) struct Context<'a> {
     source: &'a Source,
     pub(super) problems: &'a mut Problems,
     pub(super) audits: Vec<Audit>,
+    /// The database and what seals it, once they are known.
+    pub(super) state: Option<(PathBuf, Key)>,
 }
 
 /// What is known of one file of the configuration beside its values.
@@ -128,6 +130,7 @@ fn resolve(
         source: &main.source,
         problems,
         audits: Vec::new(),
+        state: None,
     };
     let mut written = delivery::Written::default();
     let (mut connections, mut destinations) = (BTreeMap::new(), BTreeMap::new());
@@ -136,6 +139,8 @@ fn resolve(
         context.enter(index, file);
         if index == 0 {
             let state = state::resolve(&raw.state.unwrap_or_default(), &overrides, &mut context);
+            let kept = |state: &State| (state.database.clone(), state.key.clone());
+            context.state = state.as_ref().map(kept);
             let dedup = dedup::resolve(raw.dedup.as_ref(), &overrides, &mut context);
             let http = http(&raw.http.unwrap_or_default(), &overrides, &mut context);
             let telemetry = telemetry::resolve(&raw.telemetry.unwrap_or_default(), &overrides, &mut context);
@@ -286,19 +291,19 @@ impl Context<'_> {
 
     /// Reads the list that a file holds; nothing where lists need not be there.
     pub(super) fn list_file(&self, file: &str, path: &str) -> Result<Option<String>, value::Refusal> {
-        let needed = match self.surroundings.secrets {
-            Secrets::Required => true,
-            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.")),
-            Secrets::OfState | Secrets::Unneeded => false,
-        };
-        needed.then(|| value::list_file(file, self.folder)).transpose()
+        self.reads(path)
+            .then(|| value::list_file(file, self.folder))
+            .transpose()
     }
 
     /// Whether the secret at a path is needed.
     pub(super) fn reads(&self, path: &str) -> bool {
         match self.surroundings.secrets {
             Secrets::Required => true,
-            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.auth.")),
+            Secrets::OfConnection(name) => path.starts_with(&format!("connections.{name}.")),
+            Secrets::OfConnectionAndState(name) => {
+                path.starts_with("state.") || path.starts_with(&format!("connections.{name}."))
+            }
             Secrets::OfState => path.starts_with("state."),
             Secrets::Unneeded => false,
         }

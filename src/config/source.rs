@@ -49,20 +49,27 @@ const HARMLESS: [&str; 27] = [
 ];
 
 /// Keys that are no secret although their values can be.
-const GUARDED: [&str; 19] = [
+const GUARDED: [&str; 26] = [
     "auth",
     "base_url",
+    "ca",
+    "client_cert",
     "client_id",
+    "client_key",
     "client_secret",
     "feeds",
     "header",
     "key",
     "key_id",
     "limits",
+    "other_keys",
     "password",
     "previous_keys",
+    "proxy",
+    "refresh_token",
     "scope",
     "secret",
+    "tls",
     "token",
     "token_url",
     "tokens",

@@ -28,6 +28,9 @@ const SECRET_BYTES_MAX: u64 = 64 * 1024;
 /// Some hundred thousand ids; a roster of more is polled for hours.
 const LIST_BYTES_MAX: u64 = 4 << 20;
 
+/// The largest file of certificates that is read, in bytes: a whole system's authorities fit.
+const CERTIFICATES_BYTES_MAX: u64 = 1 << 20;
+
 /// How long a token of the HTTP face may be, in bytes: 128 bits at least, and what one header holds at most.
 const TOKEN_BYTES: RangeInclusive<usize> = 16..=4_096;
 
@@ -283,6 +286,24 @@ pub(super) fn secret_text(
     folder: &Path,
     environment: &Environment,
 ) -> Result<SecretString, Refusal> {
+    text_up_to(SECRET_BYTES_MAX, text, folder, environment)
+}
+
+/// Reads certificates, or the key of one.
+pub(super) fn certificates(
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<SecretString, Refusal> {
+    text_up_to(CERTIFICATES_BYTES_MAX, text, folder, environment)
+}
+
+fn text_up_to(
+    bytes_max: u64,
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<SecretString, Refusal> {
     secret_reference(text)?;
     let value = if let Some(name) = text.strip_prefix("env:") {
         let help = "set it before the start, or refer to another with `env:NAME` or `file:PATH`";
@@ -294,7 +315,7 @@ pub(super) fn secret_text(
         let missing = || refusal(format!("the variable {shown} is not set"), help);
         environment.get(name).ok_or_else(missing)?.to_owned()
     } else {
-        secret_file(text.strip_prefix("file:").unwrap_or_default(), folder)?
+        secret_file(text.strip_prefix("file:").unwrap_or_default(), folder, bytes_max)?
     };
     if value.is_empty() {
         return Err(refusal(
@@ -331,10 +352,10 @@ pub(super) fn referred(text: &str, folder: &Path, environment: &Environment) -> 
     std::fs::read(&path).ok()
 }
 
-fn secret_file(path: &str, folder: &Path) -> Result<String, Refusal> {
+fn secret_file(path: &str, folder: &Path, bytes_max: u64) -> Result<String, Refusal> {
     let help =
         "create it with the secret as its only line, or write another `file:PATH` (relative to this file)";
-    let mut value = file_text(path, folder, SECRET_BYTES_MAX, help)?;
+    let mut value = file_text(path, folder, bytes_max, help)?;
     if value.ends_with('\n') {
         value.pop();
         if value.ends_with('\r') {

@@ -2,9 +2,12 @@
 //!
 //! Guarantees: nothing is sent to an address that the policy refuses, whether it was written as a literal or
 //! came out of DNS (the address that was judged is the one that is dialled); no redirect is followed; no proxy
-//! is used; nothing is retried; every request ends within its deadline and its answer within its size limit.
+//! is used that it was not told of; nothing is retried; every request ends within its deadline and its answer within its size limit.
 //! Where an answer may be cut, a body that breaks off or stalls is cut there: the status stands.
 //! Error messages name neither path nor query.
+//!
+//! **Behind a proxy** the guard judges the proxy's address as above, and the target's only where it is written as a
+//! literal: names are resolved by the proxy, so what it lets through is the proxy's business. Only https goes there.
 
 use std::error::Error as StdError;
 use std::net::{IpAddr, SocketAddr};
@@ -18,10 +21,13 @@ use futures_util::StreamExt;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, tls};
+use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use super::guard::{AddressPolicy, PortClass, Reach, Refusal, Scheme};
+use super::route::Route;
 
 /// How long an idle connection is kept; most servers close theirs after 60 to 120 s.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
@@ -75,22 +81,43 @@ pub struct GuardedClient {
     // A machine without root certificates still sends plain http to loopback: https then fails by itself.
     http: Lanes,
     https: Lanes,
+    proxy: Option<Url>,
 }
 
 impl GuardedClient {
     /// Builds the client. A scheme that cannot be set up fails each request that needs it.
     #[must_use]
     pub fn new(policy: AddressPolicy, options: &ClientOptions) -> Self {
+        Self::by(policy, options, &Route::default())
+    }
+
+    /// Builds a client whose connections are made by this route.
+    #[must_use]
+    pub fn by(policy: AddressPolicy, options: &ClientOptions, route: &Route) -> Self {
         let policy = Arc::new(policy);
         let lanes = |scheme| Lanes {
-            ordinary: lane(&policy, (scheme, PortClass::Ordinary), options),
-            system: lane(&policy, (scheme, PortClass::System), options),
+            ordinary: lane(&policy, (scheme, PortClass::Ordinary), options, route),
+            system: lane(&policy, (scheme, PortClass::System), options, route),
         };
         Self {
             http: lanes(Scheme::Http),
             https: lanes(Scheme::Https),
+            proxy: route.proxy().map(as_tunnel),
             policy,
         }
+    }
+
+    /// What decides how a request goes out, once the policy has judged its address and the proxy's.
+    fn reach(&self, url: &Url) -> Result<Reach, HttpError> {
+        let target = self.policy.check_url(url).map_err(|refusal| blocked(&refusal))?;
+        let Some(proxy) = &self.proxy else {
+            return Ok(target);
+        };
+        if target.scheme == Scheme::Http {
+            let reason = "plain http is not sent through a proxy; use https".to_owned();
+            return Err(HttpError::Blocked { reason });
+        }
+        self.policy.check_url(proxy).map_err(|refusal| blocked(&refusal))
     }
 
     fn lane(&self, reach: Reach) -> Result<&Client, &ClientUnavailable> {
@@ -106,10 +133,7 @@ impl GuardedClient {
 
     /// Sends a request and waits for the head of its answer.
     async fn ask(&self, request: HttpRequest) -> Result<Response, HttpError> {
-        let reach = self
-            .policy
-            .check_url(&request.url)
-            .map_err(|refusal| blocked(&refusal))?;
+        let reach = self.reach(&request.url)?;
         let client = self.lane(reach).map_err(|unavailable| HttpError::Connect {
             reason: unavailable.to_string(),
         })?;
@@ -141,6 +165,7 @@ fn lane(
     policy: &Arc<AddressPolicy>,
     (scheme, port): (Scheme, PortClass),
     options: &ClientOptions,
+    route: &Route,
 ) -> Result<Client, ClientUnavailable> {
     let guard = Guard {
         policy: Arc::clone(policy),
@@ -149,6 +174,7 @@ fn lane(
     let builder = Client::builder()
         .dns_resolver(guard)
         .redirect(Policy::none())
+        // None of the environment; a route may bring one.
         .no_proxy()
         .referer(false)
         .retry(reqwest::retry::never())
@@ -157,7 +183,10 @@ fn lane(
         .pool_max_idle_per_host(options.idle_per_host_max)
         .user_agent(options.user_agent);
     let builder = match scheme {
-        Scheme::Https => builder.https_only(true).tls_version_min(tls::Version::TLS_1_2),
+        Scheme::Https => {
+            let builder = builder.https_only(true).tls_version_min(tls::Version::TLS_1_2);
+            route.apply(builder)
+        }
         // Plain http needs no roots: not loading them keeps it independent of the machine's certificates.
         Scheme::Http => builder.http1_only().tls_certs_only([]),
     };
@@ -291,6 +320,17 @@ fn permitted(policy: &AddressPolicy, reach: Reach, found: &[IpAddr]) -> Result<V
     }
 }
 
+/// A proxy's address as the guard judges it. What goes through it is TLS from end to end, so that it is judged as one
+/// over TLS is, whatever the proxy itself is spoken to in.
+fn as_tunnel(proxy: &Url) -> Url {
+    let mut tunnel = proxy.clone();
+    let port = proxy.port_or_known_default();
+    // Both schemes are ordinary ones: neither call fails.
+    let changed = tunnel.set_scheme("https").and_then(|()| tunnel.set_port(port));
+    debug_assert!(changed.is_ok());
+    tunnel
+}
+
 fn blocked(refusal: &Refusal) -> HttpError {
     HttpError::Blocked {
         reason: refusal.to_string(),
@@ -302,6 +342,9 @@ pub(super) fn classify(error: &reqwest::Error) -> HttpError {
     if let Some(refusal) = causes(error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
         return blocked(refusal);
     }
+    if let Some(reason) = causes(error).find_map(handshake) {
+        return HttpError::Connect { reason };
+    }
     let reason = root_cause(error);
     if error.is_connect() {
         HttpError::Connect { reason }
@@ -312,6 +355,58 @@ pub(super) fn classify(error: &reqwest::Error) -> HttpError {
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| StdError::source(*error))
+}
+
+/// Why TLS was not agreed on, where whoever runs the courier can do something about it. A server may say so after the
+/// handshake (TLS 1.3), when it would look like an answer that broke off.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library's lists are open and long; what is not named here is passed on in its own words"
+)]
+fn handshake(cause: &(dyn StdError + 'static)) -> Option<String> {
+    let said = match tls_error(cause)? {
+        rustls::Error::InvalidCertificate(invalid) => match invalid {
+            CertificateError::UnknownIssuer => {
+                "the server's certificate is of an authority that is not trusted here: name it as `ca` in the \
+                 connection's `tls`"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the server's certificate has expired"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the server's certificate is not valid yet, or our clock is behind"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the server's certificate is for another name"
+            }
+            _ => return Some(format!("the server's certificate is refused: {invalid}")),
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateRequired => {
+                "the server wants a client certificate: name it as `client_cert` and `client_key` in the connection's \
+                 `tls`"
+            }
+            AlertDescription::CertificateExpired => "the server says that our client certificate has expired",
+            AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied => "the server does not accept our client certificate",
+            other => return Some(format!("the server ended the TLS handshake: {other:?}")),
+        },
+        _ => return None,
+    };
+    Some(said.to_owned())
+}
+
+/// What TLS says, however often it is wrapped: an I/O error does not name what it holds as its source.
+fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = cause.downcast_ref::<rustls::Error>() {
+        return Some(found);
+    }
+    tls_error(cause.downcast_ref::<std::io::Error>()?.get_ref()?)
 }
 
 /// The innermost cause in words: the outer ones repeat it, and reqwest's own names the address with its query.

@@ -69,16 +69,21 @@ impl World {
 
     /// Answers what a SMART server answers to whoever has no token yet.
     fn grant(&mut self, request: &Request) -> Option<Answer> {
-        let Access::Smart(client) = &self.options.auth else {
+        // Only what grants tokens draws: a switch of it does not reshuffle the faults of others.
+        if !matches!(self.options.auth, Access::Smart(_) | Access::Refresh(_)) {
             return None;
-        };
+        }
         let (base_url, at) = (&self.options.base_url, (self.own_now(), self.random.random()));
-        self.grants.answer(client, base_url, request, at)
+        match &self.options.auth {
+            Access::Smart(client) => self.grants.answer(client, base_url, request, at),
+            Access::Refresh(client) => self.grants.refreshed(client, base_url, request, at),
+            Access::Open | Access::Basic { .. } | Access::Bearer { .. } => None,
+        }
     }
 
     fn refusal(&mut self, request: &Request) -> Option<Answer> {
         let admitted = match &self.options.auth {
-            Access::Smart(_) => self.grants.admit(&request.headers, self.own_now()),
+            Access::Smart(_) | Access::Refresh(_) => self.grants.admit(&request.headers, self.own_now()),
             fixed @ (Access::Open | Access::Basic { .. } | Access::Bearer { .. }) => {
                 allowed(fixed, &request.headers)
             }
@@ -398,6 +403,6 @@ fn allowed(access: &Access, headers: &HeaderMap) -> bool {
             given == format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
         }
         Access::Bearer { token } => given == format!("Bearer {token}"),
-        Access::Smart(_) => false,
+        Access::Smart(_) | Access::Refresh(_) => false,
     }
 }

@@ -127,13 +127,19 @@ async fn fhir(State(face): State<Face>, request: axum::extract::Request) -> Resp
     let Ok(body) = axum::body::to_bytes(body, WRITE_BYTES_MAX).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    let answer = face.ehr.answer(&Request {
+    let request = Request {
         method: parts.method.clone(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
         body,
-    });
+    };
+    if let Some(set) = face.ehr.key_set_for(&request)
+        && let Some(keys) = set.read().await
+    {
+        face.ehr.world().grants.learn(&keys);
+    }
+    let answer = face.ehr.answer(&request);
     if let Some(delay) = answer.delay {
         tokio::time::sleep(delay).await;
     }

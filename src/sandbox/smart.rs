@@ -4,17 +4,21 @@
 //! 2026-11-20. It is strict where the guide says SHALL, so that whoever passes here passes elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use courier_sdk::{AtLimit, Http, HttpRequest};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
 use url::{Url, form_urlencoded};
 
+use super::refresh::Family;
 use super::{Answer, Request};
 
 /// An assertion may end this far ahead, in seconds.
@@ -26,9 +30,46 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 #[derive(Clone)]
 pub struct SmartClient {
     id: String,
+    registered: Registered,
+    token_lifetime: Duration,
+}
+
+/// What the client was registered with.
+#[derive(Clone)]
+enum Registered {
+    Key(PublicKey),
+    /// Where its keys are published.
+    KeySet(KeySet),
+}
+
+#[derive(Clone)]
+struct PublicKey {
     key: DecodingKey,
     algorithm: Algorithm,
-    token_lifetime: Duration,
+}
+
+/// Where a client's keys are published, and through what they are read.
+#[derive(Clone)]
+pub(super) struct KeySet {
+    url: Url,
+    http: Arc<dyn Http>,
+}
+
+impl KeySet {
+    /// Reads the set, or nothing.
+    pub(super) async fn read(&self) -> Option<Bytes> {
+        let request = HttpRequest {
+            method: Method::GET,
+            url: self.url.clone(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            deadline: Duration::from_secs(5),
+            response_bytes_max: 64 << 10,
+            at_limit: AtLimit::Fail,
+        };
+        let response = self.http.send(request).await.ok()?;
+        response.status.is_success().then_some(response.body)
+    }
 }
 
 /// A text that is no public key in PEM, of an RSA or a P-384 key.
@@ -49,17 +90,26 @@ impl SmartClient {
             .map_err(|_| InvalidPublicKey)?;
         Ok(Self {
             id: id.to_owned(),
-            key,
-            algorithm,
+            registered: Registered::Key(PublicKey { key, algorithm }),
             token_lifetime,
         })
     }
 
-    fn algorithm(&self) -> &'static str {
-        if self.algorithm == Algorithm::ES384 {
-            "ES384"
-        } else {
-            "RS384"
+    /// Registers a client by the address of its key set, which is read when an assertion names a key that is not known.
+    #[must_use]
+    pub fn by_key_set(id: &str, url: Url, http: Arc<dyn Http>, token_lifetime: Duration) -> Self {
+        Self {
+            id: id.to_owned(),
+            registered: Registered::KeySet(KeySet { url, http }),
+            token_lifetime,
+        }
+    }
+
+    fn algorithms(&self) -> &'static [&'static str] {
+        match &self.registered {
+            Registered::Key(key) if key.algorithm == Algorithm::ES384 => &["ES384"],
+            Registered::Key(_) => &["RS384"],
+            Registered::KeySet(_) => &["ES384", "RS384"],
         }
     }
 }
@@ -69,6 +119,9 @@ impl SmartClient {
 pub(super) struct Grants {
     tokens: BTreeMap<String, Timestamp>,
     seen: BTreeSet<String>,
+    /// The client's keys by their ids, as its key set told them last.
+    keys: BTreeMap<String, PublicKey>,
+    pub(super) family: Option<Family>,
     pub(super) granted: u64,
 }
 
@@ -97,6 +150,40 @@ impl Grants {
         self.tokens.clear();
     }
 
+    /// Enters a token that was granted.
+    pub(super) fn grant_token(&mut self, token: &str, now: Timestamp, lifetime: Duration) {
+        self.tokens.retain(|_, ends| now < *ends);
+        self.tokens.insert(token.to_owned(), now + lifetime);
+        self.granted += 1;
+    }
+
+    /// The key set to read before this request is answered: its assertion names a key that is not known.
+    pub(super) fn key_set_for(&self, client: &SmartClient, request: &Request) -> Option<KeySet> {
+        let Registered::KeySet(set) = &client.registered else {
+            return None;
+        };
+        let mut form = form_urlencoded::parse(&request.body);
+        let (_, assertion) = form.find(|(name, _)| name == "client_assertion")?;
+        let id = jsonwebtoken::decode_header(assertion.as_ref()).ok()?.kid?;
+        (!self.keys.contains_key(&id)).then(|| set.clone())
+    }
+
+    /// Takes a key set over, in place of what was known.
+    pub(super) fn learn(&mut self, set: &[u8]) {
+        let set: JwkSet = serde_json::from_slice(set).unwrap_or_default();
+        let known = |jwk: &Jwk| {
+            let elliptic = matches!(jwk.algorithm, AlgorithmParameters::EllipticCurve(_));
+            let algorithm = if elliptic {
+                Algorithm::ES384
+            } else {
+                Algorithm::RS384
+            };
+            let key = DecodingKey::from_jwk(jwk).ok()?;
+            Some((jwk.common.key_id.clone()?, PublicKey { key, algorithm }))
+        };
+        self.keys = set.keys.iter().filter_map(known).collect();
+    }
+
     /// Answers what stands outside the lock: the description, and the token endpoint.
     pub(super) fn answer(
         &mut self,
@@ -113,7 +200,7 @@ impl Grants {
                 let body = json!({
                     "token_endpoint": token_url,
                     "token_endpoint_auth_methods_supported": ["private_key_jwt"],
-                    "token_endpoint_auth_signing_alg_values_supported": [client.algorithm()],
+                    "token_endpoint_auth_signing_alg_values_supported": client.algorithms(),
                     "grant_types_supported": ["client_credentials"],
                     "scopes_supported": ["system/*.rs"],
                     "capabilities": ["client-confidential-asymmetric", "permission-v2"],
@@ -123,10 +210,7 @@ impl Grants {
             (&Method::POST, "/auth/token") => Some(match self.grant(client, &token_url, request, now) {
                 Ok(scope) => {
                     let token = format!("{draw:032x}");
-                    let ends = now + client.token_lifetime;
-                    self.tokens.retain(|_, ends| now < *ends);
-                    self.tokens.insert(token.clone(), ends);
-                    self.granted += 1;
+                    self.grant_token(&token, now, client.token_lifetime);
                     let seconds = client.token_lifetime.as_secs();
                     let body = json!({
                         "access_token": token, "token_type": "bearer", "expires_in": seconds, "scope": scope,
@@ -166,16 +250,23 @@ impl Grants {
         let Ok(head) = jsonwebtoken::decode_header(assertion) else {
             return refuse("the assertion is no JWT");
         };
-        if head.kid.is_none() || head.typ.as_deref() != Some("JWT") {
+        let (Some(id), Some("JWT")) = (&head.kid, head.typ.as_deref()) else {
             return refuse("the assertion's header lacks kid or typ");
-        }
-        let mut rules = Validation::new(client.algorithm);
+        };
+        let key = match &client.registered {
+            Registered::Key(key) => Some(key),
+            Registered::KeySet(_) => self.keys.get(id),
+        };
+        let Some(key) = key else {
+            return refuse("the client's key set has no such key");
+        };
+        let mut rules = Validation::new(key.algorithm);
         rules.set_audience(&[token_url]);
         rules.set_issuer(&[&client.id]);
         rules.set_required_spec_claims(&["iss", "sub", "aud", "exp"]);
         // The sandbox has a clock of its own.
         rules.validate_exp = false;
-        let Ok(decoded) = jsonwebtoken::decode::<Claims>(assertion, &client.key, &rules) else {
+        let Ok(decoded) = jsonwebtoken::decode::<Claims>(assertion, &key.key, &rules) else {
             return refuse("the assertion is not signed by this client for this endpoint");
         };
         let Claims { sub, exp, jti } = decoded.claims;
@@ -193,7 +284,7 @@ impl Grants {
     }
 }
 
-fn answer(status: StatusCode, body: &serde_json::Value) -> Answer {
+pub(super) fn answer(status: StatusCode, body: &serde_json::Value) -> Answer {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

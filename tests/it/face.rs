@@ -22,6 +22,7 @@ fn face(draining: &CancellationToken, tokens: &[SecretString]) -> Face {
     Face {
         worker: watch::Sender::new(Arc::new(composed::worker())).subscribe(),
         access: watch::Sender::new(Arc::new(Access::new(tokens))).subscribe(),
+        key_set: watch::Sender::new(Some(r#"{"keys":[]}"#.into())).subscribe(),
         reload: watch::Sender::new(Reload::None).subscribe(),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         draining: draining.clone(),
@@ -75,6 +76,7 @@ async fn with_tokens_all_but_health_needs_one_and_nothing_sent_is_repeated() {
     for (path, header, status) in [
         ("/healthz", "", "200"),
         ("/readyz", "", "503"),
+        ("/.well-known/jwks.json", "", "200"),
         ("/metrics", "", "401"),
         ("/metrics", "authorization: Bearer the-wrong-token-3\r\n", "401"),
         ("/metrics?token=the-right-token-1", "", "401"),

@@ -5,6 +5,8 @@ mod amqp;
 #[cfg(test)]
 mod at_rest;
 #[cfg(test)]
+mod auth;
+#[cfg(test)]
 mod bad_connection;
 #[cfg(test)]
 mod command_line;

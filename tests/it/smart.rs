@@ -12,7 +12,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use courier_auth::{Client, ClientKey, Endpoint, Settings, Tokens};
+use courier_auth::{Client, ClientKey, Endpoint, Grant, Settings, Tokens};
 use courier_sdk::{
     Clock, ConnectorError, Credentials, Http, HttpError, HttpRequest, HttpResponse, PollRequest,
 };
@@ -36,9 +36,9 @@ use url::Url;
 use crate::composed;
 
 /// A key pair in PEM.
-struct Pair {
-    private: String,
-    public: String,
+pub(crate) struct Pair {
+    pub(crate) private: String,
+    pub(crate) public: String,
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
@@ -54,7 +54,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     )
 }
 
-fn rsa() -> Pair {
+pub(crate) fn rsa() -> Pair {
     let key = aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048).unwrap();
     let private: Pkcs8V1Der<'_> = key.as_der().unwrap();
     let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
@@ -64,7 +64,7 @@ fn rsa() -> Pair {
     }
 }
 
-fn elliptic() -> Pair {
+pub(crate) fn elliptic() -> Pair {
     let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
     let private = key.to_pkcs8v1().unwrap();
     let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
@@ -93,7 +93,7 @@ impl Http for Endpoints {
 const TOKEN_URL: &str = "https://auth.example/oauth2/token";
 
 /// The assertions of two token requests.
-async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
+pub(crate) async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
     let endpoint = Arc::new(Endpoints::default());
     let key = ClientKey::parse(&SecretString::from(pair.private.as_str()), key_id).unwrap();
     for _ in 0..2 {
@@ -102,6 +102,7 @@ async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
                 id: "courier-client".to_owned(),
                 key: key.clone(),
             },
+            grant: Grant::ClientCredentials,
             endpoint: Endpoint::At(Url::parse(TOKEN_URL).unwrap()),
             scope: "system/Patient.rs".to_owned(),
             http: Arc::<Endpoints>::clone(&endpoint),
@@ -127,7 +128,7 @@ async fn assertions(pair: &Pair, key_id: Option<&str>) -> Vec<String> {
 }
 
 /// What the other library is told to insist on.
-fn rules(key_id: &str) -> VerificationOptions {
+pub(crate) fn rules(key_id: &str) -> VerificationOptions {
     VerificationOptions {
         required_subject: Some("courier-client".to_owned()),
         required_key_id: Some(key_id.to_owned()),

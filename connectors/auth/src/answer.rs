@@ -28,6 +28,15 @@ const SKEW_TOLD: Duration = Duration::from_secs(30);
 pub(crate) struct Granted {
     pub(crate) header: HeaderValue,
     pub(crate) lifetime: Duration,
+    /// What takes the place of the refresh token that was shown; absent where that one stays in force.
+    pub(crate) refresh_token: Option<SecretString>,
+}
+
+/// How the token was asked for, as far as it changes what a refusal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    ClientCredentials,
+    RefreshToken,
 }
 
 /// Why there is no token.
@@ -65,6 +74,7 @@ impl Failure {
 struct Answer {
     access_token: Option<String>,
     token_type: Option<String>,
+    refresh_token: Option<String>,
     expires_in: Option<Value>,
 }
 
@@ -74,9 +84,13 @@ struct Refusal {
 }
 
 /// Reads the answer to a token request; `now` is our own time, `who` names the endpoint's host.
-pub(crate) fn token(response: &HttpResponse, who: &str, now: Timestamp) -> Result<Granted, Failure> {
+pub(crate) fn token(
+    response: &HttpResponse,
+    (who, way): (&str, Way),
+    now: Timestamp,
+) -> Result<Granted, Failure> {
     if !response.status.is_success() {
-        return Err(failure(response, who, now));
+        return Err(failure(response, (who, way), now));
     }
     let unusable = |what: &str| Failure::Refused(format!("{who} answers {what}"));
     let answer: Answer =
@@ -96,11 +110,16 @@ pub(crate) fn token(response: &HttpResponse, who: &str, now: Timestamp) -> Resul
     Ok(Granted {
         header,
         lifetime: lifetime(answer.expires_in.as_ref()),
+        // Nobody asked for one with client credentials: it is left where it is.
+        refresh_token: answer
+            .refresh_token
+            .filter(|token| way == Way::RefreshToken && !token.is_empty())
+            .map(SecretString::from),
     })
 }
 
 /// The failure that a status stands for; the source's description is left out, because nobody knows what it holds.
-pub(crate) fn failure(response: &HttpResponse, who: &str, now: Timestamp) -> Failure {
+pub(crate) fn failure(response: &HttpResponse, (who, way): (&str, Way), now: Timestamp) -> Failure {
     let status = response.status.as_u16();
     match status {
         429 | 503 => Failure::Busy(retry_after(response, now)),
@@ -112,7 +131,7 @@ pub(crate) fn failure(response: &HttpResponse, who: &str, now: Timestamp) -> Fai
                 .map(|refusal| refusal.error)
                 .filter(|code| is_code(code))
                 .map(|code| {
-                    let hint = hint(&code);
+                    let hint = hint(&code, way);
                     format!(": {code}{hint}")
                 })
                 .unwrap_or_default();
@@ -137,14 +156,20 @@ fn is_code(text: &str) -> bool {
     (1..=40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 
-fn hint(code: &str) -> &'static str {
-    match code {
-        "invalid_client" => {
-            " (is the client id registered there, and with it the public half of this key under its key id?)"
+fn hint(code: &str, way: Way) -> &'static str {
+    match (code, way) {
+        ("invalid_client", _) => {
+            " (is the client id registered there, and with it this secret, or the public half of this key under its key id?)"
         }
-        "invalid_scope" => " (write the scopes that were granted to the client as `scope`)",
-        "unauthorized_client" | "unsupported_grant_type" => {
+        ("invalid_scope", _) => " (write the scopes that were granted to the client as `scope`)",
+        ("invalid_grant", Way::RefreshToken) => {
+            " (the refresh token has expired, was withdrawn, or was used elsewhere: authorize the courier there anew,              put the new token where `refresh_token` refers to, and reload)"
+        }
+        ("unauthorized_client" | "unsupported_grant_type", Way::ClientCredentials) => {
             " (is the client registered there for client_credentials?)"
+        }
+        ("unauthorized_client" | "unsupported_grant_type", Way::RefreshToken) => {
+            " (is the client registered there for refresh tokens: offline_access?)"
         }
         _ => "",
     }
@@ -204,7 +229,8 @@ mod tests {
             headers,
             body: Bytes::copy_from_slice(body.as_bytes()),
         };
-        token(&response, "auth.example", "2026-11-20T10:00:00Z".parse().unwrap())
+        let now = "2026-11-20T10:00:00Z".parse().unwrap();
+        token(&response, ("auth.example", Way::RefreshToken), now)
     }
 
     #[test]
@@ -229,6 +255,28 @@ mod tests {
             assert_eq!(granted.header.to_str().unwrap(), "Bearer t");
             assert!(!format!("{:?}", granted.header).contains("Bearer t"));
         }
+    }
+
+    #[test]
+    fn a_new_refresh_token_is_taken_only_where_one_was_shown() {
+        use secrecy::ExposeSecret as _;
+        let next = |body: &str| {
+            let granted = answered(200, body, "").ok()?;
+            granted
+                .refresh_token
+                .map(|token| token.expose_secret().to_owned())
+        };
+        let with = r#"{"access_token":"t","refresh_token":"r2"}"#;
+        assert_eq!(next(with).as_deref(), Some("r2"));
+        assert_eq!(next(r#"{"access_token":"t"}"#), None);
+        assert_eq!(next(r#"{"access_token":"t","refresh_token":""}"#), None);
+        let response = HttpResponse {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(with.as_bytes()),
+        };
+        let granted = token(&response, ("a", Way::ClientCredentials), Timestamp::UNIX_EPOCH);
+        assert!(granted.is_ok_and(|granted| granted.refresh_token.is_none()));
     }
 
     #[test]
@@ -267,6 +315,13 @@ mod tests {
             panic!("not refused")
         };
         assert!(skewed.contains("our clock is 600 s ahead of theirs"), "{skewed}");
+        let Failure::Refused(spent) = failed(400, r#"{"error":"invalid_grant"}"#, SAME) else {
+            panic!("not refused")
+        };
+        assert!(
+            spent.contains("invalid_grant (the refresh token has expired"),
+            "{spent}"
+        );
         let Failure::Refused(odd) = failed(401, r#"{"error":"Jane Roe"}"#, SAME) else {
             panic!("not refused")
         };

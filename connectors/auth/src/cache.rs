@@ -105,6 +105,7 @@ mod tests {
         Granted {
             header: HeaderValue::from_static(name),
             lifetime: Duration::from_secs(seconds),
+            refresh_token: None,
         }
     }
 

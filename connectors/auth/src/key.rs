@@ -5,21 +5,18 @@
 use std::fmt;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, ThumbprintHash};
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use thiserror::Error;
 use url::Url;
 
+use crate::published::PublicKey;
+
 /// How long an assertion holds. SMART allows five minutes; a minute is left for clocks that disagree.
 const ASSERTION_LIFETIME: Duration = Duration::from_mins(4);
-
-/// The shortest RSA modulus that is still thought safe (NIST SP 800-131A), in bytes.
-const MODULUS_BYTES_MIN: usize = 256;
 
 /// A private key with its algorithm and its name. `Debug` shows the latter two.
 #[derive(Clone)]
@@ -27,6 +24,7 @@ pub struct ClientKey {
     key: EncodingKey,
     algorithm: Algorithm,
     id: String,
+    public: Box<PublicKey>,
 }
 
 /// A text that is no key to sign assertions with. Each message says what to do; none shows any of the text.
@@ -103,14 +101,19 @@ impl ClientKey {
             InvalidKey::NoKey
         };
         let public = Jwk::from_encoding_key(&key, algorithm).map_err(|_| unfit)?;
-        check_strength(&public)?;
-        let id = match id {
-            Some(id) => id.to_owned(),
-            None => public
-                .thumbprint(ThumbprintHash::SHA256)
-                .map_err(|_| InvalidKey::NoKey)?,
-        };
-        Ok(Self { key, algorithm, id })
+        let public = PublicKey::of(public, id)?;
+        Ok(Self {
+            key,
+            algorithm,
+            id: public.id().to_owned(),
+            public: Box::new(public),
+        })
+    }
+
+    /// Its public half, under the same name.
+    #[must_use]
+    pub fn public(&self) -> &PublicKey {
+        &self.public
     }
 
     /// The algorithm's name, as servers list it.
@@ -163,24 +166,10 @@ impl fmt::Debug for ClientKey {
     }
 }
 
-fn label(pem: &str) -> Option<&str> {
+pub(crate) fn label(pem: &str) -> Option<&str> {
     pem.strip_prefix("-----BEGIN ")?
         .split_once("-----")
         .map(|(label, _)| label)
-}
-
-fn check_strength(public: &Jwk) -> Result<(), InvalidKey> {
-    if let AlgorithmParameters::RSA(rsa) = &public.algorithm {
-        let modulus = URL_SAFE_NO_PAD.decode(&rsa.n).map_err(|_| InvalidKey::NoKey)?;
-        let bytes = modulus.iter().skip_while(|byte| **byte == 0).count();
-        return if bytes < MODULUS_BYTES_MIN {
-            Err(InvalidKey::Short)
-        } else {
-            Ok(())
-        };
-    }
-    let fits = matches!(&public.algorithm, AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384);
-    if fits { Ok(()) } else { Err(InvalidKey::Curve) }
 }
 
 #[cfg(test)]

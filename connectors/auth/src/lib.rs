@@ -1,13 +1,17 @@
 //! How the courier is let in at a source, whatever protocol the source speaks.
 //!
-//! [`basic`] and [`bearer`] never change. [`Tokens`] obtains short-lived access tokens: with a client's secret
-//! (OAuth 2.0 client credentials) or with an assertion signed by its key (SMART Backend Services). Tokens,
-//! secrets and keys never reach `Debug`, errors or logs. It must not know any connector.
+//! [`basic`] and [`bearer`] never change. [`Tokens`] obtains short-lived access tokens, by client credentials or by a
+//! refresh token; the client proves itself with its secret or with an assertion signed by its key (SMART Backend
+//! Services), whose public half [`key_set`] publishes. Tokens, secrets and keys never reach `Debug`, errors or logs.
+//! It must not know any connector.
 
 mod answer;
 mod cache;
+mod client;
 mod discovery;
+mod keeper;
 mod key;
+mod published;
 mod tokens;
 
 use base64::Engine;
@@ -17,8 +21,11 @@ use courier_sdk::credentials::InvalidCredential;
 use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use client::Client;
+pub use keeper::{Keeper, Turn, Unkept};
 pub use key::{ClientKey, InvalidKey};
-pub use tokens::{Client, Endpoint, Settings, Tokens};
+pub use published::{PublicKey, SameId, key_set};
+pub use tokens::{Endpoint, Grant, Settings, Tokens};
 
 /// HTTP Basic.
 ///

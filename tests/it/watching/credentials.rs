@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use courier_auth::{Client, ClientKey, Endpoint, Settings, Tokens};
+use courier_auth::{Client, ClientKey, Endpoint, Grant, Settings, Tokens};
 use courier_sdk::{Http, HttpError, HttpRequest, HttpResponse};
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::Environment;
@@ -349,6 +349,7 @@ fn debug_shows_no_credentials() {
             id: "courier".to_owned(),
             secret: SecretString::from(CLIENT_SECRET),
         },
+        grant: Grant::ClientCredentials,
         endpoint: Endpoint::At(Url::parse("https://ehr.example.com/t").unwrap()),
         scope: String::new(),
         http: Arc::new(NoHttp),
