@@ -11,6 +11,7 @@ use super::{CliError, ConfigFile, check};
 use crate::app::{self, Clients};
 use crate::clock::SystemClock;
 use crate::config::{Environment, Secrets};
+use crate::pipeline::watch::Labels;
 use crate::pipeline::connection::{Connection, Feed};
 
 /// Without `--since` a dry poll looks back this far.
@@ -54,7 +55,7 @@ pub(super) async fn run(
         .connections
         .get(&name)
         .ok_or_else(|| CliError::Usage(format!("no connection named {name} in the configuration")))?;
-    let connection = app::connection(entry, &clock, &mut Clients::default())?;
+    let connection = app::connection(entry, &clock, &Labels::default(), &mut Clients::default())?;
     let since = command
         .since
         .unwrap_or_else(|| clock.now().saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN));

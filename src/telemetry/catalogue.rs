@@ -137,7 +137,7 @@ pub const METRICS: [Metric; 28] = [
     counter(
         "courier_ehr_requests_total",
         &["connection", "outcome"],
-        "Requests to the source for pages and records: ok, unchanged (a read without the record), or the class of the failure.",
+        "Requests to the source, each that was sent, those for statements and tokens too: ok, unchanged (304), throttled (429), unauthorized (401), refused (other 3xx and 4xx) or failed (5xx, no answer).",
     ),
     counter("courier_events_total", &[], "Events written to the log."),
     counter(

@@ -16,6 +16,7 @@ mod history;
 mod include;
 mod instant;
 mod last_updated;
+mod many;
 mod poll;
 mod portion;
 mod profile;
@@ -36,11 +37,12 @@ use jiff::Timestamp;
 use url::Url;
 
 pub use include::includable;
-pub use profile::{FullPage, InvalidProfile, Paging, Profile};
+pub use profile::{FullPage, InvalidProfile, Paging, Profile, ReadMany};
 
 use detection::Histories;
 use exchange::Exchange;
 use last_updated::{By, CursorState};
+use many::Together;
 use portion::Portions;
 
 /// What a connection gives its connector.
@@ -98,6 +100,7 @@ pub struct FhirConnector {
     warned_of_date: AtomicBool,
     histories: Mutex<Histories>,
     portions: Mutex<Portions>,
+    together: Mutex<Together>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -127,6 +130,8 @@ impl FhirConnector {
             credentials,
             http,
             deadline: limits.deadline,
+            clock: Arc::clone(&clock),
+            limit_codes: profile.inband_limit_codes.clone(),
         };
         Self {
             exchange,
@@ -136,6 +141,7 @@ impl FhirConnector {
             warned_of_date: AtomicBool::new(false),
             histories: Mutex::default(),
             portions: Mutex::default(),
+            together: Mutex::default(),
         }
     }
 }
@@ -150,12 +156,27 @@ impl Connector for FhirConnector {
         self.read(request).await
     }
 
+    fn fetch_at_once(&self, record_type: &RecordType) -> usize {
+        self.at_once(record_type)
+    }
+
+    async fn fetch_many(
+        &self,
+        requests: &[FetchRequest<'_>],
+    ) -> Result<Vec<Option<Fetched>>, ConnectorError> {
+        self.read_many(requests).await
+    }
+
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
         include::references(record.bytes(), include, &self.exchange.base)
     }
 
     async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
         self.read_referred(key).await
+    }
+
+    async fn read_context_many(&self, keys: &[RecordKey]) -> Result<Vec<Option<Record>>, ConnectorError> {
+        self.read_referred_many(keys).await
     }
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {

@@ -33,6 +33,13 @@ pub struct Profile {
     pub version_read: bool,
     /// Whether a type's history, where the server offers it, shows every version and delete, newest first.
     pub trust_history: bool,
+    /// How several records are read with one request.
+    pub read_many: ReadMany,
+    /// The most records of such a request.
+    pub read_many_max: usize,
+    /// Codes of an `OperationOutcome` (of an issue, or of its details) by which the server says that we ask too much,
+    /// whatever the status.
+    pub inband_limit_codes: Vec<String>,
     /// HTTP statuses by which the server says that a page link is no longer good.
     pub expired_page_statuses: Vec<u16>,
     /// See [`VersionRule::trust_version_id`].
@@ -55,6 +62,18 @@ pub enum Paging {
     Live,
     /// All pages are cut from one stored result.
     Snapshot,
+}
+
+/// How several records are read with one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadMany {
+    /// Not at all: each by itself.
+    None,
+    /// By a search for their ids (`_id=a,b`).
+    IdSearch,
+    /// By a `batch` Bundle of reads.
+    Batch,
 }
 
 /// What a full page without a `next` link means.

@@ -166,7 +166,6 @@ const LIBRARIES: [(&str, &[&str]); 16] = [
     ("axum", &["src/face", "src/receiver", "src/sandbox"]),
     ("clap", &["src/cli"]),
     ("zstd", &["src/wire"]),
-    ("governor", &["src/pipeline/budget"]),
     ("schemars", &["src/config"]),
     ("metrics_exporter_prometheus", &["src/telemetry", "src/face"]),
     ("tracing_subscriber", &["src/telemetry"]),
