@@ -3,6 +3,7 @@
 //! Hours are wall-clock time in a zone. Where a clock change leaves out an hour that a window begins or ends at, or
 //! shows it twice, the window is widened to both readings: it is never shorter than anybody reads it.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -88,6 +89,27 @@ impl Days {
 
 fn place_of(day: Weekday) -> usize {
     usize::try_from(day.to_monday_zero_offset()).unwrap_or(0)
+}
+
+impl fmt::Display for Window {
+    /// Its hours, days and zone: `07:00-19:00 mon,tue America/Chicago`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, to) = (self.from.strftime("%H:%M"), self.to.strftime("%H:%M"));
+        let zone = self.zone.iana_name().unwrap_or("UTC");
+        write!(f, "{from}-{to} {} {zone}", self.days)
+    }
+}
+
+impl fmt::Display for Days {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::ALL {
+            return f.write_str("every day");
+        }
+        let names = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+        let held = names.into_iter().zip(self.0).filter(|(_, held)| *held);
+        let held: Vec<&str> = held.map(|(name, _)| name).collect();
+        f.write_str(&held.join(","))
+    }
 }
 
 impl Window {
@@ -210,6 +232,7 @@ mod tests {
                 ("2026-11-23T23:30:00Z", None),
             ],
         );
+        assert_eq!(night.to_string(), "23:00-01:30 sun UTC");
         let whole = window(time(0, 0, 0, 0), time(0, 0, 0, 0), sundays, "UTC");
         check(
             &whole,

@@ -11,6 +11,7 @@
 mod begin_now;
 mod history;
 mod known_version;
+mod many;
 mod portions;
 mod server;
 mod statement;

@@ -1,0 +1,5 @@
+//! What a source is asked to bear, counted where it arrives: at a real HTTP server.
+
+mod front;
+mod rate;
+mod requests;
