@@ -65,7 +65,11 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
         Some(written) => peak(written, &format!("{path}.peak"), per_second.flatten(), context).map(Some),
         None => Some(None),
     };
-    let maintenance = maintenance(raw.maintenance.as_deref(), &format!("{path}.maintenance"), context);
+    let maintenance = maintenance(
+        raw.maintenance.as_deref(),
+        &format!("{path}.maintenance"),
+        context,
+    );
     Some(Limits {
         requests_per_second: per_second?,
         requests_per_day: per_day?,
@@ -250,12 +254,18 @@ mod tests {
     #[test]
     fn hours_and_days_are_read_or_refused() {
         let time = |text: &str| hour(text).unwrap();
-        assert_eq!(
-            hours("07:00-19:30").unwrap(),
-            (time("07:00"), time("19:30"))
-        );
+        assert_eq!(hours("07:00-19:30").unwrap(), (time("07:00"), time("19:30")));
         assert_eq!(hours("22:00 - 24:00").unwrap(), (time("22:00"), Time::midnight()));
-        for wrong in ["", "7-19", "7:00-19:00", "07:00", "07:60-08:00", "25:00-26:00", "07:00-24:01", "+7:00-08:00"] {
+        for wrong in [
+            "",
+            "7-19",
+            "7:00-19:00",
+            "07:00",
+            "07:60-08:00",
+            "25:00-26:00",
+            "07:00-24:01",
+            "+7:00-08:00",
+        ] {
             assert!(hours(wrong).is_err(), "{wrong}");
         }
         let monday = Days::span(Weekday::Monday, Weekday::Monday);

@@ -258,12 +258,7 @@ mod tests {
                 ("2026-03-09T07:30:00Z", Some("2026-03-09T08:30:00Z")),
             ],
         );
-        let within = window(
-            time(2, 15, 0, 0),
-            time(2, 45, 0, 0),
-            Days::ALL,
-            "America/Chicago",
-        );
+        let within = window(time(2, 15, 0, 0), time(2, 45, 0, 0), Days::ALL, "America/Chicago");
         check(
             &within,
             &[
@@ -328,10 +323,7 @@ mod tests {
         };
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let now = at("2026-11-20T02:45:00Z");
-        assert_eq!(
-            calendar.maintenance_until(now),
-            Some(at("2026-11-20T03:30:00Z"))
-        );
+        assert_eq!(calendar.maintenance_until(now), Some(at("2026-11-20T03:30:00Z")));
         assert!(calendar.peak_at(now).is_some());
         assert!(calendar.peak_at(at("2026-11-20T03:00:00Z")).is_none());
     }

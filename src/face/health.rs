@@ -154,7 +154,10 @@ fn low_budgets(worker: &Worker) -> BTreeMap<String, LowBudget> {
 
 fn in_maintenance(worker: &Worker) -> BTreeMap<String, String> {
     let until = |(name, connection): (&ConnectionName, &Arc<Connection>)| {
-        Some((name.to_string(), connection.budget.maintenance_until()?.to_string()))
+        Some((
+            name.to_string(),
+            connection.budget.maintenance_until()?.to_string(),
+        ))
     };
     worker.connections.iter().filter_map(until).collect()
 }

@@ -9,6 +9,7 @@
 //! hours, which are hours of the wall.
 
 mod day;
+mod line;
 pub mod metered;
 mod second;
 
@@ -16,15 +17,16 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use courier_sdk::Clock;
+use courier_sdk::{Clock, FeedName};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::domain::calendar::{Calendar, Peak};
 
-pub use day::DayLeft;
 use day::Day;
+pub use day::DayLeft;
+use line::Line;
 use second::Second;
 
 /// No source can make us wait longer than this with one answer; then it is asked again.
@@ -35,6 +37,9 @@ const STRAIN_MAX: Duration = Duration::from_mins(5);
 
 /// When all requests that may be under way are, it is worth asking again after this.
 const OCCUPIED: Duration = Duration::from_millis(100);
+
+/// A read that lets a waiting poll go first looks again after this.
+const AFTER_YOU: Duration = Duration::from_millis(20);
 
 /// Whoever waits for a place looks up this often: a pause may have come meanwhile.
 const LOOK: Duration = Duration::from_secs(10);
@@ -60,6 +65,9 @@ struct Hours {
 struct Counted {
     second: Second,
     day: Option<Day>,
+    line: Line,
+    /// Whether a poll was let go last; else a read was.
+    poll_went: bool,
 }
 
 #[derive(Default)]
@@ -151,7 +159,9 @@ impl Budget {
             let permit = self.at_once.acquire().await.map_err(|_| OCCUPIED)?;
             let wait = self.look(For::Read);
             if wait.is_zero() {
-                if let Some(day) = &mut lock(&self.counted).day {
+                let mut counted = lock(&self.counted);
+                counted.poll_went = false;
+                if let Some(day) = &mut counted.day {
                     day.take_read(Instant::now());
                 }
                 return Ok(Leave(permit));
@@ -164,18 +174,26 @@ impl Budget {
         }
     }
 
-    /// Takes leave to poll now, or says when to ask again.
+    /// Takes leave to poll a feed now, or says when to ask again: the feed that waits longest goes first.
     ///
     /// # Errors
     /// How long to wait, when there is no leave now.
-    pub fn leave_now(&self) -> Result<Leave<'_>, Duration> {
-        let permit = self.at_once.try_acquire().map_err(|_| OCCUPIED)?;
-        let wait = self.look(For::Poll);
-        if wait.is_zero() {
-            Ok(Leave(permit))
-        } else {
-            Err(wait)
+    pub fn leave_now(&self, feed: &FeedName) -> Result<Leave<'_>, Duration> {
+        let paused = self.paused();
+        if !paused.is_zero() {
+            return Err(paused);
         }
+        let permit = self.at_once.try_acquire().ok();
+        let limit = self.limit();
+        let (mut counted, now) = (lock(&self.counted), Instant::now());
+        let free = permit
+            .as_ref()
+            .map_or(0, |_| self.at_once.available_permits() + 1);
+        let free = free.min(counted.free(limit, now));
+        let wait = counted.wait(limit, now);
+        counted.line.ask(feed, (free, wait), now)?;
+        counted.poll_went = true;
+        permit.map(Leave).ok_or(OCCUPIED)
     }
 
     /// Waits for a place for one request, which lasts until what is returned is dropped. Cancel safe.
@@ -214,14 +232,10 @@ impl Budget {
         }
     }
 
-    /// How long there will be no leave to poll for anybody, as far as is known: a look that takes nothing.
+    /// How long there will be no leave for anybody, for a pause or for maintenance: a look that takes nothing.
     #[must_use]
     pub fn closed_for(&self) -> Duration {
-        let wait = self.look(For::Poll);
-        if wait.is_zero() && self.at_once.available_permits() == 0 {
-            return OCCUPIED;
-        }
-        wait
+        self.paused()
     }
 
     /// Keeps everybody waiting for so long; a longer pause is never shortened.
@@ -299,8 +313,14 @@ impl Budget {
         let limit = self.limit();
         let (mut counted, now) = (lock(&self.counted), Instant::now());
         let mut wait = counted.wait(limit, now);
-        if let (For::Read, Some(day)) = (who, &counted.day) {
-            wait = wait.max(day.wait_of_reads(now));
+        if who == For::Read {
+            if let Some(day) = &mut counted.day {
+                wait = wait.max(day.wait_of_reads(now));
+            }
+            // In turn with polls, where both want more than there is.
+            if wait.is_zero() && !counted.poll_went && !counted.line.is_empty(now) {
+                wait = AFTER_YOU;
+            }
         }
         if wait.is_zero() {
             wait
@@ -331,12 +351,27 @@ impl Budget {
 }
 
 impl Counted {
+    /// How many requests could be sent now.
+    fn free(&mut self, limit: Option<NonZeroU32>, now: Instant) -> usize {
+        if !self.wait(limit, now).is_zero() {
+            return 0;
+        }
+        limit.map_or(usize::MAX, |limit| {
+            self.second
+                .free(usize::try_from(limit.get()).unwrap_or(usize::MAX))
+        })
+    }
+
     fn wait(&mut self, limit: Option<NonZeroU32>, now: Instant) -> Duration {
-        // Asked without a limit too, so that what no longer counts is forgotten.
-        let most = limit.map_or(usize::MAX, |limit| {
-            usize::try_from(limit.get()).unwrap_or(usize::MAX)
-        });
-        let second = self.second.wait(most, now);
+        let second = match limit {
+            Some(limit) => self
+                .second
+                .wait(usize::try_from(limit.get()).unwrap_or(usize::MAX), now),
+            None => {
+                self.second.forget(now);
+                Duration::ZERO
+            }
+        };
         let day = self.day.as_mut().map(|day| day.wait(now));
         second.max(day.unwrap_or_default())
     }

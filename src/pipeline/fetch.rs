@@ -156,7 +156,9 @@ async fn batch(
             (change, found)
         })
         .partition(|(change, found)| found.is_some() && !context::is_included(connection, change));
-    let settled = read.into_iter().map(|change| settle_one(worker, connection, change, &turn));
+    let settled = read
+        .into_iter()
+        .map(|change| settle_one(worker, connection, change, &turn));
     for settlements in slices(future::join_all(settled).await) {
         if settle(worker, connection, fence, settlements).await?.is_break() {
             return Ok(Batch::Unheld);
@@ -226,7 +228,8 @@ async fn settle(
         Err(error) => return Err(error),
         Ok(settled) => {
             worker.dedup.mark(name, &settled.ids).await;
-            metrics::counter!("courier_events_total").increment(settled.appended);
+            let label = worker.watch.connections.of(name.as_str());
+            metrics::counter!("courier_events_total", "connection" => label).increment(settled.appended);
             metrics::counter!("courier_late_events_total").increment(settled.late);
             metrics::counter!("courier_superseded_total").increment(settled.superseded);
             if settled.appended > 0 {

@@ -227,7 +227,9 @@ fn after_error(
             due_at: after(worker.clock.now(), wait),
         },
         // What fails while the source is worked on is no word about the record.
-        ConnectorError::Transient { .. } | ConnectorError::Unauthorized { .. } | ConnectorError::Refused { .. }
+        ConnectorError::Transient { .. }
+        | ConnectorError::Unauthorized { .. }
+        | ConnectorError::Refused { .. }
             if connection.budget.maintenance_until().is_some() =>
         {
             SettleResult::Release {

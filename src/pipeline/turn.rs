@@ -114,7 +114,7 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             resume: poll.resume.as_ref(),
         };
         // Whoever has to wait gives the turn back: a paused source must not keep others from being polled.
-        let leave = match poll.connection.budget.leave_now() {
+        let leave = match poll.connection.budget.leave_now(&poll.feed.spec.name) {
             Ok(leave) => leave,
             Err(wait) => return Ok(TurnEnd::Wait(wait)),
         };

@@ -144,7 +144,11 @@ pub const METRICS: [Metric; 29] = [
         &["connection", "outcome"],
         "Requests to the source, each that was sent, those for statements and tokens too: ok, unchanged (304), throttled (429), unauthorized (401), refused (other 3xx and 4xx) or failed (5xx, no answer).",
     ),
-    counter("courier_events_total", &[], "Events written to the log."),
+    counter(
+        "courier_events_total",
+        &["connection"],
+        "Events written to the log.",
+    ),
     counter(
         "courier_face_refused_total",
         &[],

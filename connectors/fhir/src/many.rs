@@ -43,7 +43,9 @@ impl FhirConnector {
         if self.profile.read_many == ReadMany::None {
             return 1;
         }
-        let most = self.profile.read_many_max.max(1);
+        let most = usize::try_from(self.profile.read_many_max)
+            .unwrap_or(usize::MAX)
+            .max(1);
         let together = self.together();
         match together.get(record_type) {
             Some((fewer, until)) if self.clock.now() < *until => most.min(*fewer),
@@ -114,7 +116,9 @@ impl FhirConnector {
             self.exchange.batch(&operation, bundle, bytes_max).await
         } else {
             let url = query::by_ids(&self.exchange.base, record_type, keys);
-            self.exchange.get(&operation, url, Wanted::Search, bytes_max).await
+            self.exchange
+                .get(&operation, url, Wanted::Search, bytes_max)
+                .await
         };
         let response = match answer {
             Ok(response) if response.body.len() > bytes_max => return Ok(Answer::TooLarge),
@@ -157,7 +161,10 @@ impl FhirConnector {
     fn remember(&self, record_type: &RecordType, most: usize) {
         let until = self.clock.now().saturating_add(REMEMBERED);
         let mut together = self.together();
-        together.insert(record_type.clone(), (most.max(1), until.unwrap_or(Timestamp::MAX)));
+        together.insert(
+            record_type.clone(),
+            (most.max(1), until.unwrap_or(Timestamp::MAX)),
+        );
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Profile {
     /// How several records are read with one request.
     pub read_many: ReadMany,
     /// The most records of such a request.
-    pub read_many_max: usize,
+    pub read_many_max: u32,
     /// Codes of an `OperationOutcome` (of an issue, or of its details) by which the server says that we ask too much,
     /// whatever the status.
     pub inband_limit_codes: Vec<String>,

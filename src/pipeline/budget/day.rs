@@ -100,10 +100,7 @@ impl Day {
     /// How long until one more may be sent; a wait is noted.
     pub(super) fn wait(&mut self, now: Instant) -> Duration {
         let wait = self.all.wait(now);
-        if !wait.is_zero() && !self.sent.is_empty() {
-            self.short_at = Some(now);
-        }
-        wait
+        self.noted(wait, now)
     }
 
     /// Counts one that is sent now.
@@ -115,9 +112,18 @@ impl Day {
         }
     }
 
-    /// How long until a read may be begun.
-    pub(super) fn wait_of_reads(&self, now: Instant) -> Duration {
-        self.reads.wait(now)
+    /// How long until a read may be begun; a wait is noted.
+    pub(super) fn wait_of_reads(&mut self, now: Instant) -> Duration {
+        let wait = self.reads.wait(now);
+        self.noted(wait, now)
+    }
+
+    /// That of the beginning is no sign of anything.
+    fn noted(&mut self, wait: Duration, now: Instant) -> Duration {
+        if !wait.is_zero() && !self.sent.is_empty() {
+            self.short_at = Some(now);
+        }
+        wait
     }
 
     /// Counts a read that begins now.
@@ -178,7 +184,10 @@ mod tests {
                 }
                 let second_day: u32 = taken[25 * 4..].iter().sum();
                 if restart_every == u32::MAX {
-                    assert!(second_day * 100 >= per_day * 85, "{second_day} of {per_day}: starved");
+                    assert!(
+                        second_day * 100 >= per_day * 85,
+                        "{second_day} of {per_day}: starved"
+                    );
                 }
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! When a request reaches the source is not known here, only that it does so between its sending and its end. So it
 //! counts from its sending until one second after its end: however the network delays requests, those that reach the
-//! source within any second are never more than may count at once. Pure.
+//! source within any second are never more than may count at once. Nobody knows here what an earlier process, or an earlier
+//! configuration, sent just before: so the first request waits for a second. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,6 +15,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The requests that count.
 #[derive(Debug, Default)]
 pub(super) struct Second {
+    /// When the first may be sent, once somebody has asked.
+    opens_at: Option<Instant>,
     under_way: usize,
     /// When the others ended, in order; each counts for one second more.
     ended: VecDeque<Instant>,
@@ -23,17 +26,28 @@ impl Second {
     /// How long until one more may be sent, where so many may count at once: zero for now. While requests are under
     /// way it may take longer.
     pub(super) fn wait(&mut self, most: usize, now: Instant) -> Duration {
+        self.forget(now);
+        let opens_at = *self.opens_at.get_or_insert(now + SECOND);
+        let closed = opens_at.saturating_duration_since(now);
+        let counting = self.under_way + self.ended.len();
+        let Some(must_pass) = (counting + 1).checked_sub(most.max(1)).filter(|count| *count > 0) else {
+            return closed;
+        };
+        // One that is under way counts for a second more at least.
+        let passes = self.ended.get(must_pass - 1);
+        closed.max(passes.map_or(SECOND, |ended| *ended + SECOND - now))
+    }
+
+    /// How many more may count beside those that do, as of the last look.
+    pub(super) fn free(&self, most: usize) -> usize {
+        most.saturating_sub(self.under_way + self.ended.len())
+    }
+
+    /// Forgets those that no longer count.
+    pub(super) fn forget(&mut self, now: Instant) {
         while self.ended.front().is_some_and(|ended| now >= *ended + SECOND) {
             self.ended.pop_front();
         }
-        let counting = self.under_way + self.ended.len();
-        let Some(must_pass) = (counting + 1).checked_sub(most.max(1)).filter(|count| *count > 0) else {
-            return Duration::ZERO;
-        };
-        // One that is under way counts for a second more at least.
-        self.ended
-            .get(must_pass - 1)
-            .map_or(SECOND, |ended| *ended + SECOND - now)
     }
 
     /// Counts one that is sent now.
@@ -52,13 +66,30 @@ impl Second {
 mod tests {
     use super::*;
 
+    /// One that has stood open for long.
+    fn open(now: Instant) -> Second {
+        Second {
+            opens_at: Some(now),
+            ..Second::default()
+        }
+    }
+
+    #[test]
+    fn the_first_request_waits_for_a_second() {
+        let (start, mut second) = (Instant::now(), Second::default());
+        assert_eq!(second.wait(5, start), SECOND);
+        assert_eq!(second.wait(5, start + ms(400)), ms(600));
+        assert_eq!(second.wait(5, start + SECOND), Duration::ZERO);
+    }
+
     fn ms(count: u64) -> Duration {
         Duration::from_millis(count)
     }
 
     #[test]
     fn a_request_counts_from_its_sending_until_a_second_after_its_end() {
-        let (start, mut second) = (Instant::now(), Second::default());
+        let start = Instant::now();
+        let mut second = open(start);
         for _ in 0..2 {
             assert_eq!(second.wait(2, start), Duration::ZERO);
             second.begin();
@@ -73,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_limit_that_falls_lets_nothing_through_until_enough_has_passed() {
-        let (start, mut second) = (Instant::now(), Second::default());
+        let start = Instant::now();
+        let mut second = open(start);
         for nth in 0..5 {
             second.begin();
             second.end(start + ms(nth * 100));

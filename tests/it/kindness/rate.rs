@@ -85,18 +85,23 @@ async fn no_second_at_the_source_sees_more_requests_than_the_budget_and_every_fe
     arrivals.sort_by_key(|arrival| arrival.at);
     for window in arrivals.windows(PER_SECOND + 1) {
         let apart = window[PER_SECOND].at.duration_since(window[0].at);
-        assert!(apart >= Duration::from_secs(1), "six within {apart:?}: {window:?}");
+        assert!(
+            apart >= Duration::from_secs(1),
+            "six within {apart:?}: {window:?}"
+        );
     }
     let lasted = arrivals.last().unwrap().at.duration_since(arrivals[0].at);
     let a_second = arrivals.len() as f64 / lasted.as_secs_f64();
     assert!(a_second >= 3.0, "{a_second} a second");
     let to = |part: &str| {
-        let named = |arrival: &&super::front::Arrival| {
-            arrival.path.contains(part) || arrival.query.contains(part)
-        };
+        let named =
+            |arrival: &&super::front::Arrival| arrival.path.contains(part) || arrival.query.contains(part);
         arrivals.iter().filter(named).count()
     };
-    assert!(to("smart-configuration") >= 1 && to("metadata") >= 1 && to("token") >= 2, "{arrivals:?}");
+    assert!(
+        to("smart-configuration") >= 1 && to("metadata") >= 1 && to("token") >= 2,
+        "{arrivals:?}"
+    );
     assert!(to("_id=") >= 1, "records are read too");
     let connection = worker.connections.values().next().unwrap();
     let polled = connection.feeds.iter().filter(|feed| {

@@ -46,7 +46,12 @@ pub(crate) fn records(body: &Bytes, depth_max: usize) -> Result<Vec<Item>, BodyE
         let head: Head<'_> = serde_json::from_str(resource).ok()?;
         item(head, body.slice_ref(resource.as_bytes()))
     };
-    Ok(bundle.entry.unwrap_or_default().iter().filter_map(found).collect())
+    Ok(bundle
+        .entry
+        .unwrap_or_default()
+        .iter()
+        .filter_map(found)
+        .collect())
 }
 
 #[cfg(test)]
@@ -64,8 +69,14 @@ mod tests {
         let (one, other) = (key("1"), key("a.b"));
         let bundle = of_reads([&one, &other]);
         let bundle: serde_json::Value = serde_json::from_slice(&bundle).unwrap();
-        assert_eq!(bundle["entry"][1]["request"], json!({"method": "GET", "url": "Patient/a.b"}));
-        assert_eq!((&bundle["type"], bundle["entry"].as_array().unwrap().len()), (&json!("batch"), 2));
+        assert_eq!(
+            bundle["entry"][1]["request"],
+            json!({"method": "GET", "url": "Patient/a.b"})
+        );
+        assert_eq!(
+            (&bundle["type"], bundle["entry"].as_array().unwrap().len()),
+            (&json!("batch"), 2)
+        );
 
         let answer = r#"{"resourceType":"Bundle","type":"batch-response","entry":[
             {"resource":{"resourceType":"Patient","id":"1","meta":{"versionId":"3"}},"response":{"status":"200 OK"}},

@@ -119,7 +119,10 @@ async fn a_server_that_refuses_is_read_one_by_one_and_one_that_is_away_says_so()
         let connector = connector(&server);
         server.with(|state| state.fail = Some(status));
         let error = ask(&connector, &changes).await.unwrap_err();
-        assert_eq!((error.class(), connector.fetch_at_once(&record_type())), (class, 20));
+        assert_eq!(
+            (error.class(), connector.fetch_at_once(&record_type())),
+            (class, 20)
+        );
     }
 }
 
@@ -130,7 +133,11 @@ async fn an_answer_that_is_too_large_is_asked_for_in_halves() {
     let connector = connector(&server);
     assert_eq!(answered(&connector, &changes).await, "yyyyyyyy");
     assert_eq!(server.with(|state| state.asked_ids.clone()), [4, 4]);
-    assert_eq!(connector.fetch_at_once(&record_type()), 4, "and no more for an hour");
+    assert_eq!(
+        connector.fetch_at_once(&record_type()),
+        4,
+        "and no more for an hour"
+    );
 }
 
 #[tokio::test]
@@ -192,7 +199,12 @@ async fn a_batch_is_taken_entry_by_entry() {
             r#"{{"resource":{{"resourceType":"Appointment","id":"{id}","meta":{{"versionId":"1"}}}},"response":{{"status":"{status}"}}}}"#
         )
     };
-    let entries = [entry("a0", "200 OK"), entry("a1", "410 Gone"), entry("a2", "200 OK"), entry("x", "200 OK")];
+    let entries = [
+        entry("a0", "200 OK"),
+        entry("a1", "410 Gone"),
+        entry("a2", "200 OK"),
+        entry("x", "200 OK"),
+    ];
     let body = format!(
         r#"{{"resourceType":"Bundle","type":"batch-response","entry":[{}]}}"#,
         entries.join(",")
