@@ -38,8 +38,11 @@ const STRAIN_MAX: Duration = Duration::from_mins(5);
 /// When all requests that may be under way are, it is worth asking again after this.
 const OCCUPIED: Duration = Duration::from_millis(100);
 
-/// A read that lets a waiting poll go first looks again after this.
+/// Whoever lets another go first asks again after this.
 const AFTER_YOU: Duration = Duration::from_millis(20);
+
+/// A read that waits no longer than this takes turns with polls; one that waits for its share of the day does not.
+const TURNS: Duration = Duration::from_secs(1);
 
 /// Whoever waits for a place looks up this often: a pause may have come meanwhile.
 const LOOK: Duration = Duration::from_secs(10);
@@ -68,6 +71,8 @@ struct Counted {
     line: Line,
     /// Whether a poll was let go last; else a read was.
     poll_went: bool,
+    /// Reads that wait for the second alone.
+    reads: usize,
 }
 
 #[derive(Default)]
@@ -84,6 +89,23 @@ pub struct Leave<'a>(#[expect(dead_code, reason = "held for its drop")] Semaphor
 /// A request that is under way; its drop is its end.
 #[derive(Debug)]
 pub struct UnderWay<'a>(Option<&'a Mutex<Counted>>);
+
+/// A read that waits for its turn.
+struct ReadInTurn<'a>(&'a Mutex<Counted>);
+
+impl<'a> ReadInTurn<'a> {
+    fn new(counted: &'a Mutex<Counted>) -> Self {
+        lock(counted).reads += 1;
+        Self(counted)
+    }
+}
+
+impl Drop for ReadInTurn<'_> {
+    fn drop(&mut self) {
+        let mut counted = lock(self.0);
+        counted.reads = counted.reads.saturating_sub(1);
+    }
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
@@ -170,7 +192,9 @@ impl Budget {
             if !self.paused().is_zero() || by.is_some_and(|by| Instant::now() + wait > by) {
                 return Err(wait);
             }
+            let in_turn = (wait <= TURNS).then(|| ReadInTurn::new(&self.counted));
             tokio::time::sleep(wait).await;
+            drop(in_turn);
         }
     }
 
@@ -190,7 +214,14 @@ impl Budget {
             .as_ref()
             .map_or(0, |_| self.at_once.available_permits() + 1);
         let free = free.min(counted.free(limit, now));
-        let wait = counted.wait(limit, now);
+        let mut wait = counted.wait(limit, now);
+        let free = if wait.is_zero() && counted.poll_went && counted.reads > 0 {
+            // In turn with reads, where both want more than there is.
+            wait = AFTER_YOU;
+            0
+        } else {
+            free
+        };
         counted.line.ask(feed, (free, wait), now)?;
         counted.poll_went = true;
         permit.map(Leave).ok_or(OCCUPIED)

@@ -212,6 +212,12 @@ fn after_error(
     error: ConnectorError,
 ) -> SettleResult {
     let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
+    if connection.budget.maintenance_until().is_some() {
+        // What fails while the source is worked on is no word about the record.
+        return SettleResult::Release {
+            due_at: after(worker.clock.now(), connection.budget.closed_for()),
+        };
+    }
     match error {
         // What is said of one record is no word about the source while others are read: the record's attempts count.
         error @ ConnectorError::Unauthorized { .. } if connection.fetched_within(SOURCE_LIVES) => {
@@ -226,16 +232,6 @@ fn after_error(
         ConnectorError::Held { wait, .. } => SettleResult::Release {
             due_at: after(worker.clock.now(), wait),
         },
-        // What fails while the source is worked on is no word about the record.
-        ConnectorError::Transient { .. }
-        | ConnectorError::Unauthorized { .. }
-        | ConnectorError::Refused { .. }
-            if connection.budget.maintenance_until().is_some() =>
-        {
-            SettleResult::Release {
-                due_at: after(worker.clock.now(), connection.budget.closed_for()),
-            }
-        }
         ConnectorError::Unauthorized { reason, .. } => {
             connection.budget.pause(Duration::from_mins(1));
             warn!(connection = %connection.name, reason, "fetch was not authorised; the connection waits");

@@ -71,27 +71,31 @@ async fn leave_is_given_when_a_request_could_be_sent_and_takes_no_place_itself()
 }
 
 #[tokio::test(start_paused = true)]
-async fn polls_that_wait_and_reads_take_turns() {
-    let budget = budget(1, 4);
-    let mut went = String::new();
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(21) {
-        if let Ok(leave) = budget.leave_now(&feed()) {
-            went.push('p');
-            drop(budget.request(None).await.unwrap());
-            drop(leave);
+async fn polls_and_reads_that_want_more_than_there_is_take_turns() {
+    let (budget, went) = (budget(1, 4), Mutex::new(String::new()));
+    let ends = Instant::now() + Duration::from_secs(21);
+    let polls = async {
+        while Instant::now() < ends {
+            match budget.leave_now(&feed()) {
+                Ok(_leave) => {
+                    lock(&went).push('p');
+                    drop(budget.request(None).await.unwrap());
+                }
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
         }
-        let soon = Some(Instant::now() + Duration::from_millis(5));
-        if let Ok(leave) = budget.leave_by(soon).await {
-            went.push('r');
+    };
+    let reads = async {
+        while let Ok(_leave) = budget.leave_by(Some(ends)).await {
+            lock(&went).push('r');
             drop(budget.request(None).await.unwrap());
-            drop(leave);
         }
-        tokio::time::advance(Duration::from_millis(10)).await;
-    }
+    };
+    tokio::join!(polls, reads);
+    let went = lock(&went).clone();
     let polls = went.matches('p').count();
     assert!(
-        (9..=11).contains(&polls) && (19..=21).contains(&went.len()),
+        (8..=12).contains(&polls) && (18..=22).contains(&went.len()),
         "{went}"
     );
 }
