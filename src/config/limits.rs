@@ -26,6 +26,10 @@ const HOURS_HELP: &str = "write from when to when: \"07:00-19:00\"";
 const DAYS_HELP: &str = "write days by their first three letters: \"mon-fri\", \"sat,sun\"";
 const ZONE_HELP: &str = "write a name of the tz database: \"America/Chicago\", \"UTC\"";
 
+/// A value was refused, and its problem told.
+#[derive(Debug, Clone, Copy)]
+struct Refused;
+
 /// What a window is written as.
 struct Written<'a> {
     origin: Origin,
@@ -62,7 +66,13 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
         context,
     );
     let peak = match &raw.peak {
-        Some(written) => peak(written, &format!("{path}.peak"), per_second.flatten(), context).map(Some),
+        Some(written) => peak(
+            written,
+            &format!("{path}.peak"),
+            per_second.unwrap_or_default(),
+            context,
+        )
+        .map(Some),
         None => Some(None),
     };
     let maintenance = maintenance(
@@ -71,9 +81,9 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
         context,
     );
     Some(Limits {
-        requests_per_second: per_second?,
-        requests_per_day: per_day?,
-        concurrent: match concurrent? {
+        requests_per_second: per_second.ok()?,
+        requests_per_day: per_day.ok()?,
+        concurrent: match concurrent.ok()? {
             Some(count) => NonZeroUsize::try_from(count).ok()?,
             None => CONCURRENT_DEFAULT,
         },
@@ -84,15 +94,15 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
     })
 }
 
-/// A number that may be left out: `None` where it was refused.
+/// A number that may be left out.
 fn count(
     number: Option<&Number>,
     range: &RangeInclusive<i64>,
     path: &str,
     context: &mut Context<'_>,
-) -> Option<Option<NonZeroU32>> {
+) -> Result<Option<NonZeroU32>, Refused> {
     let Some(number) = number else {
-        return Some(None);
+        return Ok(None);
     };
     let value = *number.get_ref();
     let within = u32::try_from(value).ok().and_then(NonZeroU32::new);
@@ -102,7 +112,7 @@ fn count(
             "write a whole number in that range, or remove the key",
         )
     });
-    context.accept(result, number, path).map(Some)
+    context.accept(result, number, path).map(Some).ok_or(Refused)
 }
 
 fn peak(
@@ -129,7 +139,7 @@ fn peak(
         Some(text) => every(Some(text), path, Duration::ZERO, context).map(Some),
         None => Some(None),
     };
-    let (requests_per_second, every) = (per_second?, slower?);
+    let (requests_per_second, every) = (per_second.ok()?, slower?);
     if requests_per_second.is_none() && every.is_none() {
         let help = "write requests_per_second = 1 or every = \"5m\" beside its hours";
         let refused = refusal("the peak hours change nothing", help);

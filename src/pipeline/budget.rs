@@ -394,14 +394,12 @@ impl Counted {
     }
 
     fn wait(&mut self, limit: Option<NonZeroU32>, now: Instant) -> Duration {
-        let second = match limit {
-            Some(limit) => self
-                .second
-                .wait(usize::try_from(limit.get()).unwrap_or(usize::MAX), now),
-            None => {
-                self.second.forget(now);
-                Duration::ZERO
-            }
+        let second = if let Some(limit) = limit {
+            let most = usize::try_from(limit.get()).unwrap_or(usize::MAX);
+            self.second.wait(most, now)
+        } else {
+            self.second.forget(now);
+            Duration::ZERO
         };
         let day = self.day.as_mut().map(|day| day.wait(now));
         second.max(day.unwrap_or_default())

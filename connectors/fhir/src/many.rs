@@ -128,9 +128,10 @@ impl FhirConnector {
         };
         if response.status.as_u16() != 200 {
             let error = answer::refusal(operation, &response, Asked::Read, self.clock.now());
-            return match error {
-                ConnectorError::Refused { .. } => Ok(Answer::Refused),
-                other => Err(other),
+            return if matches!(error, ConnectorError::Refused { .. }) {
+                Ok(Answer::Refused)
+            } else {
+                Err(error)
             };
         }
         let depth_max = self.limits.json_depth_max;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A day, and as long as a request may be under way: what was sent before a day may reach the source within it.
-const DAY: Duration = Duration::from_secs(86_400 + 60);
+const DAY: Duration = Duration::from_mins(24 * 60 + 1);
 
 /// The part of a day's requests that may be saved up.
 const SAVED_PART: u32 = 24;
@@ -76,7 +76,7 @@ impl DayLeft {
 /// A day's requests.
 #[derive(Debug)]
 pub(super) struct Day {
-    per_day: u32,
+    most: u32,
     all: Allowance,
     /// What reads of records may take: nine tenths. The rest is there for polls, whatever waits to be read.
     reads: Allowance,
@@ -89,7 +89,7 @@ impl Day {
     pub(super) fn new(per_day: NonZeroU32, now: Instant) -> Self {
         let per_day = per_day.get();
         Self {
-            per_day,
+            most: per_day,
             all: Allowance::new(per_day, now),
             reads: Allowance::new(per_day - per_day.div_ceil(10), now),
             sent: VecDeque::new(),
@@ -137,8 +137,8 @@ impl Day {
         }
         let sent: u32 = self.sent.iter().map(|(_, count)| count).sum();
         DayLeft {
-            per_day: self.per_day,
-            left: self.per_day.saturating_sub(sent),
+            per_day: self.most,
+            left: self.most.saturating_sub(sent),
             short: self.short_at.is_some_and(|at| now < at + PIECE),
         }
     }

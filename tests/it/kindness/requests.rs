@@ -13,7 +13,7 @@ use ehr_courier::clock::SystemClock;
 use ehr_courier::config::Environment;
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::pipeline;
-use ehr_courier::receiver;
+use ehr_courier::receiver::{self, Received};
 use ehr_courier::sandbox::{Ehr, Options};
 use ehr_courier::store::memory::MemoryStore;
 use serde_json::Value;
@@ -80,6 +80,22 @@ async fn naive_poll(
     seen
 }
 
+/// Waits until every version that was written has arrived.
+async fn until_told(received: &mut mpsc::Receiver<Received>, written: &BTreeSet<String>) {
+    let mut told = BTreeSet::new();
+    while told != *written {
+        let next = tokio::time::timeout(PATIENCE, received.recv()).await;
+        let arrived = next.unwrap_or_else(|_| panic!("{} of {}", told.len(), written.len()));
+        let event: Value = serde_json::from_slice(&arrived.unwrap().body).unwrap();
+        let (subject, version) = (
+            event["subject"].as_str().unwrap(),
+            event["recordversion"].as_str().unwrap(),
+        );
+        let id = subject.rsplit('/').next().unwrap();
+        told.insert(format!("{id} {}", version.trim_start_matches("v:")));
+    }
+}
+
 async fn run(fetch: &str) -> Counted {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ((source, url), (hook_listener, hook)) = (loopback().await, loopback().await);
@@ -124,18 +140,7 @@ async fn run(fetch: &str) -> Counted {
         tokio::time::sleep(Duration::from_secs(1)).await;
         last = naive_poll(&client, &naive_url, last, &mut read).await;
     }
-    let mut told = BTreeSet::new();
-    while told != written {
-        assert!(Instant::now() < deadline, "{} of {}", told.len(), written.len());
-        let next = tokio::time::timeout(Duration::from_secs(10), received.recv()).await;
-        let event: Value = serde_json::from_slice(&next.unwrap().unwrap().body).unwrap();
-        let (id, version) = (
-            event["subject"].as_str().unwrap(),
-            event["recordversion"].as_str().unwrap(),
-        );
-        let (id, version) = (id.rsplit('/').next().unwrap(), version.trim_start_matches("v:"));
-        told.insert(format!("{id} {version}"));
-    }
+    until_told(&mut received, &written).await;
     stop.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();

@@ -8,7 +8,7 @@ use courier_sdk::{
 use std::sync::Arc;
 use url::Url;
 
-use crate::server::{OurClock, Server, at, connector};
+use crate::server::{Condition, OurClock, Server, at, connector};
 
 fn record_type() -> RecordType {
     RecordType::parse("Appointment").unwrap()
@@ -97,7 +97,7 @@ async fn what_is_missing_or_of_another_version_is_left_to_a_read_by_itself() {
 #[tokio::test]
 async fn records_that_nobody_asked_for_are_ignored_and_the_server_is_read_one_by_one_for_an_hour() {
     let (server, changes) = clinic(6);
-    server.with(|state| state.ignore_ids = true);
+    server.with(|state| state.ids = Condition::Ignored);
     let connector = connector(&server);
     // `_count` of two: the first two rows, whatever was asked for.
     assert_eq!(answered(&connector, &changes[3..5]).await, "nn");

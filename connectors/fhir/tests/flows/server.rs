@@ -60,7 +60,8 @@ pub(crate) struct State {
     pub(crate) ours: i64,
     pub(crate) ignore_where: bool,
     pub(crate) ignore_filter: bool,
-    pub(crate) ignore_ids: bool,
+    /// Whether a search for ids is one.
+    pub(crate) ids: Condition,
     /// How many requests named ids to search for, and how many each.
     pub(crate) asked_ids: Vec<usize>,
     pub(crate) self_link: bool,
@@ -97,7 +98,7 @@ impl Server {
             ours: 2000,
             ignore_where: false,
             ignore_filter: false,
-            ignore_ids: false,
+            ids: Condition::Honoured,
             asked_ids: Vec::new(),
             self_link: true,
             next_base: "https://ehr.example/fhir".to_owned(),
@@ -228,7 +229,7 @@ impl State {
                 "offset" => offset = value.parse().unwrap(),
                 "_lastUpdated" if self.ignore_filter => {}
                 "status" if self.ignore_where => {}
-                "_id" if self.ignore_ids => {}
+                "_id" if self.ids == Condition::Ignored => {}
                 "_id" => {
                     let ids: Vec<&str> = value.split(',').collect();
                     rows.retain(|row| ids.contains(&row.id.as_str()));
