@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_fhir::{FhirConnector, Profile};
-use courier_sdk::Clock;
+use courier_sdk::{Clock, Http};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::ExposeSecret;
@@ -37,6 +37,7 @@ use crate::face::access::Access;
 use crate::face::control::{ControlError, ControlSocket};
 use crate::face::{self, Face, Reload, admin};
 use crate::pipeline::budget::Budget;
+use crate::pipeline::budget::metered::Metered;
 use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::limits::Limits;
 use crate::pipeline::watch::{Labels, Watch};
@@ -175,7 +176,7 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
         .map(|entry| {
             Ok((
                 entry.name.clone(),
-                Arc::new(connection(entry, &clock, &mut clients)?),
+                Arc::new(connection(entry, &clock, &watch.connections, &mut clients)?),
             ))
         })
         .collect::<Result<BTreeMap<_, _>, AppError>>()?;
@@ -205,13 +206,14 @@ pub fn compose(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) ->
     })
 }
 
-/// Makes one connection of its configuration.
+/// Makes one connection of its configuration; its requests are counted under one of these labels.
 ///
 /// # Errors
 /// [`AppError::Compose`] when its client or profile cannot be set up.
 pub fn connection(
     entry: &config::Connection,
     clock: &Arc<dyn Clock>,
+    labels: &Labels,
     clients: &mut Clients,
 ) -> Result<Connection, AppError> {
     let compose = |reason: String| AppError::Compose {
@@ -219,14 +221,21 @@ pub fn connection(
         reason,
     };
     let profile = Profile::builtin(&entry.profile).map_err(|error| compose(error.to_string()))?;
-    let http = if entry.route.is_plain() {
+    let concurrent = entry.limits.concurrent.get();
+    let budget = Budget::new(entry.limits.requests_per_second, concurrent)
+        .daily(entry.limits.requests_per_day)
+        .keeping(entry.limits.calendar.clone(), Arc::clone(clock));
+    let budget = Arc::new(budget);
+    let client = if entry.route.is_plain() {
         clients.of(&entry.egress)
     } else {
         // Its certificates and its proxy are its own: it shares no connection with others.
         let options = ClientOptions::default();
         Arc::new(GuardedClient::by(policy(&entry.egress), &options, &entry.route))
     };
-    let credentials = credentials::of(entry, Arc::<GuardedClient>::clone(&http), clock).map_err(compose)?;
+    let label = labels.of(entry.name.as_str());
+    let http: Arc<dyn Http> = Arc::new(Metered::new(client, Arc::clone(&budget), label));
+    let credentials = credentials::of(entry, Arc::clone(&http), clock).map_err(compose)?;
     let settings = courier_fhir::Settings {
         base_url: entry.base_url.clone(),
         credentials,
@@ -243,9 +252,6 @@ pub fn connection(
             every: feed.every,
         })
         .collect();
-    let concurrent = entry.limits.concurrent.get();
-    let budget =
-        Budget::new(entry.limits.requests_per_second, concurrent).daily(entry.limits.requests_per_day);
     let connector = Arc::new(FhirConnector::new(settings));
     Ok(Connection::new(
         entry.name.clone(),

@@ -14,6 +14,7 @@ mod delivery;
 mod environment;
 mod fingerprint;
 mod keys;
+mod limits;
 mod parts;
 mod problem;
 mod raw;
@@ -40,6 +41,7 @@ use jiff::Timestamp;
 use secrecy::{SecretSlice, SecretString};
 use url::Url;
 
+use crate::domain::calendar::Calendar;
 use crate::domain::fan_out::Subscription;
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::egress::dial::Broker;
@@ -207,7 +209,7 @@ pub struct Connection {
 }
 
 /// How hard a source may be worked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Requests a second, if limited.
     pub requests_per_second: Option<NonZeroU32>,
@@ -215,6 +217,8 @@ pub struct Limits {
     pub requests_per_day: Option<NonZeroU32>,
     /// Requests at the same time.
     pub concurrent: NonZeroUsize,
+    /// When it is asked less, or not at all.
+    pub calendar: Calendar,
 }
 
 /// Which networks may be reached beside the public ones over https.

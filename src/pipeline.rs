@@ -25,6 +25,7 @@ pub mod record;
 pub mod schedule;
 mod stage;
 pub mod sweep;
+mod together;
 pub mod traces;
 pub mod turn;
 pub mod watch;

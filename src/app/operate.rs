@@ -37,7 +37,7 @@ pub fn desk(
     let mut connectors = BTreeMap::new();
     if *needs == Needs::Connectors {
         for entry in config.connections.values() {
-            let made = connection(entry, clock, &mut clients)?;
+            let made = connection(entry, clock, &Labels::default(), &mut clients)?;
             connectors.insert(entry.name.clone(), Arc::clone(&made.connector));
         }
     }

@@ -196,7 +196,12 @@ fn succeed(old: &Worker, was: &Config, config: &Config) -> Result<Worker, AppErr
             .filter(|_| was.keeps_connection(config, name));
         let made = match kept {
             Some(kept) => Arc::clone(kept),
-            None => Arc::new(connection(entry, &old.clock, &mut clients)?),
+            None => Arc::new(connection(
+                entry,
+                &old.clock,
+                &old.watch.connections,
+                &mut clients,
+            )?),
         };
         connections.insert(name.clone(), made);
     }

@@ -13,6 +13,7 @@ use super::output::{Colour, Output};
 use crate::app::Reloading;
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Environment, LogFormat, Secrets, Surroundings};
+use crate::domain::calendar::Calendar;
 use crate::telemetry::Lines;
 
 /// Loads a configuration whole, or says everything that is wrong with it.
@@ -90,6 +91,15 @@ pub(super) fn run(path: &Path, environment: &Environment, output: &mut Output) -
         &["connection", "feed", "record", "profile", "every", "host"],
         &rows,
     );
+    for connection in config.connections.values() {
+        for line in hours(&connection.limits.calendar) {
+            if output.is_json() {
+                output.value(&json!({ "connection": connection.name.as_str(), "hours": line }));
+            } else {
+                output.line(&format!("{}: {line}", connection.name));
+            }
+        }
+    }
     for audit in &config.audits {
         if output.is_json() {
             output.value(&json!({ "note": audit.to_string() }));
@@ -107,4 +117,20 @@ pub(super) fn run(path: &Path, environment: &Environment, output: &mut Output) -
         ));
     }
     Ok(())
+}
+
+/// A connection's hours, in words.
+fn hours(calendar: &Calendar) -> Vec<String> {
+    let peak = calendar.peak.as_ref().map(|peak| {
+        let per_second = peak.requests_per_second;
+        let requests = per_second.map(|count| format!(", at most {count} requests a second"));
+        let every = peak
+            .every
+            .map(|every| format!(", polled every {}s at most", every.as_secs()));
+        let (requests, every) = (requests.unwrap_or_default(), every.unwrap_or_default());
+        format!("peak {}{requests}{every}", peak.window)
+    });
+    let maintenance = calendar.maintenance.iter();
+    let maintenance = maintenance.map(|window| format!("maintenance {window}, not asked"));
+    peak.into_iter().chain(maintenance).collect()
 }

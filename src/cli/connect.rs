@@ -86,7 +86,12 @@ async fn ask_connections(config: &Config, clock: &Arc<dyn Clock>) -> Vec<FeedLin
     let made: Vec<_> = config
         .connections
         .values()
-        .map(|entry| (entry, app::connection(entry, clock, &mut clients)))
+        .map(|entry| {
+            (
+                entry,
+                app::connection(entry, clock, &Labels::default(), &mut clients),
+            )
+        })
         .collect();
     let asking = made.into_iter().map(|(entry, made)| async move {
         match made {

@@ -12,6 +12,7 @@ use crate::app::{self, Clients};
 use crate::clock::SystemClock;
 use crate::config::{self, Auth, Environment, Secrets};
 use crate::pipeline::connection::{Connection, Feed};
+use crate::pipeline::watch::Labels;
 
 /// Without `--since` a dry poll looks back this far.
 const LOOK_BACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -61,7 +62,13 @@ pub(super) async fn run(
         .connections
         .get(&name)
         .ok_or_else(|| CliError::Usage(format!("no connection named {name} in the configuration")))?;
-    let connection = app::connection(entry, &clock, &mut Clients::default())?;
+    let connection = app::connection(entry, &clock, &Labels::default(), &mut Clients::default())?;
+    if let Some(until) = connection.budget.maintenance_until() {
+        let reason = format!(
+            "connection {name} is in maintenance until {until} (limits.maintenance): it is not asked"
+        );
+        return Err(CliError::Failed(reason));
+    }
     let since = command
         .since
         .unwrap_or_else(|| clock.now().saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN));

@@ -1,8 +1,6 @@
 //! The `[connections]` section: source systems, their credentials, limits and feeds.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU32, NonZeroUsize};
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use courier_sdk::{ConnectionName, FeedName, FetchMode, Ids, Include, RecordType, Roster, Start};
@@ -11,11 +9,11 @@ use toml::Spanned;
 use url::Url;
 
 use super::problem::Origin;
-use super::raw::{Number, RawConnection, RawFeed, RawLimits, Text};
+use super::raw::{RawConnection, RawFeed, Text};
 use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
-use super::{Audit, Auth, Connection, Feed, Limits, auth, record, route, scope};
+use super::{Audit, Auth, Connection, Feed, auth, limits, record, route, scope};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -23,12 +21,6 @@ const DAY: Duration = Duration::from_hours(24);
 const EVERY_DEFAULT: Duration = Duration::from_mins(1);
 /// Covers the late commits that were seen with real servers.
 const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
-/// Few enough not to be noticed by a source that did not say what it bears.
-const CONCURRENT_DEFAULT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
-const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
-const CONCURRENT_MAX: i64 = 64;
-/// One an hour at least, or a poll would wait for days.
-const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
@@ -70,7 +62,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     if raw.proxy.is_some() {
         only_https(raw, &path, context);
     }
-    let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
+    let limits = limits::resolve(raw.limits.as_ref(), &format!("{path}.limits"), context);
     let roster = scope::roster(raw.roster.as_ref(), &path, context);
     // Where the roster is refused, its feeds are not refused for want of one.
     let assumed = roster.clone().unwrap_or(Roster::Patients(Ids::default()));
@@ -125,7 +117,12 @@ fn profile(text: Option<&Text>, path: &str, context: &mut Context<'_>) -> Option
     )
 }
 
-fn every(text: Option<&Text>, path: &str, default: Duration, context: &mut Context<'_>) -> Option<Duration> {
+pub(super) fn every(
+    text: Option<&Text>,
+    path: &str,
+    default: Duration,
+    context: &mut Context<'_>,
+) -> Option<Duration> {
     let Some(text) = text else {
         return Some(default);
     };
@@ -146,67 +143,6 @@ fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'
         )),
     });
     context.accept(url, text, &path)
-}
-
-fn limits(raw: Option<&RawLimits>, path: &str, context: &mut Context<'_>) -> Option<Limits> {
-    let Some(raw) = raw else {
-        return Some(Limits {
-            requests_per_second: None,
-            requests_per_day: None,
-            concurrent: CONCURRENT_DEFAULT,
-        });
-    };
-    let rate = raw.requests_per_second.as_ref().map(|number| {
-        let path = format!("{path}.requests_per_second");
-        let whole = whole(number, &(1..=REQUESTS_PER_SECOND_MAX), &path, context);
-        whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
-    });
-    let daily = raw.requests_per_day.as_ref().map(|number| {
-        let whole = whole(
-            number,
-            &REQUESTS_PER_DAY,
-            &format!("{path}.requests_per_day"),
-            context,
-        );
-        whole.and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
-    });
-    let concurrent = raw
-        .concurrent
-        .as_ref()
-        .map_or(Some(CONCURRENT_DEFAULT), |number| {
-            let whole = whole(
-                number,
-                &(1..=CONCURRENT_MAX),
-                &format!("{path}.concurrent"),
-                context,
-            );
-            whole.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?))
-        });
-    let requests_per_second = match rate {
-        None => None,
-        Some(rate) => Some(rate?),
-    };
-    let requests_per_day = match daily {
-        None => None,
-        Some(daily) => Some(daily?),
-    };
-    Some(Limits {
-        requests_per_second,
-        requests_per_day,
-        concurrent: concurrent?,
-    })
-}
-
-fn whole(number: &Number, range: &RangeInclusive<i64>, path: &str, context: &mut Context<'_>) -> Option<i64> {
-    let value = *number.get_ref();
-    let fits = range.contains(&value);
-    let result = fits.then_some(value).ok_or_else(|| {
-        refusal(
-            format!("not between {} and {}", range.start(), range.end()),
-            "write a whole number in that range, or remove the key",
-        )
-    });
-    context.accept(result, number, path)
 }
 
 fn feeds(

@@ -239,6 +239,48 @@ pub(super) struct RawLimits {
     /// Requests at the same time: 1 to 64. Default: 2.
     #[schemars(with = "Option<i64>", range(min = 1, max = 64))]
     pub(super) concurrent: Option<Number>,
+    /// The hours in which the source is busy with its own users, and how it is spared then. Default: none.
+    #[schemars(with = "Option<RawPeak>")]
+    pub(super) peak: Option<Spanned<RawPeak>>,
+    /// Hours in which the source is not asked at all, and nothing that fails counts. Default: none.
+    #[schemars(with = "Option<Vec<RawWindow>>", length(min = 1, max = 32))]
+    pub(super) maintenance: Option<Vec<Spanned<RawWindow>>>,
+}
+
+/// Hours of the day on some days of the week.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWindow {
+    /// From when to when, by the clock on the wall: "02:00-03:30"; over midnight where the end is not after the beginning. Required.
+    #[schemars(with = "String")]
+    pub(super) hours: Option<Text>,
+    /// The days on which they begin: "sun", "mon-fri", "sat,sun". Default: every day.
+    #[schemars(with = "Option<String>")]
+    pub(super) days: Option<Text>,
+    /// Where that clock hangs: a name of the tz database, as "America/Chicago" or "UTC". Required.
+    #[schemars(with = "String")]
+    pub(super) zone: Option<Text>,
+}
+
+/// How a source is spared while it is busy; `requests_per_second` or `every`, or both.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPeak {
+    /// From when to when, by the clock on the wall: "07:00-19:00". Required.
+    #[schemars(with = "String")]
+    pub(super) hours: Option<Text>,
+    /// The days on which they begin: "mon-fri". Default: every day.
+    #[schemars(with = "Option<String>")]
+    pub(super) days: Option<Text>,
+    /// Where that clock hangs: a name of the tz database, as "America/Chicago" or "UTC". Required.
+    #[schemars(with = "String")]
+    pub(super) zone: Option<Text>,
+    /// Requests a second meanwhile: 1 to 10000. Default: as otherwise.
+    #[schemars(with = "Option<i64>", range(min = 1, max = 10_000))]
+    pub(super) requests_per_second: Option<Number>,
+    /// Feeds are polled no more often than this meanwhile: 1s to 1d. Default: as otherwise.
+    #[schemars(with = "Option<String>")]
+    pub(super) every: Option<Text>,
 }
 
 /// One kind of record to follow.
@@ -263,7 +305,7 @@ pub(super) struct RawFeed {
     #[schemars(with = "Option<String>", extend("enum" = ["auto", "history", "last-updated", "window", "roster", "read"]))]
     pub(super) detect: Option<Text>,
     /// The stretch of dates that is listed where changes cannot be searched for. Default: the profile's.
-    pub(super) window: Option<RawWindow>,
+    pub(super) window: Option<RawDateWindow>,
     /// The records that are followed, and no others: `file:PATH`, one id a line. Default: all.
     #[schemars(with = "Option<String>", regex(pattern = "^file:"))]
     pub(super) ids: Option<Text>,
@@ -284,7 +326,7 @@ pub(super) struct RawFeed {
 /// A stretch of dates around today.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawWindow {
+pub(super) struct RawDateWindow {
     /// The search parameter that holds the date. Default: the profile's for the type.
     #[schemars(with = "Option<String>")]
     pub(super) parameter: Option<Text>,
@@ -296,7 +338,7 @@ pub(super) struct RawWindow {
     pub(super) future: Option<Text>,
 }
 
-impl RawWindow {
+impl RawDateWindow {
     /// The first key that is written.
     pub(super) fn first(&self) -> Option<&Text> {
         [&self.parameter, &self.past, &self.future]

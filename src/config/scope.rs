@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use courier_sdk::{Aim, DateWindow, Detect, Ids, RecordId, Roster, Scope};
 
-use super::raw::{RawFeed, RawWindow, Text};
+use super::raw::{RawDateWindow, RawFeed, Text};
 use super::resolve::Context;
 use super::value::{self, Refusal, refusal};
 
@@ -100,7 +100,7 @@ fn agree(
             )?;
         }
     }
-    if let Some(text) = written.window.as_ref().and_then(RawWindow::first)
+    if let Some(text) = written.window.as_ref().and_then(RawDateWindow::first)
         && !matches!(detect, Detect::Auto | Detect::Window)
     {
         refuse(
@@ -147,7 +147,7 @@ fn detect(text: &Text, filter: Option<&str>, path: &str, context: &mut Context<'
     Some(detect)
 }
 
-fn window(raw: &RawWindow, path: &str, context: &mut Context<'_>) -> Option<DateWindow> {
+fn window(raw: &RawDateWindow, path: &str, context: &mut Context<'_>) -> Option<DateWindow> {
     let mut window = DateWindow::default();
     let mut whole = true;
     if let Some(text) = &raw.parameter {

@@ -209,7 +209,8 @@ fn judge(answer: &HttpResponse, now: Timestamp) -> Attempt {
 
 fn describe(error: &HttpError) -> String {
     match error {
-        HttpError::Blocked { .. }
+        HttpError::Held { .. }
+        | HttpError::Blocked { .. }
         | HttpError::Connect { .. }
         | HttpError::Timeout { .. }
         | HttpError::Broken { .. } => error.to_string(),

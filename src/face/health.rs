@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use courier_sdk::ConnectionName;
 use metrics::SharedString;
 use serde::Serialize;
 
 use super::Reload;
 use crate::domain::name::DestinationName;
+use crate::pipeline::budget::DayLeft;
+use crate::pipeline::connection::Connection;
 use crate::pipeline::heartbeat::Part;
 use crate::pipeline::watch::OTHER;
 use crate::pipeline::{Outlet, Worker};
@@ -33,6 +36,10 @@ pub struct Report {
     /// Why the deduplication spares the store nothing at present. It is ready all the same: the store decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_dedup: Option<String>,
+    /// Connections whose requests of the day come to their end; those that ask for more than the day brings wait.
+    pub low_budgets: BTreeMap<String, LowBudget>,
+    /// Connections that are not asked because their source is in maintenance, each until when.
+    pub in_maintenance: BTreeMap<String, String>,
     /// Subscriptions that an operator paused, each since when.
     pub paused_subscriptions: BTreeMap<String, String>,
 }
@@ -44,6 +51,17 @@ pub struct FailingDestination {
     pub attempts: u32,
     /// What the last one said; no PHI.
     pub reason: String,
+}
+
+/// A day's requests that come to their end.
+#[derive(Debug, Serialize)]
+pub struct LowBudget {
+    /// Requests that any 24 hours may see.
+    pub per_day: u32,
+    /// Those that the last 24 hours have left, as far as this process has counted.
+    pub left: u32,
+    /// Requests wait for their share of the day: polls are late because of it.
+    pub waiting: bool,
 }
 
 /// One feed in trouble.
@@ -103,6 +121,8 @@ pub fn report(worker: &Worker, draining: bool, reload: Reload) -> Report {
         troubles,
         failing_destinations: failing_destinations(worker),
         failing_dedup: worker.dedup.trouble(),
+        low_budgets: low_budgets(worker),
+        in_maintenance: in_maintenance(worker),
         paused_subscriptions: BTreeMap::new(),
     }
 }
@@ -117,6 +137,29 @@ fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination>
         Some((name.to_string(), shown))
     };
     worker.destinations.iter().filter_map(failing).collect()
+}
+
+fn low_budgets(worker: &Worker) -> BTreeMap<String, LowBudget> {
+    let low = |(name, connection): (&ConnectionName, &Arc<Connection>)| {
+        let day = connection.budget.day_left().filter(DayLeft::is_low)?;
+        let shown = LowBudget {
+            per_day: day.per_day,
+            left: day.left,
+            waiting: day.short,
+        };
+        Some((name.to_string(), shown))
+    };
+    worker.connections.iter().filter_map(low).collect()
+}
+
+fn in_maintenance(worker: &Worker) -> BTreeMap<String, String> {
+    let until = |(name, connection): (&ConnectionName, &Arc<Connection>)| {
+        Some((
+            name.to_string(),
+            connection.budget.maintenance_until()?.to_string(),
+        ))
+    };
+    worker.connections.iter().filter_map(until).collect()
 }
 
 fn watchdogs(silent: &BTreeMap<Part, Duration>) -> BTreeMap<&'static str, String> {
@@ -173,9 +216,28 @@ pub fn measure(worker: &Worker) {
     for ((connection, feed), lag) in lags {
         metrics::gauge!("courier_cursor_lag_seconds", "connection" => connection, "feed" => feed).set(lag);
     }
+    measure_budgets(worker);
     let silent = worker.watch.heartbeats.silent();
     for part in Part::ALL {
         let failing = if silent.contains_key(&part) { 1.0 } else { 0.0 };
         metrics::gauge!("courier_watchdog_failing", "part" => part.as_str()).set(failing);
+    }
+}
+
+/// Shows what the day leaves to each connection that counts its days; those that share a label are summed.
+fn measure_budgets(worker: &Worker) {
+    let mut left: BTreeMap<SharedString, f64> = BTreeMap::new();
+    for (name, connection) in &worker.connections {
+        if let Some(day) = connection.budget.day_left() {
+            let label = worker.watch.connections.of(name.as_str());
+            *left.entry(label).or_default() += f64::from(day.left);
+        }
+    }
+    for gone in worker.watch.budgets.replace(left.keys().cloned().collect()) {
+        // Zero would say that nothing is left of a budget that is no more.
+        left.insert(gone, f64::NAN);
+    }
+    for (connection, left) in left {
+        metrics::gauge!("courier_budget_left", "connection" => connection).set(left);
     }
 }

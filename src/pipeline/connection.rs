@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::watch::Labels;
 use crate::domain::delivery::Fence;
 
 /// One connection at work.
@@ -20,7 +19,7 @@ pub struct Connection {
     /// What is polled.
     pub feeds: Vec<Feed>,
     /// What the source is asked to bear.
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     /// How many requests may be under way at once.
     pub concurrent: usize,
     lease: Mutex<Option<Held>>,
@@ -77,7 +76,7 @@ impl Connection {
         name: ConnectionName,
         connector: Arc<dyn Connector>,
         feeds: Vec<Feed>,
-        budget: Budget,
+        budget: impl Into<Arc<Budget>>,
         concurrent: usize,
     ) -> Self {
         let condition = feeds
@@ -88,7 +87,7 @@ impl Connection {
             name,
             connector,
             feeds,
-            budget,
+            budget: budget.into(),
             concurrent,
             lease: Mutex::new(None),
             condition: Mutex::new(condition),
@@ -124,15 +123,9 @@ impl Connection {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Counts a request to the source by what came of it.
-    pub fn count_request(&self, labels: &Labels, outcome: &'static str) {
-        let label = labels.of(self.name.as_str());
-        metrics::counter!("courier_ehr_requests_total", "connection" => label, "outcome" => outcome)
-            .increment(1);
-    }
-
     /// Notes that a record was read.
     pub fn note_fetched(&self) {
+        self.budget.answered();
         *self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 

@@ -2,8 +2,9 @@
 //!
 //! A reference that cannot be followed is named as missing and holds nothing back; a source that is away is waited for.
 
-use courier_sdk::{ConnectorError, Context, Novelty, Shown};
+use courier_sdk::{ConnectorError, Context, Include, Novelty, Record, RecordKey, Shown};
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::Worker;
@@ -18,12 +19,22 @@ const REFERENCES_MAX: usize = 20;
 /// The most bytes of a record's context; what exceeds them is missing. As much as one transaction of the store.
 const CONTEXT_BYTES_MAX: usize = 4 << 20;
 
+/// Whether a change's feed includes context.
+pub(super) fn is_included(connection: &Connection, claimed: &ClaimedChange) -> bool {
+    let feed = connection.feed(&claimed.feed);
+    feed.is_some_and(|feed| !feed.spec.include.is_empty())
+}
+
+/// The records that a record refers to and that are followed.
+pub(super) fn followed(connection: &Connection, record: &Record, include: &[Include]) -> Vec<RecordKey> {
+    let references = connection.connector.references(record, include);
+    let first = references.into_iter().take(REFERENCES_MAX);
+    first.filter_map(|reference| reference.key).collect()
+}
+
 /// Whether a change waits for its context: its feed includes some, and it carries a record that will be told of.
 pub(super) fn is_due(connection: &Connection, claimed: &ClaimedChange, change: &Change) -> bool {
-    let includes = connection
-        .feed(&claimed.feed)
-        .is_some_and(|feed| !feed.spec.include.is_empty());
-    includes
+    is_included(connection, claimed)
         && change.shown != Shown::Deleted
         && change.novelty == Novelty::Announce
         && change.content.is_some()
@@ -63,35 +74,10 @@ pub(super) async fn gather(
             Some(key) => {
                 // Once begun it is read to its end: a rate may be lower than a turn is long.
                 let by = (nth == 0).then_some(turn.ends);
-                let leave = turn
-                    .leave(worker, connection, by)
-                    .await
-                    .map_err(Hindered::NoLeave)?;
-                let answer = connection.connector.read_context(&key).await;
-                drop(leave);
-                let outcome = match &answer {
-                    Ok(_) => "ok",
-                    Err(error) => error.class(),
-                };
-                connection.count_request(&worker.watch.connections, outcome);
-                match answer {
-                    Ok(found) => {
-                        connection.note_fetched();
-                        found
-                    }
-                    Err(error @ ConnectorError::Throttled { .. }) => return Err(Hindered::Failed(error)),
-                    Err(error @ ConnectorError::Unauthorized { .. })
-                        if !(last && connection.fetched_within(SOURCE_LIVES)) =>
-                    {
-                        return Err(Hindered::Failed(error));
-                    }
-                    Err(error @ ConnectorError::Transient { .. }) if !last => {
-                        return Err(Hindered::Failed(error));
-                    }
-                    Err(error) => {
-                        debug!(connection = %connection.name, %error, "a reference could not be followed");
-                        None
-                    }
+                match read_once(worker, connection, &key, (turn, by)).await {
+                    Ok(found) => found,
+                    Err(Hindered::Failed(error)) => pass_over(connection, error, last)?,
+                    Err(hindered @ Hindered::NoLeave(_)) => return Err(hindered),
                 }
             }
         };
@@ -101,4 +87,44 @@ pub(super) async fn gather(
         }
     }
     Ok(context)
+}
+
+/// Reads a record that is referred to, unless the batch has read it; what failed is not kept.
+async fn read_once(
+    worker: &Worker,
+    connection: &Connection,
+    key: &RecordKey,
+    (turn, by): (&Turn, Option<Instant>),
+) -> Result<Option<Record>, Hindered> {
+    let kept = turn.contexts.of(key);
+    let read = async || {
+        let leave = turn.leave(worker, connection, by).await;
+        let leave = leave.map_err(Hindered::NoLeave)?;
+        let answer = connection.connector.read_context(key).await;
+        drop(leave);
+        let found = answer.map_err(Hindered::Failed)?;
+        connection.note_fetched();
+        Ok(found)
+    };
+    kept.get_or_try_init(read).await.cloned()
+}
+
+/// Whether the context can do without a reference that could not be read.
+fn pass_over(connection: &Connection, error: ConnectorError, last: bool) -> Result<Option<Record>, Hindered> {
+    match error {
+        ConnectorError::Throttled { .. } | ConnectorError::Held { .. } => Err(Hindered::Failed(error)),
+        ConnectorError::Unauthorized { .. } if !(last && connection.fetched_within(SOURCE_LIVES)) => {
+            Err(Hindered::Failed(error))
+        }
+        ConnectorError::Transient { .. } if !last => Err(Hindered::Failed(error)),
+        error @ (ConnectorError::Transient { .. }
+        | ConnectorError::Unauthorized { .. }
+        | ConnectorError::PageExpired { .. }
+        | ConnectorError::Unreadable { .. }
+        | ConnectorError::Refused { .. }
+        | ConnectorError::Forbidden { .. }) => {
+            debug!(connection = %connection.name, %error, "a reference could not be followed");
+            Ok(None)
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Shown};
+use courier_sdk::{ConnectionName, Fetched, Shown};
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::context;
 use super::heartbeat::Part;
 use super::read::{self, Turn};
+use super::together::{self, Contexts};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Content;
 use crate::domain::trace::{SpanOutcome, Stage};
@@ -124,7 +125,7 @@ async fn batch(
     let claim = ClaimChanges {
         connection: name.clone(),
         fence,
-        limit: worker.limits.fetch_batch,
+        limit: worker.limits.fetch_batch.max(reads_at_once(connection)),
         at: worker.clock.now(),
     };
     let claimed = match worker.store.claim_changes(&claim).await {
@@ -143,7 +144,26 @@ async fn batch(
         fence,
         ends: Instant::now() + TURN_MAX,
         stop: stop.clone(),
+        contexts: Contexts::default(),
     };
+    let mut found = together::records(worker, connection, &claimed, &turn).await;
+    together::contexts(worker, connection, &claimed, &found, &turn).await;
+    // What was read together is there: it needs no request of its own, unless for its context.
+    let (read, claimed): (Vec<_>, Vec<_>) = claimed
+        .into_iter()
+        .map(|change| {
+            let found = found.remove(&change.id);
+            (change, found)
+        })
+        .partition(|(change, found)| found.is_some() && !context::is_included(connection, change));
+    let settled = read
+        .into_iter()
+        .map(|change| settle_one(worker, connection, change, &turn));
+    for settlements in slices(future::join_all(settled).await) {
+        if settle(worker, connection, fence, settlements).await?.is_break() {
+            return Ok(Batch::Unheld);
+        }
+    }
     let mut claimed = claimed.into_iter().peekable();
     while claimed.peek().is_some() {
         let at_once = claimed.by_ref().take(fetches_at_once(connection));
@@ -208,7 +228,8 @@ async fn settle(
         Err(error) => return Err(error),
         Ok(settled) => {
             worker.dedup.mark(name, &settled.ids).await;
-            metrics::counter!("courier_events_total").increment(settled.appended);
+            let label = worker.watch.connections.of(name.as_str());
+            metrics::counter!("courier_events_total", "connection" => label).increment(settled.appended);
             metrics::counter!("courier_late_events_total").increment(settled.late);
             metrics::counter!("courier_superseded_total").increment(settled.superseded);
             if settled.appended > 0 {
@@ -222,6 +243,13 @@ async fn settle(
     Ok(ControlFlow::Continue(()))
 }
 
+/// How many records of one type one request may read, for the type that allows most.
+fn reads_at_once(connection: &Connection) -> usize {
+    let types = connection.feeds.iter().map(|feed| &feed.spec.record_type);
+    let at_once = types.map(|record_type| connection.connector.fetch_at_once(record_type));
+    at_once.max().unwrap_or(1)
+}
+
 /// One request is left for polls where more than one may be under way.
 fn fetches_at_once(connection: &Connection) -> usize {
     connection.concurrent.saturating_sub(1).max(1)
@@ -230,7 +258,7 @@ fn fetches_at_once(connection: &Connection) -> usize {
 async fn settle_one(
     worker: &Worker,
     connection: &Connection,
-    claimed: ClaimedChange,
+    (claimed, found): (ClaimedChange, Option<Fetched>),
     turn: &Turn,
 ) -> Settlement {
     let (id, generation) = (claimed.id, claimed.generation);
@@ -242,12 +270,12 @@ async fn settle_one(
         SettleResult::Quarantine {
             reason: "its worker died at it three times".to_owned(),
         }
-    } else if turn.stop.is_cancelled() || Instant::now() >= turn.ends {
+    } else if found.is_none() && (turn.stop.is_cancelled() || Instant::now() >= turn.ends) {
         SettleResult::Release {
             due_at: worker.clock.now(),
         }
     } else {
-        traced(worker, connection, claimed, turn).await
+        traced(worker, connection, (claimed, found), turn).await
     };
     Settlement {
         id,
@@ -260,12 +288,12 @@ async fn settle_one(
 async fn traced(
     worker: &Worker,
     connection: &Connection,
-    claimed: ClaimedChange,
+    (claimed, found): (ClaimedChange, Option<Fetched>),
     turn: &Turn,
 ) -> SettleResult {
     let feed = claimed.feed.clone();
     let span = worker.begin_span(Stage::Fetch, claimed.change.trace);
-    let result = read::whole(worker, connection, claimed, turn).await;
+    let result = read::whole(worker, connection, (claimed, found), turn).await;
     if let Some(span) = span {
         let outcome = match &result {
             SettleResult::Fetched(_) | SettleResult::Stands(_) | SettleResult::Deleted(_) => {

@@ -278,7 +278,8 @@ impl Worker {
     /// Rings for what a hand-over brought, counts it, and remembers the accepted ids: only now, after the commit.
     pub(super) async fn announce(&self, connection: &ConnectionName, accepted: &Accepted) {
         self.dedup.mark(connection, &accepted.ids).await;
-        metrics::counter!("courier_events_total").increment(accepted.appended);
+        let label = self.watch.connections.of(connection.as_str());
+        metrics::counter!("courier_events_total", "connection" => label).increment(accepted.appended);
         metrics::counter!("courier_late_events_total").increment(accepted.late);
         metrics::counter!("courier_duplicates_suppressed_total", "by" => "store").increment(accepted.known);
         if accepted.appended > 0 {

@@ -12,6 +12,7 @@ use super::Worker;
 use super::budget::Leave;
 use super::connection::Connection;
 use super::context::{self, Hindered};
+use super::together::Contexts;
 use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, VersionClue};
 use crate::domain::identify::identify;
@@ -31,6 +32,8 @@ pub(super) struct Turn {
     /// Nothing new is begun after this.
     pub(super) ends: Instant,
     pub(super) stop: CancellationToken,
+    /// What its changes refer to.
+    pub(super) contexts: Contexts,
 }
 
 impl Turn {
@@ -53,11 +56,12 @@ impl Turn {
     }
 }
 
-/// Fetches a change's record, unless it came along, and its context, where its feed includes some.
+/// Fetches a change's record, unless it came along or was read together with others, and its context, where its feed
+/// includes some.
 pub(super) async fn whole(
     worker: &Worker,
     connection: &Connection,
-    claimed: ClaimedChange,
+    (claimed, found): (ClaimedChange, Option<Fetched>),
     turn: &Turn,
 ) -> SettleResult {
     let stopped = || SettleResult::Release {
@@ -66,6 +70,8 @@ pub(super) async fn whole(
     let carried = claimed.change.content.is_some();
     let read = if carried {
         SettleResult::Fetched(claimed.change.clone())
+    } else if let Some(found) = found {
+        judged(worker, connection, &claimed, Ok(found))
     } else {
         tokio::select! {
             biased;
@@ -140,12 +146,16 @@ async fn record(
     };
     let answer = connection.connector.fetch(request).await;
     drop(leave);
-    let outcome = match &answer {
-        Ok(Fetched::Unchanged) => "unchanged",
-        Ok(_) => "ok",
-        Err(error) => error.class(),
-    };
-    connection.count_request(&worker.watch.connections, outcome);
+    judged(worker, connection, claimed, answer)
+}
+
+/// What follows from an answer.
+fn judged(
+    worker: &Worker,
+    connection: &Connection,
+    claimed: &ClaimedChange,
+    answer: Result<Fetched, ConnectorError>,
+) -> SettleResult {
     let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
     match answer {
         Ok(Fetched::Found(mut found, record)) => {
@@ -165,7 +175,7 @@ async fn record(
             }
             SettleResult::Fetched(fetched)
         }
-        Ok(Fetched::Unchanged) => match head {
+        Ok(Fetched::Unchanged) => match head_that_may_stand(connection, claimed) {
             Some((head, _)) => {
                 connection.note_fetched();
                 SettleResult::Stands(ledger::showing_of(head, claimed.change.clone()))
@@ -184,7 +194,7 @@ async fn record(
 
 /// The record's head with its version id, where the source may answer that it still stands. Where version ids are no
 /// longer trusted, heads that were named by them are not either.
-fn head_that_may_stand<'a>(
+pub(super) fn head_that_may_stand<'a>(
     connection: &Connection,
     claimed: &'a ClaimedChange,
 ) -> Option<(&'a Head, &'a str)> {
@@ -202,18 +212,26 @@ fn after_error(
     error: ConnectorError,
 ) -> SettleResult {
     let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
+    if connection.budget.maintenance_until().is_some() {
+        // What fails while the source is worked on is no word about the record.
+        return SettleResult::Release {
+            due_at: after(worker.clock.now(), connection.budget.closed_for()),
+        };
+    }
     match error {
         // What is said of one record is no word about the source while others are read: the record's attempts count.
         error @ ConnectorError::Unauthorized { .. } if connection.fetched_within(SOURCE_LIVES) => {
             failed(error.to_string())
         }
         ConnectorError::Throttled { retry_after, .. } => {
-            let pause = retry_after.unwrap_or(RETRY);
-            connection.budget.pause(pause);
+            let pause = connection.budget.throttled(retry_after, worker.draw());
             SettleResult::Release {
                 due_at: after(worker.clock.now(), pause),
             }
         }
+        ConnectorError::Held { wait, .. } => SettleResult::Release {
+            due_at: after(worker.clock.now(), wait),
+        },
         ConnectorError::Unauthorized { reason, .. } => {
             connection.budget.pause(Duration::from_mins(1));
             warn!(connection = %connection.name, reason, "fetch was not authorised; the connection waits");
@@ -247,7 +265,7 @@ fn retry_or_quarantine(worker: &Worker, claimed: &ClaimedChange, reason: String)
     SettleResult::RetryAt { due_at, reason }
 }
 
-fn as_reference(change: &Change) -> ChangeRef {
+pub(super) fn as_reference(change: &Change) -> ChangeRef {
     ChangeRef {
         key: change.key.clone(),
         shown: change.shown,

@@ -157,14 +157,15 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
     let Some((connection, feed)) = find(worker, name, index) else {
         return soon(Duration::from_mins(1));
     };
+    let every = connection.budget.every(feed.every);
     match end {
         TurnEnd::Complete | TurnEnd::Skipped => {
-            plan::next_turn(now, feed.every, plan::phase(&connection.name, &feed.spec.name))
+            plan::next_turn(now, every, plan::phase(&connection.name, &feed.spec.name))
         }
         TurnEnd::MoreToCome => now,
         TurnEnd::NotNow => soon(WITHOUT_LEASE),
         TurnEnd::Wait(wait) => soon(wait),
-        TurnEnd::Failed { failures, wait } => plan::turn_after_failure(now, feed.every, failures, wait),
+        TurnEnd::Failed { failures, wait } => plan::turn_after_failure(now, every, failures, wait),
     }
 }
 

@@ -114,7 +114,7 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             resume: poll.resume.as_ref(),
         };
         // Whoever has to wait gives the turn back: a paused source must not keep others from being polled.
-        let leave = match poll.connection.budget.leave_now() {
+        let leave = match poll.connection.budget.leave_now(&poll.feed.spec.name) {
             Ok(leave) => leave,
             Err(wait) => return Ok(TurnEnd::Wait(wait)),
         };
@@ -129,13 +129,9 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
         if poll.connection.fence() != Some(poll.fence) {
             return Ok(TurnEnd::NotNow);
         }
-        let outcome = match &answer {
-            Ok(_) => "ok",
-            Err(error) => error.class(),
-        };
-        poll.connection.count_request(&worker.watch.connections, outcome);
         match answer {
             Ok(page) => {
+                poll.connection.budget.answered();
                 let handed_over = poll.hand_over(worker, page, asked_at).await;
                 end_span(worker, &mut poll);
                 if let ControlFlow::Break(end) = handed_over? {
@@ -161,6 +157,9 @@ fn end_span(worker: &Worker, poll: &mut Poll<'_>) {
 
 async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Result<TurnEnd, StoreError> {
     let (connection, feed) = (poll.connection, &poll.feed.spec.name);
+    if let Some(wait) = held_back(connection, error) {
+        return Ok(TurnEnd::Wait(wait));
+    }
     let failures = connection.note_failure(feed, error.to_string());
     warn!(connection = %connection.name, feed = %feed, class = error.class(), failures, %error, "poll failed");
     metrics::counter!(
@@ -174,6 +173,7 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
             failures.is_multiple_of(FAILURES_BEFORE_RESTART)
         }
         ConnectorError::Throttled { .. }
+        | ConnectorError::Held { .. }
         | ConnectorError::Unauthorized { .. }
         | ConnectorError::Forbidden { .. } => false,
     };
@@ -190,21 +190,38 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
     }
     let wait = match error {
         ConnectorError::Throttled { retry_after, .. } => {
-            // Without a word from the source: back off as for any failure, but for the whole connection.
-            let pause = retry_after.unwrap_or_else(|| Duration::from_secs(1 << failures.min(6)));
-            connection.budget.pause(pause);
-            Some(pause)
+            // The whole connection waits.
+            Some(connection.budget.throttled(*retry_after, worker.draw()))
         }
         ConnectorError::Unauthorized { .. } => {
             connection.budget.pause(SET_ASIDE);
             Some(SET_ASIDE)
         }
         ConnectorError::Refused { .. } | ConnectorError::Forbidden { .. } => Some(SET_ASIDE),
+        ConnectorError::Held { wait, .. } => Some(*wait),
         ConnectorError::Transient { .. }
         | ConnectorError::PageExpired { .. }
         | ConnectorError::Unreadable { .. } => None,
     };
     Ok(TurnEnd::Failed { failures, wait })
+}
+
+/// How long a poll waits that did not fail: our own budget held it back, or maintenance has begun meanwhile.
+fn held_back(connection: &Connection, error: &ConnectorError) -> Option<Duration> {
+    let maintenance = || {
+        let closed_for = connection.budget.closed_for();
+        connection.budget.maintenance_until().map(|_| closed_for)
+    };
+    match error {
+        ConnectorError::Held { wait, .. } => Some(*wait),
+        ConnectorError::Transient { .. }
+        | ConnectorError::Throttled { .. }
+        | ConnectorError::Unauthorized { .. }
+        | ConnectorError::PageExpired { .. }
+        | ConnectorError::Unreadable { .. }
+        | ConnectorError::Refused { .. }
+        | ConnectorError::Forbidden { .. } => maintenance(),
+    }
 }
 
 /// Whether a state proves a baseline once its poll is complete: from the beginning, without a filter, without a

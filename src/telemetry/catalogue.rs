@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 28] = [
+pub const METRICS: [Metric; 29] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -98,6 +98,11 @@ pub const METRICS: [Metric; 28] = [
         "courier_attempts_total",
         &["destination", "outcome"],
         "Attempts at deliveries: delivered, retry (failed, due again) or dead (failed, the schedule is over).",
+    ),
+    gauge(
+        "courier_budget_left",
+        &["connection"],
+        "Requests that limits.requests_per_day leaves to the connection of any 24 hours, as far as this process has counted.",
     ),
     seconds(
         "courier_commit_seconds",
@@ -137,9 +142,13 @@ pub const METRICS: [Metric; 28] = [
     counter(
         "courier_ehr_requests_total",
         &["connection", "outcome"],
-        "Requests to the source for pages and records: ok, unchanged (a read without the record), or the class of the failure.",
+        "Requests to the source, each that was sent, those for statements and tokens too: ok, unchanged (304), throttled (429), unauthorized (401), refused (other 3xx and 4xx) or failed (5xx, no answer).",
     ),
-    counter("courier_events_total", &[], "Events written to the log."),
+    counter(
+        "courier_events_total",
+        &["connection"],
+        "Events written to the log.",
+    ),
     counter(
         "courier_face_refused_total",
         &[],

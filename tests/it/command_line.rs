@@ -171,6 +171,26 @@ async fn a_listing_still_refuses_a_secret_that_stands_in_the_configuration() {
 }
 
 #[tokio::test]
+async fn check_shows_the_hours_in_which_a_source_is_spared() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[state]\nurl = \"sqlite://courier.db\"\nkey = \"none\"\n[connections.mercy]\n\
+                base_url = \"https://ehr.example.com/fhir\"\n[connections.mercy.limits]\n\
+                peak = { hours = \"07:00-19:00\", days = \"mon-fri\", zone = \"America/Chicago\", every = \"5m\" }\n\
+                maintenance = [{ hours = \"23:30-01:00\", zone = \"UTC\" }]\n\
+                [[connections.mercy.feeds]]\nrecord = \"Patient\"\n";
+    std::fs::write(folder.path().join("courier.toml"), text).unwrap();
+    let checked = ended(binary(folder.path(), &["check"])).await;
+    succeeded(&checked);
+    let said = self::text(&checked.stdout);
+    for line in [
+        "mercy: peak 07:00-19:00 mon,tue,wed,thu,fri America/Chicago, polled every 300s at most",
+        "mercy: maintenance 23:30-01:00 every day UTC, not asked",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn checked_configurations_list_what_weakens_protection_as_json_too() {
     let scene = Scene::raise(Pages::One, "").await;
     let mut command = binary(scene.folder.path(), &["check", "--json"]);

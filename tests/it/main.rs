@@ -25,6 +25,8 @@ mod history;
 #[cfg(test)]
 mod hostile_answers;
 #[cfg(test)]
+mod kindness;
+#[cfg(test)]
 mod known_versions;
 #[cfg(test)]
 mod notifications;

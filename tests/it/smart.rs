@@ -20,6 +20,7 @@ use ehr_courier::app::{self, Clients};
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::Environment;
 use ehr_courier::pipeline::connection::Connection;
+use ehr_courier::pipeline::watch::Labels;
 use ehr_courier::sandbox::{self, Access, Ehr, Options, Pace, SmartClient};
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
@@ -216,7 +217,7 @@ impl Scene {
         let path = folder.path().join("courier.toml");
         let config = composed::config(Path::new(&path), &text, &environment);
         let entry = config.connections.values().next().unwrap();
-        let connection = app::connection(entry, &clock, &mut Clients::default()).unwrap();
+        let connection = app::connection(entry, &clock, &Labels::default(), &mut Clients::default()).unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let served = sandbox::serve(listener, Arc::clone(&ehr), Pace::per_second(0.0), stop.clone());

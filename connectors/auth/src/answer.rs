@@ -44,6 +44,8 @@ pub(crate) enum Way {
 pub(crate) enum Failure {
     /// Whoever grants it is away.
     Away(String),
+    /// Our own budget gives no leave to ask.
+    Held(Duration),
     /// It asks for patience.
     Busy(Option<Duration>),
     /// It refuses us, or its answer is no use: asking again will not help before someone acts.
@@ -58,6 +60,7 @@ impl Failure {
                 operation,
                 reason: format!("no token: {reason}"),
             },
+            Self::Held(wait) => ConnectorError::Held { operation, wait },
             Self::Busy(retry_after) => ConnectorError::Throttled {
                 operation,
                 retry_after,
@@ -144,6 +147,7 @@ pub(crate) fn failure(response: &HttpResponse, (who, way): (&str, Way), now: Tim
 /// The failure of a request without a complete answer.
 pub(crate) fn broken(error: &HttpError, who: &str) -> Failure {
     match error {
+        HttpError::Held { wait } => Failure::Held(*wait),
         HttpError::Connect { .. } | HttpError::Timeout { .. } | HttpError::Broken { .. } => {
             Failure::Away(format!("{who}: {error}"))
         }

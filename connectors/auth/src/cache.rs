@@ -71,13 +71,16 @@ impl Cache {
             |first: Duration, most: Duration| first.saturating_mul(1 << self.failures.min(16)).min(most);
         let wait = match &failure {
             Failure::Away(_) | Failure::Busy(None) => doubled(AWAY_WAIT, AWAY_WAIT_MAX),
-            Failure::Busy(Some(asked)) => *asked,
+            Failure::Busy(Some(asked)) | Failure::Held(asked) => *asked,
             Failure::Refused(_) => doubled(REFUSED_WAIT, REFUSED_WAIT_MAX),
         };
-        self.failures = self.failures.saturating_add(1);
+        // Where we held ourselves back, nobody was asked, so nobody has failed.
+        if !matches!(failure, Failure::Held(_)) {
+            self.failures = self.failures.saturating_add(1);
+            // It may have moved: it is looked up anew.
+            self.token_url = None;
+        }
         self.failure = Some((failure, now + wait));
-        // It may have moved: it is looked up anew.
-        self.token_url = None;
     }
 
     /// The source refused this token. Answers whether there is or can be another one.

@@ -155,7 +155,9 @@ impl Desk {
             }
             Err(failure) => {
                 let error = failure.as_error("token request");
-                warn!(client = self.settings.client.id(), class = error.class(), %error, "no token");
+                if !matches!(failure, Failure::Held(_)) {
+                    warn!(client = self.settings.client.id(), class = error.class(), %error, "no token");
+                }
                 cache.failed(failure.clone(), now);
                 // A token that runs out serves while it lasts.
                 cache.ready(now).unwrap_or(Err(failure))
@@ -271,7 +273,7 @@ fn undescribed(response: &HttpResponse, who: &str, now: jiff::Timestamp) -> Fail
             "{who} has no .well-known/smart-configuration (status {}): write `token_url` in the connection's auth",
             response.status.as_u16()
         )),
-        failure @ (Failure::Away(_) | Failure::Busy(_)) => failure,
+        failure @ (Failure::Away(_) | Failure::Busy(_) | Failure::Held(_)) => failure,
     }
 }
 

@@ -58,8 +58,9 @@ pub(crate) fn refusal(
             operation,
             retry_after: retry_after(response, now),
         },
-        // With a time it is a pause that the whole source asks for; without one it may concern this request alone.
-        503 if retry_after(response, now).is_some() => ConnectorError::Throttled {
+        // With a time it is a pause that the whole source asks for. Without one, that of a read may concern this record
+        // alone, which must not hold back the others for ever; a page's is taken for the source's.
+        503 if asked != Asked::Read || retry_after(response, now).is_some() => ConnectorError::Throttled {
             operation,
             retry_after: retry_after(response, now),
         },
@@ -96,6 +97,10 @@ pub(crate) fn refusal(
 pub(crate) fn broken(operation: String, error: &HttpError) -> ConnectorError {
     let reason = error.to_string();
     match error {
+        HttpError::Held { wait } => ConnectorError::Held {
+            operation,
+            wait: *wait,
+        },
         HttpError::Blocked { .. } => ConnectorError::Forbidden { operation, reason },
         HttpError::Connect { .. } | HttpError::Timeout { .. } | HttpError::Broken { .. } => {
             ConnectorError::Transient { operation, reason }
@@ -109,17 +114,12 @@ pub(crate) fn unusable(operation: String, error: &BodyError) -> ConnectorError {
     let reason = error.to_string();
     match error {
         BodyError::Unreadable(_) => ConnectorError::Unreadable { operation, reason },
-        // Seen of Oracle and Practice Fusion: throttling told by an issue code alone.
-        BodyError::Outcome(code) if code == "throttled" => ConnectorError::Throttled {
-            operation,
-            retry_after: None,
-        },
         BodyError::Outcome(_) => ConnectorError::Transient { operation, reason },
     }
 }
 
 /// Seconds, or a date against the answer's own clock (ours if it names none); anything else is ignored.
-fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
+pub(crate) fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
     let value = text(response, &RETRY_AFTER)?.trim();
     let asked = if value.bytes().all(|byte| byte.is_ascii_digit()) {
         Duration::from_secs(value.parse().ok()?)
@@ -188,7 +188,9 @@ mod tests {
             (Asked::Search, 408, "transient"),
             (Asked::Search, 429, "throttled"),
             (Asked::Search, 500, "transient"),
-            (Asked::Search, 503, "transient"),
+            (Asked::Search, 503, "throttled"),
+            (Asked::PageLink(&[404, 410]), 503, "throttled"),
+            (Asked::Read, 503, "transient"),
             (Asked::Search, 504, "transient"),
             (Asked::Search, 206, "unreadable"),
             (Asked::Search, 410, "refused"),
@@ -210,13 +212,13 @@ mod tests {
     #[test]
     fn unavailable_with_a_time_is_a_pause() {
         let answer = response(503, &[(RETRY_AFTER, "7")]);
-        let error = refusal("x".to_owned(), &answer, Asked::Search, Timestamp::UNIX_EPOCH);
+        let error = refusal("x".to_owned(), &answer, Asked::Read, Timestamp::UNIX_EPOCH);
         assert_eq!(error.class(), "throttled");
     }
 
     #[test]
     fn retry_after_is_read_in_both_forms_and_garbage_is_ignored() {
-        let rows: [(Headers, Option<u64>); 10] = [
+        let rows: [(Headers, Option<u64>); 13] = [
             (&[], None),
             (&[(RETRY_AFTER, "7")], Some(7)),
             (&[(RETRY_AFTER, "0")], Some(0)),
@@ -233,6 +235,12 @@ mod tests {
                 &[(RETRY_AFTER, "Fri, 20 Nov 2026 09:00:00 GMT"), (DATE, DATE_TEXT)],
                 None,
             ),
+            (
+                &[(RETRY_AFTER, "Thu, 31 Dec 2099 23:59:59 GMT"), (DATE, DATE_TEXT)],
+                Some(3600),
+            ),
+            (&[(RETRY_AFTER, "Fri, 31 Dec 9999 23:59:59 GMT")], None),
+            (&[(RETRY_AFTER, "Fri, 20 Nov 2026 10:00:10 GMT")], Some(0)),
         ];
         for (headers, seconds) in rows {
             let found = retry_after(&response(429, headers), at("2026-11-20T10:00:10Z"));
@@ -275,9 +283,8 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_in_a_good_answer_is_transient_or_throttled() {
-        let outcome = |code: &str| unusable("x".to_owned(), &BodyError::Outcome(code.to_owned()));
-        assert_eq!(outcome("throttled").class(), "throttled");
-        assert_eq!(outcome("timeout").class(), "transient");
+    fn an_outcome_in_a_good_answer_is_transient() {
+        let outcome = unusable("x".to_owned(), &BodyError::Outcome("timeout".to_owned()));
+        assert_eq!(outcome.class(), "transient");
     }
 }

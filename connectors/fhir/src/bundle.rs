@@ -4,7 +4,9 @@
 //! `resourceType`, `id` and `meta` are looked at, so that every FHIR release passes through. It must not
 //! know cursors, links' meaning or HTTP.
 
+pub(crate) mod batch;
 pub(crate) mod history;
+pub(crate) mod outcome;
 
 use bytes::Bytes;
 use courier_sdk::{RecordId, RecordKey, RecordType, Shown};

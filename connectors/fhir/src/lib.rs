@@ -18,6 +18,7 @@ mod include;
 mod instant;
 mod last_updated;
 mod listing;
+mod many;
 mod poll;
 mod portion;
 mod profile;
@@ -40,11 +41,12 @@ use jiff::Timestamp;
 use url::Url;
 
 pub use include::includable;
-pub use profile::{FullPage, InvalidProfile, Paging, Profile};
+pub use profile::{FullPage, InvalidProfile, Paging, Profile, ReadMany};
 
 use crate::cursor::{By, CursorState};
 use detection::Known;
 use exchange::Exchange;
+use many::Together;
 use portion::Portions;
 
 /// What a connection gives its connector.
@@ -104,6 +106,7 @@ pub struct FhirConnector {
     /// The members of groups that are rosters, as they were read last.
     groups: Mutex<BTreeMap<RecordId, Ids>>,
     portions: Mutex<Portions>,
+    together: Mutex<Together>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -133,6 +136,8 @@ impl FhirConnector {
             credentials,
             http,
             deadline: limits.deadline,
+            clock: Arc::clone(&clock),
+            limit_codes: profile.inband_limit_codes.clone(),
         };
         Self {
             exchange,
@@ -143,6 +148,7 @@ impl FhirConnector {
             known: Mutex::default(),
             groups: Mutex::default(),
             portions: Mutex::default(),
+            together: Mutex::default(),
         }
     }
 }
@@ -157,12 +163,27 @@ impl Connector for FhirConnector {
         self.read(request).await
     }
 
+    fn fetch_at_once(&self, record_type: &RecordType) -> usize {
+        self.at_once(record_type)
+    }
+
+    async fn fetch_many(
+        &self,
+        requests: &[FetchRequest<'_>],
+    ) -> Result<Vec<Option<Fetched>>, ConnectorError> {
+        self.read_many(requests).await
+    }
+
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
         include::references(record.bytes(), include, &self.exchange.base)
     }
 
     async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
         self.read_referred(key).await
+    }
+
+    async fn read_context_many(&self, keys: &[RecordKey]) -> Result<Vec<Option<Record>>, ConnectorError> {
+        self.read_referred_many(keys).await
     }
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {

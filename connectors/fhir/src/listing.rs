@@ -176,6 +176,15 @@ impl Listing {
         })
     }
 
+    /// Asks for one of the list at a time; no step where it did already.
+    fn ask_singly(&self) -> Option<Self> {
+        let mut singly = self.clone();
+        singly.parts.singly().then(|| {
+            singly.enter_part();
+            singly
+        })
+    }
+
     /// Notes the stamps of rows.
     fn note(&mut self, stamps: &[Option<Timestamp>]) {
         let bound = self.bound.map(|bound| bound.0);

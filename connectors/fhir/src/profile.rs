@@ -61,14 +61,19 @@ pub struct Profile {
     pub patient_required: Vec<String>,
     /// How many patients one search may name (`patient=a,b,c`), from 1.
     pub patients_at_once: usize,
-    /// How many records one search may name (`_id=a,b,c`); 1 where such lists are not offered.
-    pub ids_at_once: usize,
     /// The condition under which a read spares the body of a record that did not change.
     pub conditional_read: ConditionalRead,
     /// Which dates can be searched by, where changes cannot.
     pub window: WindowRule,
     /// Issue codes by which the server says that a search would find too much.
     pub too_costly_codes: Vec<String>,
+    /// How several records are read with one request.
+    pub read_many: ReadMany,
+    /// The most records of such a request.
+    pub read_many_max: u32,
+    /// Codes of an `OperationOutcome` (of an issue, or of its details) by which the server says that we ask too much,
+    /// whatever the status.
+    pub inband_limit_codes: Vec<String>,
     /// HTTP statuses by which the server says that a page link is no longer good.
     pub expired_page_statuses: Vec<u16>,
     /// See [`VersionRule::trust_version_id`].
@@ -159,6 +164,18 @@ pub enum Paging {
     Live,
     /// All pages are cut from one stored result.
     Snapshot,
+}
+
+/// How several records are read with one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadMany {
+    /// Not at all: each by itself.
+    None,
+    /// By a search for their ids (`_id=a,b`).
+    IdSearch,
+    /// By a `batch` Bundle of reads.
+    Batch,
 }
 
 /// What a full page without a `next` link means.

@@ -140,6 +140,14 @@ pub(crate) fn version_read(base: &Url, key: &RecordKey, version_id: &str) -> Url
     with_segments(base, &segments)
 }
 
+/// The address of a search for records of one type by their ids.
+pub(crate) fn by_ids(base: &Url, record_type: &RecordType, keys: &[&RecordKey]) -> Url {
+    let mut url = with_segments(base, &[record_type.as_str()]);
+    let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
+    url.set_query(Some(&format!("_id={}&_count={}", ids.join(","), ids.len())));
+    url
+}
+
 /// Says whether two addresses share scheme, host and port, and the second carries no credentials.
 pub(crate) fn same_origin(base: &Url, other: &Url) -> bool {
     base.origin() == other.origin() && other.username().is_empty() && other.password().is_none()

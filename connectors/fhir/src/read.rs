@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use url::Url;
 
 use crate::answer::{self, Asked};
+use crate::bundle::Item;
 use crate::exchange::{NoAnswer, Wanted};
 use crate::{FhirConnector, bundle, query};
 
@@ -102,6 +103,15 @@ impl FhirConnector {
             });
         }
         let version_id = item.version_id.or_else(|| etag(response));
+        Ok(self.taken(change, Item { version_id, ..item }))
+    }
+
+    /// The record that a change led to.
+    pub(crate) fn taken(&self, change: &ChangeRef, item: Item) -> Fetched {
+        if item.body.len() > self.limits.record_bytes_max {
+            return Fetched::TooLarge;
+        }
+        let version_id = item.version_id;
         let same = version_id == change.version_id && item.last_updated == change.last_updated;
         let found = ChangeRef {
             key: item.key,
@@ -112,7 +122,7 @@ impl FhirConnector {
             last_updated: item.last_updated,
             record: None,
         };
-        Ok(Fetched::Found(found, Record::new(item.body)))
+        Fetched::Found(found, Record::new(item.body))
     }
 }
 

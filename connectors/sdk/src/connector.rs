@@ -143,6 +143,27 @@ pub trait Connector: Send + Sync {
     /// Safe.
     async fn fetch(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError>;
 
+    /// How many records of a type [`Connector::fetch_many`] may be asked for at once: 1 where it should not be asked.
+    fn fetch_at_once(&self, _record_type: &RecordType) -> usize {
+        1
+    }
+
+    /// Reads several changed records of one type with fewer requests than one each. An answer stands in the place of its
+    /// request; `None` is no answer and no evidence of anything: that record is to be read by itself. What is answered
+    /// holds as if it were read by itself: the version asked for, or the current one where none was asked for.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]: nothing was learnt of any of them; each may be read by itself.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn fetch_many(
+        &self,
+        requests: &[FetchRequest<'_>],
+    ) -> Result<Vec<Option<Fetched>>, ConnectorError> {
+        Ok(vec![None; requests.len()])
+    }
+
     /// The references of a record that the includes name, each once, in the record's order. Pure.
     fn references(&self, _record: &Record, _include: &[Include]) -> Vec<Reference> {
         Vec::new()
@@ -157,6 +178,19 @@ pub trait Connector: Send + Sync {
     /// Safe.
     async fn read_context(&self, _key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
         Ok(None)
+    }
+
+    /// Reads the current states of several records of one type that others refer to, as many as
+    /// [`Connector::fetch_at_once`] says. In the places of their keys; `None` is no answer: that one is to be read by
+    /// itself.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; each may be read by itself.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn read_context_many(&self, keys: &[RecordKey]) -> Result<Vec<Option<Record>>, ConnectorError> {
+        Ok(vec![None; keys.len()])
     }
 
     /// Asks the source how a feed's changes can be found, and makes sure that they can: it asks for the feed's

@@ -23,6 +23,14 @@ pub enum ConnectorError {
         /// What `Retry-After` said, if it said anything usable.
         retry_after: Option<Duration>,
     },
+    /// Our own budget for the source gives no leave for so long; the request was not sent. No failure of anybody's.
+    #[error("{operation} was held back by the budget of the source")]
+    Held {
+        /// What was being done.
+        operation: String,
+        /// When it is worth asking again.
+        wait: Duration,
+    },
     /// The credentials are not accepted (401), or there are none to show: the connection is set aside and shown.
     #[error("{operation} was not authorised: {reason}")]
     Unauthorized {
@@ -75,6 +83,7 @@ impl ConnectorError {
         match self {
             Self::Throttled { retry_after, .. } => *retry_after,
             Self::Transient { .. }
+            | Self::Held { .. }
             | Self::Unauthorized { .. }
             | Self::PageExpired { .. }
             | Self::Unreadable { .. }
@@ -89,6 +98,7 @@ impl ConnectorError {
         match self {
             Self::Transient { .. } => "transient",
             Self::Throttled { .. } => "throttled",
+            Self::Held { .. } => "held",
             Self::Unauthorized { .. } => "unauthorized",
             Self::PageExpired { .. } => "page_expired",
             Self::Unreadable { .. } => "unreadable",

@@ -84,6 +84,12 @@ pub enum HttpError {
         /// Which rule refused it.
         reason: String,
     },
+    /// Our own budget for the other side gives no leave for so long; nothing was sent.
+    #[error("held back for {} ms", wait.as_millis())]
+    Held {
+        /// When it is worth asking again.
+        wait: Duration,
+    },
     /// No connection could be made (DNS, TCP, TLS); nothing was sent.
     #[error("cannot connect: {reason}")]
     Connect {

@@ -10,6 +10,7 @@ use ehr_courier::app::{self, Clients};
 use ehr_courier::clock::SystemClock;
 use ehr_courier::config::Environment;
 use ehr_courier::pipeline::connection::Connection;
+use ehr_courier::pipeline::watch::Labels;
 use ehr_courier::sandbox::{self, Access, Ehr, Options, Pace};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -89,7 +90,7 @@ pub(super) fn connection(path: &Path, text: &str, environment: &Environment) -> 
     let config = crate::composed::config(path, text, environment);
     let entry = config.connections.values().next().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    app::connection(entry, &clock, &mut Clients::default()).unwrap()
+    app::connection(entry, &clock, &Labels::default(), &mut Clients::default()).unwrap()
 }
 
 /// Polls once; answers how many records were shown.

@@ -155,7 +155,7 @@ const SIBLINGS: [(&str, &[&str]); 3] = [
 ];
 
 /// A library of others and the only places that may name it, so that replacing it stays a small change.
-const LIBRARIES: [(&str, &[&str]); 16] = [
+const LIBRARIES: [(&str, &[&str]); 15] = [
     ("async_compat", &["src/destination/amqp"]),
     ("lapin", &["src/destination/amqp"]),
     ("rusqlite", &["src/store/sqlite"]),
@@ -166,7 +166,6 @@ const LIBRARIES: [(&str, &[&str]); 16] = [
     ("axum", &["src/face", "src/receiver", "src/sandbox"]),
     ("clap", &["src/cli"]),
     ("zstd", &["src/wire"]),
-    ("governor", &["src/pipeline/budget"]),
     ("schemars", &["src/config"]),
     ("metrics_exporter_prometheus", &["src/telemetry", "src/face"]),
     ("tracing_subscriber", &["src/telemetry"]),

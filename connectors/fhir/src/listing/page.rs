@@ -15,12 +15,15 @@ use crate::cursor::CursorState;
 use crate::instant::Stored;
 use crate::last_updated::Fill;
 use crate::portion::{Least, Portion};
-use crate::profile::FullPage;
+use crate::profile::{FullPage, ReadMany};
 use crate::query::{self, Listed};
 use crate::{FhirConnector, poll};
 
 /// The parameter that names a patient, for every type of the patient compartment that has one.
 const PATIENT: &str = "patient";
+
+/// The parameter that names records by their ids.
+const ID: &str = "_id";
 
 /// What one request of a listing brought.
 pub(super) struct Brought {
@@ -54,13 +57,13 @@ impl FhirConnector {
             Strategy::Window | Strategy::History | Strategy::LastUpdated => Parts::Whole(false),
             Strategy::Roster => {
                 let at_once = if is_of_patients(feed) {
-                    self.profile.ids_at_once
+                    self.ids_at_once(feed)
                 } else {
                     self.profile.patients_at_once
                 };
                 Parts::list(&self.patients_now(feed).await?, at_once)
             }
-            Strategy::Read => Parts::list(&feed.scope.ids, self.profile.ids_at_once),
+            Strategy::Read => Parts::list(&feed.scope.ids, self.ids_at_once(feed)),
         };
         if parts.is_over() {
             return Err(ConnectorError::Forbidden {
@@ -82,20 +85,13 @@ impl FhirConnector {
         if let (Parts::List(place), None) = (&listing.parts, &listing.link) {
             let ids = self.listed_ids(feed).await?;
             let ids = place.of(&ids).ok_or_else(|| begins_anew(feed))?;
-            return match ids {
-                [id] if self.reads_singly(feed) => {
-                    let tag = cursor.and_then(|cursor| cursor.tags.get(id.as_str()));
-                    self.single(feed, listing, id, tag.map(String::as_str)).await
-                }
-                ids if is_of_patients(feed) || !feed.scope.ids.0.is_empty() => {
-                    let chosen = vec![part::any_of("_id", ids)];
-                    self.list(feed, listing, chosen).await
-                }
-                ids => {
-                    let chosen = vec![part::any_of(PATIENT, ids)];
-                    self.list(feed, listing, chosen).await
-                }
-            };
+            let of_ids = is_of_patients(feed) || !feed.scope.ids.0.is_empty();
+            if let ([id], true) = (ids, of_ids) {
+                let tag = cursor.and_then(|cursor| cursor.tags.get(id.as_str()));
+                return self.single(feed, listing, id, tag.map(String::as_str)).await;
+            }
+            let chosen = vec![part::any_of(if of_ids { ID } else { PATIENT }, ids)];
+            return self.list(feed, listing, chosen).await;
         }
         let chosen = match &listing.parts {
             Parts::Days(days) => {
@@ -159,8 +155,16 @@ impl FhirConnector {
             .bound
             .map_or_else(|| self.source_time(&response), |bound| bound.0);
         listing.bound = Some(Stored(bound));
-        if let Some(reason) = ignored(&page, &url) {
+        if let Some(name) = ignored(&page, &url) {
+            if name == ID
+                && let Some(singly) = listing.ask_singly()
+            {
+                self.remember(&feed.record_type, 1);
+                let next = Next::Page(Resume::new(poll::text(&singly)));
+                return Ok(empty(next, bound));
+            }
             // What a source shows that ignores a choice would be shown again for each choice.
+            let reason = format!("the source ignored the search parameter {name}");
             return Ok(empty(Next::Inconclusive { reason }, bound));
         }
         let seen = self.seen(&operation, &page, &url)?;
@@ -278,8 +282,13 @@ impl FhirConnector {
         })
     }
 
-    fn reads_singly(&self, feed: &FeedSpec) -> bool {
-        self.profile.ids_at_once <= 1 && (is_of_patients(feed) || !feed.scope.ids.0.is_empty())
+    /// How many records one search may name.
+    fn ids_at_once(&self, feed: &FeedSpec) -> usize {
+        match self.profile.read_many {
+            ReadMany::IdSearch => self.at_once(&feed.record_type),
+            // A search in a Bundle would name one patient or id all the same.
+            ReadMany::None | ReadMany::Batch => 1,
+        }
     }
 
     /// The ids that a list's parts are cut from.
@@ -339,11 +348,10 @@ fn is_of_patients(feed: &FeedSpec) -> bool {
     feed.record_type.as_str() == "Patient"
 }
 
-/// The parameter that the `self` link shows to have been ignored, in words.
+/// The parameter that the `self` link shows to have been ignored.
 fn ignored(page: &Page, url: &Url) -> Option<String> {
     let link = url.join(page.self_link.as_deref()?).ok()?;
-    let name = query::ignored(url, &link)?;
-    Some(format!("the source ignored the search parameter {name}"))
+    query::ignored(url, &link)
 }
 
 pub(super) fn operation(feed: &FeedSpec) -> String {

@@ -129,6 +129,17 @@ impl Parts {
         }
     }
 
+    /// Goes on one by one through a list, if it did not.
+    pub(super) fn singly(&mut self) -> bool {
+        match self {
+            Self::List(place) if place.size > 1 => {
+                place.size = 1;
+                true
+            }
+            Self::Whole(_) | Self::Days(_) | Self::List(_) => false,
+        }
+    }
+
     /// Cuts the part under way in halves, if there is less to ask for.
     pub(super) fn split(&mut self) -> bool {
         match self {

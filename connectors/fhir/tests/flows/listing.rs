@@ -333,20 +333,40 @@ async fn a_list_of_ids_is_asked_for_together_where_the_server_takes_lists() {
     let source = Arc::new(Source::new(&ROWS));
     let mut feed = feed(Detect::Auto);
     feed.scope.ids = ids(&["a", "gone", "e"]);
-    let connector = connector(&source, "ids_at_once = 2\nids_only = true");
+    let connector = connector(&source, "read_many_max = 2\nids_only = true");
     let (changes, listed, cursor) = listing(&connector, &feed, None).await;
     assert_eq!(changes, ["a 1", "e 1"]);
     assert_eq!(listed, ["a", "e"]);
     assert!(cursor.is_ok());
-    let expected = [
-        "metadata",
-        "Appointment?_id=a,gone&_count=200",
-        "Appointment?_id=e&_count=200",
-    ];
+    let expected = ["metadata", "Appointment?_id=a,gone&_count=200", "e"];
     assert_eq!(asked(&source), expected);
     feed.fetch = FetchMode::ByRead;
     let (changes, _, _) = listing(&connector, &feed, None).await;
     assert_eq!(changes, ["a 1 bare", "e 1 bare"]);
+}
+
+#[tokio::test]
+async fn a_list_is_read_one_by_one_where_the_server_ignores_lists() {
+    let source = Arc::new(Source {
+        ignores: "_id",
+        ..Source::new(&ROWS)
+    });
+    let mut feed = feed(Detect::Read);
+    feed.scope.ids = ids(&["a", "e"]);
+    let connector = connector(&source, "");
+    let (changes, _, cursor) = listing(&connector, &feed, None).await;
+    assert_eq!(changes, ["a 1", "e 1"]);
+    assert!(cursor.is_ok());
+    assert_eq!(asked(&source), ["Appointment?_id=a,e&_count=200", "a", "e"]);
+    listing(&connector, &feed, Some(&cursor.unwrap()))
+        .await
+        .2
+        .unwrap();
+    assert_eq!(
+        asked(&source),
+        ["a unless W/\"1\"", "e unless W/\"1\""],
+        "it is remembered"
+    );
 }
 
 #[tokio::test]
@@ -363,7 +383,10 @@ async fn single_reads_are_conditioned_on_what_was_handed_over() {
         let source = Arc::new(Source::new(&ROWS));
         let mut feed = feed(Detect::Read);
         feed.scope.ids = ids(&["a", "gone"]);
-        let connector = connector(&source, &format!("conditional_read = \"{condition}\""));
+        let connector = connector(
+            &source,
+            &format!("conditional_read = \"{condition}\"\nread_many = \"none\""),
+        );
         let (changes, listed, cursor) = listing(&connector, &feed, None).await;
         assert_eq!((changes, listed), (vec!["a 1".to_owned()], vec!["a".to_owned()]));
         assert_eq!(asked(&source), ["a", "gone"]);

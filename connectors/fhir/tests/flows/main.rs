@@ -12,6 +12,7 @@ mod begin_now;
 mod history;
 mod known_version;
 mod listing;
+mod many;
 mod portions;
 mod server;
 mod statement;

@@ -60,6 +60,10 @@ pub(crate) struct State {
     pub(crate) ours: i64,
     pub(crate) ignore_where: bool,
     pub(crate) ignore_filter: bool,
+    /// Whether a search for ids is one.
+    pub(crate) ids: Condition,
+    /// How many requests named ids to search for, and how many each.
+    pub(crate) asked_ids: Vec<usize>,
     pub(crate) self_link: bool,
     pub(crate) next_base: String,
     pub(crate) fail: Option<u16>,
@@ -94,6 +98,8 @@ impl Server {
             ours: 2000,
             ignore_where: false,
             ignore_filter: false,
+            ids: Condition::Honoured,
+            asked_ids: Vec::new(),
             self_link: true,
             next_base: "https://ehr.example/fhir".to_owned(),
             fail: None,
@@ -223,6 +229,12 @@ impl State {
                 "offset" => offset = value.parse().unwrap(),
                 "_lastUpdated" if self.ignore_filter => {}
                 "status" if self.ignore_where => {}
+                "_id" if self.ids == Condition::Ignored => {}
+                "_id" => {
+                    let ids: Vec<&str> = value.split(',').collect();
+                    rows.retain(|row| ids.contains(&row.id.as_str()));
+                    write!(kept, "{name}={value}&").unwrap();
+                }
                 "_lastUpdated" => {
                     let (prefix, bound) = value.split_at(2);
                     let bound: Timestamp = bound.parse().unwrap();
@@ -313,6 +325,9 @@ impl Http for Server {
                 .query()
                 .unwrap_or_default()
                 .clone_into(&mut state.query);
+            if let Some((_, ids)) = request.url.query_pairs().find(|(name, _)| name == "_id") {
+                state.asked_ids.push(ids.split(',').count());
+            }
             let not_modified = state.not_modified(&request);
             let (status, body) = match (state.fail, &state.body) {
                 (None, None) if not_modified.is_some() => (304, String::new()),
@@ -350,7 +365,7 @@ impl Http for Server {
 }
 
 /// Our own clock, by default a quarter of an hour ahead of the server's.
-struct OurClock(Server);
+pub(crate) struct OurClock(pub(crate) Server);
 
 impl fmt::Debug for OurClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
