@@ -219,6 +219,9 @@ impl ClinicHttp {
         }
         let mut pages = self.book.open();
         let tick = pages.next();
+        if asked == Asked::Several {
+            *pages.counts.entry("searches for several ids").or_default() += 1;
+        }
         let since = match asked {
             Asked::FirstPage => since(url),
             // A link need not repeat what its poll asked for.
