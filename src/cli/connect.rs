@@ -13,7 +13,7 @@ use crate::app::{self, Clients};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::destination::Attempt;
-use crate::pipeline::connection::Connection;
+use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::watch::Labels;
 
 /// Connections and destinations asked at once.
@@ -116,21 +116,31 @@ async fn ask_connections(config: &Config, clock: &Arc<dyn Clock>) -> Vec<FeedLin
 async fn probe(connection: &Connection) -> Vec<FeedLine> {
     let mut lines = Vec::new();
     for feed in &connection.feeds {
-        let leave = connection.budget.leave().await;
-        let found = connection.connector.probe(&feed.spec).await;
-        drop(leave);
+        let found = match connection.budget.maintenance_until() {
+            Some(until) => Found::Failed {
+                reason: format!("in maintenance until {until} (limits.maintenance): it is not asked"),
+            },
+            None => asked(connection, feed).await,
+        };
         lines.push(FeedLine {
             connection: connection.name.to_string(),
             feed: feed.spec.name.to_string(),
-            found: match found {
-                Ok(detection) => described(detection),
-                Err(error) => Found::Failed {
-                    reason: error.to_string(),
-                },
-            },
+            found,
         });
     }
     lines
+}
+
+async fn asked(connection: &Connection, feed: &Feed) -> Found {
+    let leave = connection.budget.leave().await;
+    let found = connection.connector.probe(&feed.spec).await;
+    drop(leave);
+    match found {
+        Ok(detection) => described(detection),
+        Err(error) => Found::Failed {
+            reason: error.to_string(),
+        },
+    }
 }
 
 fn described(detection: Detection) -> Found {

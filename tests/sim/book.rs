@@ -51,6 +51,8 @@ pub(crate) enum Asked {
     Version,
     /// One record as it stands.
     Record,
+    /// Several records as they stand, by their ids; what is not taken from it is asked for singly.
+    Several,
     /// One record as it stands, because another refers to it: it tells of no change.
     Context,
     /// What the source says of itself.

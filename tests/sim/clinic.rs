@@ -145,6 +145,7 @@ fn asked(url: &Url) -> Asked {
     match segments.as_slice() {
         [_, "metadata"] => return Asked::Statement,
         [_, _, _, "_history", _] => return Asked::Version,
+        [_, _] if url.query_pairs().any(|(name, _)| name == "_id") => return Asked::Several,
         [_, _, "_history"] | [_, _] => {}
         _ => return Asked::Record,
     }
@@ -165,9 +166,11 @@ pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
     let text = std::str::from_utf8(&reply.body).unwrap_or_default();
     let spoiled = reply.cut_at.is_some() || reply.unpacked_bytes.is_some();
     match (asked, reply.status.as_u16()) {
-        (Asked::FirstPage | Asked::Page, 200) if !spoiled => serde_json::from_str::<Bundle<'_>>(text)
-            .map(|bundle| bundle.entry.iter().filter_map(Entry::showing).collect())
-            .unwrap_or_default(),
+        (Asked::FirstPage | Asked::Page | Asked::Several, 200) if !spoiled => {
+            serde_json::from_str::<Bundle<'_>>(text)
+                .map(|bundle| bundle.entry.iter().filter_map(Entry::showing).collect())
+                .unwrap_or_default()
+        }
         (Asked::Version | Asked::Record | Asked::Context, 200) if !spoiled => {
             showing(text).into_iter().collect()
         }
@@ -210,17 +213,20 @@ impl ClinicHttp {
         if matches!(asked, Asked::Statement) {
             return;
         }
-        if matches!(asked, Asked::Record) && feed == CONTEXT {
+        let showings = showings(asked, url, reply);
+        if matches!(asked, Asked::Record | Asked::Several) && feed == CONTEXT {
             asked = Asked::Context;
         }
-        let showings = showings(asked, url, reply);
         let mut pages = self.book.open();
         let tick = pages.next();
+        if asked == Asked::Several {
+            *pages.counts.entry("searches for several ids").or_default() += 1;
+        }
         let since = match asked {
             Asked::FirstPage => since(url),
             // A link need not repeat what its poll asked for.
             Asked::Page => pages.since_of_last_poll(&self.connection, &feed),
-            Asked::Version | Asked::Record | Asked::Context | Asked::Statement => None,
+            Asked::Version | Asked::Record | Asked::Several | Asked::Context | Asked::Statement => None,
         };
         pages.answers.push(Answer {
             tick,
@@ -315,6 +321,21 @@ impl<C: Connector> Connector for Watched<C> {
 
     async fn fetch(&self, request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
         Self::on_behalf("", self.0.fetch(request)).await
+    }
+
+    fn fetch_at_once(&self, record_type: &RecordType) -> usize {
+        self.0.fetch_at_once(record_type)
+    }
+
+    async fn fetch_many(
+        &self,
+        requests: &[FetchRequest<'_>],
+    ) -> Result<Vec<Option<Fetched>>, ConnectorError> {
+        Self::on_behalf("", self.0.fetch_many(requests)).await
+    }
+
+    async fn read_context_many(&self, keys: &[RecordKey]) -> Result<Vec<Option<Record>>, ConnectorError> {
+        Self::on_behalf(CONTEXT, self.0.read_context_many(keys)).await
     }
 
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {

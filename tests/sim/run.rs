@@ -31,7 +31,7 @@ const ATOMIC_POINTS: [Op; 6] = [
 
 /// What a full set of seeds must have seen strike at least once, beside each sandbox's own faults: a fault that never
 /// struck proves nothing.
-const MUST_STRIKE: [&str; 17] = [
+const MUST_STRIKE: [&str; 18] = [
     "broker_connection_lost",
     "broker_nacked",
     "broker_returned",
@@ -45,6 +45,7 @@ const MUST_STRIKE: [&str; 17] = [
     "journal_expired",
     "journal_late",
     "page links expired",
+    "searches for several ids",
     "stages given up",
     "records with context",
     "deletes told by histories",

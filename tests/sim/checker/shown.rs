@@ -109,7 +109,7 @@ impl View {
         let mut searched = Vec::new();
         for showing in &answer.showings {
             let record = showing.record(&answer.connection);
-            if answer.asked == Asked::Record {
+            if matches!(answer.asked, Asked::Record | Asked::Several) {
                 let reads = self.reads.entry(record.clone()).or_default();
                 reads.push((handed.unwrap_or(answer.tick), showing.number));
             }
@@ -140,6 +140,10 @@ impl View {
                 });
             if showing.extent == Extent::Whole {
                 version.sha256.get_or_insert(showing.sha256);
+            }
+            if answer.asked == Asked::Several {
+                // It may be delivered; owed is what a page shows, or a read by itself.
+                continue;
             }
             if answer.since.is_some_and(|since| showing.stamp < since) {
                 // Nobody asked for it: a history that ignores `_since` shows it at every poll.
@@ -366,7 +370,10 @@ impl Fates {
         };
         let end = pages.ends.get(&answer.life).copied().unwrap_or(u64::MAX);
         let was_frozen = pages.frozen.contains(&answer.life);
-        if matches!(answer.asked, Asked::Version | Asked::Record | Asked::Context) {
+        if matches!(
+            answer.asked,
+            Asked::Version | Asked::Record | Asked::Several | Asked::Context
+        ) {
             let settled = after(self.settled.get(&(answer.life, answer.connection.clone())));
             return settled.filter(|tick| *tick < end && !was_frozen);
         }
