@@ -52,7 +52,7 @@ pub use clinic::{Change, Kind};
 pub use dialect::{ConditionalRead, DIALECT_NAMES, DeleteMode, Dialect, Granularity, PageStyle};
 pub use face::{Pace, serve};
 pub use faults::{
-    Chance, DailyCap, EqualTimestamps, FAULT_NAMES, FailType, FaultError, FaultSwitch, Faults, Hang,
+    Bounded, Chance, DailyCap, EqualTimestamps, FAULT_NAMES, FailType, FaultError, FaultSwitch, Faults, Hang,
     LateCommits, Maintenance, Oversized, PeakWindow, RateLimit, ServerErrors, Slow, StaleCache, Throttle,
     TruncatePage, VendorError, parse_fault,
 };

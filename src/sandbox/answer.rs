@@ -57,9 +57,10 @@ impl World {
             draft = self.perhaps_spoiled(draft);
             draft = self.perhaps_refused_in_band(draft);
         }
-        if self.chance(self.faults.hang.share) {
+        let hang = self.faults.hang;
+        if self.strikes.are_below("hang", hang.times) && self.chance(hang.share) {
             self.strikes.count("hang");
-            draft.answer.delay = Some(Duration::from_secs(self.faults.hang.seconds.into()));
+            draft.answer.delay = Some(Duration::from_secs(hang.seconds.into()));
             draft.showings.clear();
         }
         if self.chance(self.faults.slow.share) {

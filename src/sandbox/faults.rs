@@ -13,8 +13,8 @@ pub use parse::{FaultError, FaultSwitch, parse_fault};
 pub(super) use parse::{merge, scalar};
 pub(super) use settings::Daily;
 pub use settings::{
-    Chance, DailyCap, EqualTimestamps, FailType, Hang, LateCommits, Maintenance, Oversized, PeakWindow,
-    RateLimit, ServerErrors, Slow, StaleCache, Throttle, TruncatePage, VendorError,
+    Bounded, Chance, DailyCap, EqualTimestamps, FailType, Hang, LateCommits, Maintenance, Oversized,
+    PeakWindow, RateLimit, ServerErrors, Slow, StaleCache, Throttle, TruncatePage, VendorError,
 };
 pub(super) use strikes::Strikes;
 
@@ -121,9 +121,9 @@ pub struct Faults {
     /// 200 with an `OperationOutcome` that names the vendor's own code.
     pub inband_vendor_error: VendorError,
     /// 401, whatever was shown; a token is taken back.
-    pub unauthorized: Chance,
+    pub unauthorized: Bounded,
     /// The same, but for further pages alone.
-    pub token_ends_mid_page: Chance,
+    pub token_ends_mid_page: Bounded,
     /// Bursts of 500, 502 and 503.
     pub server_errors: ServerErrors,
     /// 500 for everything about one record type.

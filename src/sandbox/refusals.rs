@@ -109,9 +109,13 @@ impl World {
             .query
             .split('&')
             .any(|pair| pair.starts_with("_page=") || pair.starts_with("_offset="));
-        let fault = if self.chance(self.faults.unauthorized.share) {
+        let (any, mid_page) = (self.faults.unauthorized, self.faults.token_ends_mid_page);
+        let fault = if self.strikes.are_below("unauthorized", any.times) && self.chance(any.share) {
             "unauthorized"
-        } else if further && self.chance(self.faults.token_ends_mid_page.share) {
+        } else if further
+            && self.strikes.are_below("token_ends_mid_page", mid_page.times)
+            && self.chance(mid_page.share)
+        {
             "token_ends_mid_page"
         } else {
             return None;

@@ -17,6 +17,8 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod failure_modes;
+#[cfg(test)]
 mod fairness;
 #[cfg(test)]
 mod history;

@@ -36,9 +36,9 @@ use url::Url;
 use crate::composed;
 
 /// A key pair in PEM.
-struct Pair {
-    private: String,
-    public: String,
+pub(crate) struct Pair {
+    pub(crate) private: String,
+    pub(crate) public: String,
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
@@ -64,7 +64,7 @@ fn rsa() -> Pair {
     }
 }
 
-fn elliptic() -> Pair {
+pub(crate) fn elliptic() -> Pair {
     let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
     let private = key.to_pkcs8v1().unwrap();
     let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();

@@ -91,6 +91,15 @@ fault! {
     Hang {
         /// After how long it comes after all, in seconds: longer than anybody waits.
         seconds: u32 = 3_600,
+        /// How often it strikes at most; 0 for no limit.
+        times: u32 = 0,
+    }
+}
+fault! {
+    /// A fault that strikes so often at most.
+    Bounded {
+        /// How often; 0 for no limit.
+        times: u32 = 0,
     }
 }
 fault! {

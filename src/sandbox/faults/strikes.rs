@@ -23,6 +23,11 @@ impl Strikes {
         *self.0.entry(name).or_default() += 1;
     }
 
+    /// Whether a fault may strike once more, where it may so often at most; 0 is no limit.
+    pub(in crate::sandbox) fn are_below(&self, name: &'static str, times: u32) -> bool {
+        times == 0 || self.0.get(name).copied().unwrap_or_default() < u64::from(times)
+    }
+
     pub(in crate::sandbox) fn all(&self) -> BTreeMap<&'static str, u64> {
         self.0.clone()
     }
