@@ -71,12 +71,12 @@ impl Due {
     }
 }
 
-/// What the sandbox is told, and when.
+/// When the faults strike. What kind of server it is holds from the first poll to the end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Struck {
-    /// The faults named, while the clinic goes on, then no more.
-    For,
-    /// From before the courier's first poll to the end: the kind of server, or a clock.
+    /// After a while without, and for a while.
+    ForAWhile,
+    /// From before the first poll to the end, as a clock that is off.
     Throughout,
 }
 
@@ -110,7 +110,7 @@ impl Mode {
             name,
             faults,
             dialect: &[],
-            struck: Struck::For,
+            struck: Struck::ForAWhile,
             profile: "sandbox",
             due: |strategy| Some(Due::of(strategy)),
             lasts_until: |_| true,
@@ -119,12 +119,16 @@ impl Mode {
         }
     }
 
-    pub(crate) const fn spoken(self, dialect: &'static [&'static str]) -> Self {
+    /// A mode that is not among those of docs/sandbox.md.
+    pub(crate) const fn without_number(name: &'static str, faults: &'static [&'static str]) -> Self {
         Self {
-            dialect,
-            struck: Struck::Throughout,
-            ..self
+            number: None,
+            ..Self::of(0, name, faults)
         }
+    }
+
+    pub(crate) const fn spoken(self, dialect: &'static [&'static str]) -> Self {
+        Self { dialect, ..self }
     }
 
     pub(crate) const fn throughout(self) -> Self {
@@ -157,7 +161,6 @@ impl Mode {
     pub(crate) const fn of_a_stranger(self) -> Self {
         Self {
             profile: "generic",
-            number: None,
             ..self
         }
     }

@@ -8,18 +8,21 @@ fn where_records_are_read(strategy: &Strategy) -> Option<Due> {
     strategy.reads.then(|| Due::of(strategy))
 }
 
-/// Each day a request or two come too much: those that were under way when the first was refused.
+/// Each day a few requests come too much: those that were under way when the first was refused.
 fn few_requests_were_refused_each_day(scene: &Scene) -> Result<(), String> {
-    let (refused, days) = (scene.strikes("daily_cap"), 8);
-    if refused > 2 * days {
-        return Err(format!("{refused} requests were refused"));
+    let refused = scene.strikes("daily_cap");
+    let days = scene.age().as_secs() / 3 + 2;
+    if refused > 3 * days {
+        return Err(format!("{refused} requests were refused in {days} days"));
     }
     Ok(())
 }
 
 fn the_other_types_arrive(scene: &Scene) -> bool {
     let others: Vec<&str> = TYPES.into_iter().filter(|it| *it != "Observation").collect();
-    let lost = scene.books(&others).lost(Due::State, &scene.arrived);
+    let lost = scene
+        .books(&others)
+        .lost(Due::State, scene.each_as_shown, &scene.arrived);
     // The last changes may be on their way.
     lost.len() <= 6
 }
@@ -228,6 +231,7 @@ pub(crate) const MODES: [Mode; 42] = [
         "a_record_that_changes_before_it_is_read_is_told_of_as_it_is",
         &["mutate_before_fetch=0.3"],
     )
+    .of_a_stranger()
     .due(where_records_are_read),
     Mode::of(
         26,
@@ -245,13 +249,14 @@ pub(crate) const MODES: [Mode; 42] = [
         "numbers_in_the_place_of_texts_are_read_as_texts",
         &["mixed_types=0.5"],
     ),
-    Mode::of(0, "records_without_meta_are_told_apart_by_their_content", &[])
-        .spoken(&["no_meta"])
+    Mode::without_number("records_without_meta_are_told_apart_by_their_content", &[])
+        .spoken(&["no_meta", "no_history"])
+        .due(|strategy| (!strategy.sees_every_version).then_some(Due::State))
         .of_a_stranger(),
-    Mode::of(0, "versions_that_are_no_numbers_are_versions", &[])
+    Mode::without_number("versions_that_are_no_numbers_are_versions", &[])
         .spoken(&["uuid_versions"])
         .of_a_stranger(),
-    Mode::of(0, "a_page_smaller_than_asked_for_is_not_taken_for_the_last", &[])
+    Mode::without_number("a_page_smaller_than_asked_for_is_not_taken_for_the_last", &[])
         .spoken(&["max_count=7"])
         .of_a_stranger(),
 ];

@@ -8,8 +8,9 @@ use super::mode::{Due, Mode, Strategy, Struck};
 use super::scene::{Scene, TYPES};
 
 /// Scenes at the same time: each mostly waits, and there are few cores.
-static SCENES: Semaphore = Semaphore::const_new(14);
+static SCENES: Semaphore = Semaphore::const_new(30);
 
+/// For what must come, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A mode lasts this long at least, longer than a poll looks back.
@@ -36,7 +37,7 @@ async fn judged(scene: &mut Scene, mode: &Mode, due: Due) -> Result<(), String> 
     if !scene.holds_within(PATIENCE, Scene::is_polled).await {
         return Err(format!("never polled: {:?}", troubles(scene)));
     }
-    if let Struck::For = mode.struck {
+    if let Struck::ForAWhile = mode.struck {
         scene.live(60, Duration::from_millis(5)).await;
         scene.strike(mode);
     }
@@ -51,7 +52,7 @@ async fn judged(scene: &mut Scene, mode: &Mode, due: Due) -> Result<(), String> 
         return Err("it never struck".to_owned());
     }
     (mode.holds_meanwhile)(scene)?;
-    if let Struck::For = mode.struck {
+    if let Struck::ForAWhile = mode.struck {
         scene.calm();
     }
     scene.live(60, Duration::from_millis(5)).await;

@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -58,6 +59,9 @@ pub(crate) struct Scene {
     pub(crate) ehr: Arc<Ehr>,
     pub(crate) worker: Arc<pipeline::Worker>,
     pub(crate) arrived: BTreeSet<Arrived>,
+    /// Whether a version that a page shows can be had, even if it is replaced by the time it is read.
+    pub(crate) each_as_shown: bool,
+    raised_at: Instant,
     received: mpsc::Receiver<Received>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -157,6 +161,8 @@ impl Scene {
             ehr,
             worker,
             arrived: BTreeSet::new(),
+            each_as_shown: !strategy.reads || mode.profile == "sandbox",
+            raised_at: Instant::now(),
             received,
             stop,
             tasks,
@@ -184,13 +190,13 @@ impl Scene {
 
     /// Waits until it holds, taking in what arrives; says whether it does.
     pub(crate) async fn holds_within(&mut self, patience: Duration, holds: impl Fn(&Self) -> bool) -> bool {
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = Instant::now() + patience;
         loop {
             self.take_in();
             if holds(self) {
                 return true;
             }
-            if tokio::time::Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 return false;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -213,7 +219,12 @@ impl Scene {
 
     /// What must have arrived and has not.
     pub(crate) fn lost(&self, due: Due) -> Vec<String> {
-        self.books(&TYPES).lost(due, &self.arrived)
+        self.books(&TYPES).lost(due, self.each_as_shown, &self.arrived)
+    }
+
+    /// How long it has been there.
+    pub(crate) fn age(&self) -> Duration {
+        self.raised_at.elapsed()
     }
 
     /// How often a fault struck.
