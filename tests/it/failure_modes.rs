@@ -24,6 +24,21 @@ async fn verdicts(index: usize) -> &'static [Verdict] {
     VERDICTS[index].get_or_init(all).await
 }
 
+/// The modes whose tests were asked for, as the test harness reads its arguments: they mostly wait, and do so together.
+fn asked_for() -> Vec<usize> {
+    let filters: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let meant = |name: &str| {
+        let path = format!("failure_modes::{name}");
+        filters.is_empty() || filters.iter().any(|filter| path.contains(filter.as_str()))
+    };
+    (0..MODES.len())
+        .filter(|index| meant(MODES[*index].name))
+        .collect()
+}
+
 /// What was wrong, by strategy.
 fn complaints(verdicts: &[Verdict]) -> Vec<String> {
     let of = |(strategy, verdict): (&Strategy, &Verdict)| match verdict {
@@ -35,6 +50,7 @@ fn complaints(verdicts: &[Verdict]) -> Vec<String> {
 
 async fn check(name: &str) {
     let index = MODES.iter().position(|mode: &Mode| mode.name == name).unwrap();
+    join_all(asked_for().into_iter().map(verdicts)).await;
     let complaints = complaints(verdicts(index).await);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
@@ -42,7 +58,7 @@ async fn check(name: &str) {
 macro_rules! modes {
     ($($name:ident),* $(,)?) => {
         $(
-            #[tokio::test]
+            #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
                 check(stringify!($name)).await;
             }

@@ -72,7 +72,9 @@ impl Books {
             let has_arrived = if shown.shown_after_newer {
                 true
             } else if shown.deleted {
-                deleted.contains(subject.as_str())
+                // Gone before anything of it was told: there is nothing to take back.
+                let never_told = || !bodies.iter().any(|(told, _)| *told == subject);
+                deleted.contains(subject.as_str()) || (!each_as_shown && never_told())
             } else {
                 // Of a version whose content was replaced one content is enough.
                 let told = versions_told.contains(&(subject.clone(), shown.version_id.as_str()));

@@ -8,7 +8,7 @@ use super::mode::{Due, Mode, Strategy, Struck};
 use super::scene::{Scene, TYPES};
 
 /// Scenes at the same time: each mostly waits, and there are few cores.
-static SCENES: Semaphore = Semaphore::const_new(30);
+static SCENES: Semaphore = Semaphore::const_new(24);
 
 /// For what must come, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_mins(1);
