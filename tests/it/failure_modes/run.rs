@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const STEPS: usize = 150;
 const APART: Duration = Duration::from_millis(18);
 
+/// For what nobody waits for: several polls.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Fewer versions prove little.
 const VERSIONS_MIN: usize = 200;
 
@@ -56,11 +59,11 @@ async fn judged(scene: &mut Scene, mode: &Mode, due: Due) -> Result<(), String> 
         scene.calm();
     }
     scene.live(60, Duration::from_millis(5)).await;
-    let complete = scene
-        .holds_within(PATIENCE, |scene| scene.lost(due).is_empty())
-        .await;
-    // What is invented may come last.
-    scene.holds_within(Duration::from_millis(500), |_| false).await;
+    // What is shown last may still be on its way, and what is invented may come last.
+    let nothing_lost = |scene: &Scene| scene.lost(due).is_empty();
+    scene.holds_within(PATIENCE, nothing_lost).await;
+    scene.holds_within(QUIET, |_| false).await;
+    let complete = scene.holds_within(PATIENCE, nothing_lost).await;
     let (lost, phantom) = (scene.lost(due), scene.books(&TYPES).phantom(&scene.arrived));
     if !complete || !lost.is_empty() || !phantom.is_empty() {
         let first = |list: &[String]| list.iter().take(5).cloned().collect::<Vec<_>>();
