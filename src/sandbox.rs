@@ -2,22 +2,33 @@
 //!
 //! The core is pure of I/O: [`Ehr::answer`] turns a request into an answer, [`Ehr::step`] lets the clinic go
 //! on by one change, and [`serve`] puts a thin HTTP face before both. The same seed, calls and clock give
-//! the same answers. Fault switches ([`Faults`]) make it misbehave as real servers do; the ledger
-//! ([`Ehr::ledger`]) tells every version that an answer ever carried. It must know nothing of the courier.
+//! the same answers. A [`Dialect`] says what kind of server it is, fault switches ([`Faults`]) make it misbehave as real
+//! servers do; the ledger ([`Ehr::ledger`]) tells every version that an answer ever carried, and [`Ehr::kept`] all that
+//! there is, hidden or not. It must know nothing of the courier.
 
 mod answer;
+mod batch;
 mod bundle;
 mod clinic;
+mod dialect;
+#[cfg(test)]
+mod dialect_tests;
 mod face;
 mod faults;
+#[cfg(test)]
+mod faults_tests;
+mod happenings;
 mod history;
 #[cfg(test)]
 mod history_tests;
 mod ledger;
 mod metadata;
 mod query;
+mod reads;
 mod records;
 mod refresh;
+mod refusals;
+mod shape;
 mod smart;
 mod spoil;
 #[cfg(test)]
@@ -38,13 +49,15 @@ use serde::Serialize;
 use thiserror::Error;
 use url::Url;
 
-pub use clinic::Change;
+pub use clinic::{Change, Kind};
+pub use dialect::{ConditionalRead, DIALECT_NAMES, DeleteMode, Dialect, Granularity, PageStyle};
 pub use face::{Pace, serve};
 pub use faults::{
-    Chance, EqualTimestamps, FAULT_NAMES, FaultError, FaultSwitch, Faults, LateCommits, Oversized,
-    ServerErrors, Slow, StaleCache, Throttle, parse_fault,
+    Bounded, Chance, DailyCap, EqualTimestamps, FAULT_NAMES, FailType, FaultError, FaultSwitch, Faults, Hang,
+    LateCommits, Maintenance, Oversized, PeakWindow, RateLimit, ServerErrors, Slow, StaleCache, Throttle,
+    TruncatePage, VendorError, parse_fault,
 };
-pub use ledger::Shown;
+pub use ledger::{Kept, Shown};
 pub use refresh::RefreshClient;
 pub use smart::{InvalidPublicKey, SmartClient};
 
@@ -89,6 +102,8 @@ pub struct Options {
     pub history_days: u32,
     /// Who may ask.
     pub auth: Access,
+    /// What kind of server it is from the beginning.
+    pub dialect: Dialect,
 }
 
 impl Options {
@@ -102,6 +117,7 @@ impl Options {
             page_size_max: 1_000,
             history_days: 30,
             auth: Access::Open,
+            dialect: Dialect::default(),
         }
     }
 }
@@ -235,6 +251,26 @@ impl Ehr {
     /// Returns the switches as they stand.
     pub fn faults(&self) -> Faults {
         self.world().faults
+    }
+
+    /// Makes it another kind of server from now on; what was written before stays as it was written.
+    pub fn set_dialect(&self, dialect: Dialect) {
+        self.world().dialect = dialect;
+    }
+
+    /// Returns what kind of server it is.
+    pub fn dialect(&self) -> Dialect {
+        self.world().dialect
+    }
+
+    /// Returns every version that there is, shown or not, by type, id and age.
+    pub fn kept(&self) -> Vec<Kept> {
+        let world = self.world();
+        world
+            .records
+            .everything()
+            .map(|version| world.kept(version))
+            .collect()
     }
 
     /// Returns how often each fault struck.

@@ -19,7 +19,7 @@ use crate::destination::signature::SigningKey;
 use crate::egress::client::{ClientOptions, GuardedClient};
 use crate::egress::guard::AddressPolicy;
 use crate::receiver::{self, Received};
-use crate::sandbox::{self, Access, Ehr, Faults, Options, Pace, RefreshClient, SmartClient};
+use crate::sandbox::{self, Access, Dialect, Ehr, Faults, Options, Pace, RefreshClient, SmartClient};
 
 /// What `--fault` takes.
 fn fault_help() -> String {
@@ -28,6 +28,16 @@ fn fault_help() -> String {
          While it runs: PUT /faults with content-type application/json, in the shape that GET /faults answers.\n\
          Names: {}",
         sandbox::FAULT_NAMES.join(", ")
+    )
+}
+
+/// What `--dialect` takes.
+fn dialect_help() -> String {
+    format!(
+        "What kind of server it is; may be repeated: `no_history`, `granularity=day`. See docs/sandbox.md.\n\
+         While it runs: PUT /dialect with content-type application/json, in the shape that GET /dialect answers.\n\
+         Names: {}",
+        sandbox::DIALECT_NAMES.join(", ")
     )
 }
 
@@ -52,6 +62,9 @@ pub(super) struct SandboxCommand {
     /// runs: `PUT /faults` with a JSON object, as `GET /faults` shows it.
     #[arg(long = "fault", value_name = "FAULT", long_help = fault_help())]
     faults: Vec<String>,
+    /// What kind of server it is; may be repeated. `no_history`, `granularity=day` and others, see docs/sandbox.md.
+    #[arg(long = "dialect", value_name = "DIALECT", long_help = dialect_help())]
+    dialects: Vec<String>,
     /// Let in only a SMART backend service that has the private half of this public key (PEM, RSA or P-384).
     #[arg(long, value_name = "FILE")]
     smart_client_key: Option<std::path::PathBuf>,
@@ -93,18 +106,24 @@ pub(super) async fn sandbox(command: SandboxCommand, output: &mut Output) -> Res
         let switched = sandbox::parse_fault(text).and_then(|switch| faults.with(&switch));
         faults = switched.map_err(|error| CliError::Usage(format!("--fault {text}: {error}")))?;
     }
+    let mut dialect = Dialect::default();
+    for text in &command.dialects {
+        let chosen = dialect.with(text);
+        dialect = chosen.map_err(|error| CliError::Usage(format!("--dialect {text}: {error}")))?;
+    }
     let listener = bind(command.port).await?;
     let base_url = base_url(listener.local_addr()?, "/fhir")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let options = Options {
         patients: command.patients,
         auth: access(&command)?,
+        dialect,
         ..Options::new(command.seed, base_url.clone())
     };
     let ehr = Arc::new(Ehr::new(options, clock));
     ehr.set_faults(faults);
     output.banner(&format!(
-        "sandbox EHR at {base_url} (metadata, search, read; /ledger, /faults, /strikes, /pace beside it)"
+        "sandbox EHR at {base_url} (metadata, search, read, history, batch; /ledger, /kept, /dialect, /faults, /strikes, /pace beside it)"
     ));
     let pace = Pace::per_second(command.pace);
     Ok(sandbox::serve(listener, ehr, pace, signals::until_terminated()?).await?)

@@ -1,10 +1,7 @@
-//! From a request to an answer: access, throttling, routing, and what the ledger learns of it.
+//! From a request to an answer: routing, faults of whole answers, and what the ledger learns of it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -13,13 +10,12 @@ use rand::RngExt;
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::bundle::{Expired, Page};
+use super::bundle::{NoPage, Page};
 use super::clinic::Kind;
 use super::history::{self, NotShown};
-use super::ledger::{Extent, Showing};
+use super::ledger::Showing;
 use super::metadata;
-use super::query::{Handling, Search};
-use super::records::Version;
+use super::query::{Handling, Reading, Search};
 use super::world::World;
 use super::{Access, Answer, Request};
 
@@ -54,9 +50,18 @@ impl World {
             None => self.route(request),
         };
         self.date(&mut draft.answer);
-        if draft.answer.status == StatusCode::OK && request.method == Method::GET {
-            draft = self.perhaps_stale(request, draft);
+        if draft.answer.status == StatusCode::OK {
+            if request.method == Method::GET {
+                draft = self.perhaps_stale(request, draft);
+            }
             draft = self.perhaps_spoiled(draft);
+            draft = self.perhaps_refused_in_band(draft);
+        }
+        let hang = self.faults.hang;
+        if self.strikes.are_below("hang", hang.times) && self.chance(hang.share) {
+            self.strikes.count("hang");
+            draft.answer.delay = Some(Duration::from_secs(hang.seconds.into()));
+            draft.showings.clear();
         }
         if self.chance(self.faults.slow.share) {
             self.strikes.count("slow");
@@ -81,58 +86,35 @@ impl World {
         }
     }
 
-    fn refusal(&mut self, request: &Request) -> Option<Answer> {
-        let admitted = match &self.options.auth {
-            Access::Smart(_) | Access::Refresh(_) => self.grants.admit(&request.headers, self.own_now()),
-            fixed @ (Access::Open | Access::Basic { .. } | Access::Bearer { .. }) => {
-                allowed(fixed, &request.headers)
-            }
-        };
-        if !admitted {
-            let mut answer = outcome(StatusCode::UNAUTHORIZED, "login", "who are you");
-            set(
-                &mut answer,
-                header::WWW_AUTHENTICATE,
-                "Basic realm=\"sandbox\", Bearer",
-            );
-            return Some(answer);
+    /// A refusal that looks like an answer.
+    fn perhaps_refused_in_band(&mut self, draft: Draft) -> Draft {
+        if self.chance(self.faults.inband_throttled.share) {
+            self.strikes.count("inband_throttled");
+            return only(outcome(StatusCode::OK, "throttled", "slow down"));
         }
-        if self.burst_left > 0 {
-            self.burst_left -= 1;
-            return Some(self.server_error());
+        let vendor = self.faults.inband_vendor_error;
+        if self.chance(vendor.share) {
+            self.strikes.count("inband_vendor_error");
+            let body = json!({
+                "resourceType": "OperationOutcome",
+                "issue": [{"severity": "fatal", "code": "processing", "details": {"coding": [{
+                    "system": "urn:oid:1.2.840.114350.1.13.0.1.7.2.657369", "code": vendor.code.to_string(),
+                }]}}],
+            });
+            return only(fhir(Bytes::from(body.to_string())));
         }
-        if self.chance(self.faults.server_errors.share) {
-            self.burst_left = self.faults.server_errors.burst.saturating_sub(1);
-            return Some(self.server_error());
-        }
-        if self.chance(self.faults.throttle_with_retry_after.share) {
-            self.strikes.count("throttle_with_retry_after");
-            let mut answer = outcome(StatusCode::TOO_MANY_REQUESTS, "throttled", "slow down");
-            set(
-                &mut answer,
-                header::RETRY_AFTER,
-                &self.faults.throttle_with_retry_after.seconds.to_string(),
-            );
-            return Some(answer);
-        }
-        if self.chance(self.faults.throttle_without_retry_after.share) {
-            self.strikes.count("throttle_without_retry_after");
-            return Some(outcome(StatusCode::TOO_MANY_REQUESTS, "throttled", "slow down"));
-        }
-        None
+        draft
     }
 
-    fn server_error(&mut self) -> Answer {
-        self.strikes.count("server_errors");
-        let status = match self.random.random_range(0_u32..3) {
-            0 => StatusCode::INTERNAL_SERVER_ERROR,
-            1 => StatusCode::BAD_GATEWAY,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
+    pub(super) fn route(&mut self, request: &Request) -> Draft {
+        let prefix = self.options.base_url.path().trim_end_matches('/').to_owned();
+        let Some(path) = request.path.strip_prefix(prefix.as_str()) else {
+            return only(outcome(StatusCode::NOT_FOUND, "not-found", "no such path"));
         };
-        outcome(status, "transient", "not now")
-    }
-
-    fn route(&mut self, request: &Request) -> Draft {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        if request.method == Method::POST && parts == [""] && !self.dialect.no_batch {
+            return self.batch(request);
+        }
         if request.method != Method::GET {
             return only(outcome(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -140,14 +122,25 @@ impl World {
                 "only GET is offered",
             ));
         }
-        let prefix = self.options.base_url.path().trim_end_matches('/').to_owned();
-        let Some(path) = request.path.strip_prefix(prefix.as_str()) else {
-            return only(outcome(StatusCode::NOT_FOUND, "not-found", "no such path"));
-        };
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        if let Some(record_type) = parts.first()
+            && self.fails(record_type)
+        {
+            return only(outcome(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "exception",
+                "not this type",
+            ));
+        }
+        if self.dialect.no_history && parts.get(1..).is_some_and(|rest| rest.contains(&"_history")) {
+            return only(outcome(
+                StatusCode::NOT_FOUND,
+                "not-supported",
+                "no history is kept",
+            ));
+        }
         match parts.as_slice() {
             ["metadata"] => only(fhir(Bytes::from(
-                metadata::capability_statement(&self.options.base_url).to_string(),
+                metadata::capability_statement(&self.options.base_url, self.dialect).to_string(),
             ))),
             [record_type] if self.offers(record_type) => self.search(record_type, request),
             [record_type, "_history"] if self.offers(record_type) => {
@@ -168,6 +161,14 @@ impl World {
         }
     }
 
+    fn fails(&mut self, record_type: &str) -> bool {
+        let fault = self.faults.fail_type;
+        let meant = fault.record_type.is_some_and(|kind| kind.name() == record_type);
+        let fails = meant && self.chance(fault.share);
+        self.count_if(fails, "fail_type");
+        fails
+    }
+
     fn offers(&self, record_type: &str) -> bool {
         Kind::named(record_type).is_some() || self.records.knows_type(record_type)
     }
@@ -177,15 +178,33 @@ impl World {
             .into_owned()
             .collect();
         if let Some((_, link)) = parameters.iter().find(|(name, _)| name == "_page") {
-            return match self.further_page(record_type, link) {
-                Ok(page) => bundle(page),
-                Err(Expired) => only(outcome(StatusCode::GONE, "expired", "this page link has expired")),
-            };
+            return self.paged(|world| world.further_page(record_type, link));
         }
-        let handling = handling(&request.headers);
-        match Search::read(record_type, &parameters, handling, self.options.page_size_max) {
-            Ok(search) => bundle(self.first_page(search)),
+        let reading = Reading {
+            handling: handling(&request.headers),
+            count_max: self.options.page_size_max,
+            dialect: self.dialect,
+        };
+        match Search::read(record_type, &parameters, reading) {
+            Ok(search) if self.dialect.needs_patient && search.lacks_patient() => only(outcome(
+                StatusCode::BAD_REQUEST,
+                "required",
+                "a search of this type needs patient, subject or _id",
+            )),
+            Ok(search) => self.paged(|world| world.first_page(search)),
             Err(reason) => only(outcome(StatusCode::BAD_REQUEST, "invalid", &reason)),
+        }
+    }
+
+    fn paged(&mut self, page: impl FnOnce(&mut Self) -> Result<Page, NoPage>) -> Draft {
+        match page(self) {
+            Ok(page) => bundle(page),
+            Err(NoPage::Expired) => only(expired()),
+            Err(NoPage::TooMany) => only(outcome(
+                StatusCode::BAD_REQUEST,
+                "too-costly",
+                "more matches than a search may have",
+            )),
         }
     }
 
@@ -197,40 +216,9 @@ impl World {
         let asked = history::Asked::read(record_type, id, &parameters, reading);
         match asked.and_then(|asked| self.history(asked)) {
             Ok(page) => bundle(page),
-            Err(NotShown::Expired) => {
-                only(outcome(StatusCode::GONE, "expired", "this page link has expired"))
-            }
+            Err(NotShown::Expired) => only(expired()),
             Err(NotShown::Invalid(reason)) => only(outcome(StatusCode::BAD_REQUEST, "invalid", &reason)),
         }
-    }
-
-    fn read(&mut self, record_type: &str, id: &str, headers: &HeaderMap) -> Draft {
-        let Some(version) = self.records.current(record_type, id, self.now()) else {
-            return only(outcome(StatusCode::NOT_FOUND, "not-found", "no such record"));
-        };
-        let asked = headers
-            .get(header::IF_NONE_MATCH)
-            .and_then(|value| value.to_str().ok());
-        let tag = entity_tag(version);
-        if version.body.is_some() && asked.is_some_and(|asked| asked.split(',').any(|one| one.trim() == tag))
-        {
-            let mut answer = plain(StatusCode::NOT_MODIFIED, Bytes::new());
-            set(&mut answer, header::ETAG, &tag);
-            self.not_modified += 1;
-            return only(answer);
-        }
-        whole(version)
-    }
-
-    fn read_version(&self, record_type: &str, id: &str, number: &str) -> Draft {
-        let version = number
-            .parse()
-            .ok()
-            .and_then(|number| self.records.exact(record_type, id, number, self.now()));
-        version.map_or_else(
-            || only(outcome(StatusCode::NOT_FOUND, "not-found", "no such version")),
-            whole,
-        )
     }
 
     /// Answers with what was answered before to the same address, where that differs from the present.
@@ -304,7 +292,7 @@ pub(super) fn set(answer: &mut Answer, name: HeaderName, value: &str) {
     }
 }
 
-fn plain(status: StatusCode, body: Bytes) -> Answer {
+pub(super) fn plain(status: StatusCode, body: Bytes) -> Answer {
     let mut answer = Answer {
         status,
         headers: HeaderMap::new(),
@@ -321,11 +309,11 @@ fn plain(status: StatusCode, body: Bytes) -> Answer {
     answer
 }
 
-fn fhir(body: Bytes) -> Answer {
+pub(super) fn fhir(body: Bytes) -> Answer {
     plain(StatusCode::OK, body)
 }
 
-fn only(answer: Answer) -> Draft {
+pub(super) fn only(answer: Answer) -> Draft {
     Draft {
         answer,
         showings: Vec::new(),
@@ -339,39 +327,23 @@ fn bundle(page: Page) -> Draft {
     }
 }
 
-/// Shows one version, or its delete.
-fn whole(version: &Arc<Version>) -> Draft {
-    let mut answer = match &version.body {
-        Some(body) => fhir(body.clone()),
-        None => outcome(StatusCode::GONE, "deleted", "this record was deleted"),
-    };
-    set(&mut answer, header::ETAG, &entity_tag(version));
-    set(&mut answer, header::LAST_MODIFIED, &http_date(version.stamp));
-    Draft {
-        answer,
-        showings: vec![Showing {
-            version: Arc::clone(version),
-            extent: Extent::Whole,
-        }],
-    }
-}
-
-fn entity_tag(version: &Version) -> String {
-    format!("W/\"{}\"", version.number)
+fn expired() -> Answer {
+    outcome(StatusCode::GONE, "expired", "this page link has expired")
 }
 
 fn differs(one: &Draft, other: &Draft) -> bool {
-    let versions = |draft: &Draft| -> Vec<(String, u64)> {
+    let versions = |draft: &Draft| -> Vec<(String, u64, u32)> {
         draft
             .showings
             .iter()
-            .map(|showing| (showing.version.id.clone(), showing.version.number))
+            .map(|showing| &showing.version)
+            .map(|version| (version.id.clone(), version.number, version.edition))
             .collect()
     };
     versions(one) != versions(other)
 }
 
-fn http_date(instant: Timestamp) -> String {
+pub(super) fn http_date(instant: Timestamp) -> String {
     instant.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
@@ -389,20 +361,5 @@ fn handling(headers: &HeaderMap) -> Handling {
         Handling::Strict
     } else {
         Handling::Lenient
-    }
-}
-
-fn allowed(access: &Access, headers: &HeaderMap) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    match access {
-        Access::Open => true,
-        Access::Basic { user, password } => {
-            given == format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-        }
-        Access::Bearer { token } => given == format!("Bearer {token}"),
-        Access::Smart(_) | Access::Refresh(_) => false,
     }
 }

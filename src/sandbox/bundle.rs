@@ -1,7 +1,7 @@
 //! Searches: which rows a page has, and its Bundle, with every record's bytes spliced in as they are.
 //!
-//! Pages are cut from a snapshot that the first one took; under `page_drift` from the live rows, which
-//! shift in between.
+//! Pages are cut from a snapshot that the first one took; under `page_drift`, and where they are asked for by
+//! `_offset`, from the live rows, which shift in between.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::clinic::Kind;
-use super::ledger::{Extent, Showing, stamp_text};
+use super::dialect::PageStyle;
+use super::ledger::{Extent, Showing};
 use super::query::{Elements, Search, Sort};
 use super::records::Version;
 use super::world::World;
@@ -43,12 +44,17 @@ pub(super) struct Page {
     pub(super) showings: Vec<Showing>,
 }
 
-/// The page link is no longer good.
-pub(super) struct Expired;
+/// Why there is no page.
+pub(super) enum NoPage {
+    /// The page link is no longer good.
+    Expired,
+    /// More matches than a search may have.
+    TooMany,
+}
 
 impl World {
     /// Answers the first page of a search.
-    pub(super) fn first_page(&mut self, mut search: Search) -> Page {
+    pub(super) fn first_page(&mut self, mut search: Search) -> Result<Page, NoPage> {
         if search.filters_by_time() && self.chance(self.faults.ignored_filters.share) {
             self.strikes.count("ignored_filters");
             search.ignore_time();
@@ -66,10 +72,30 @@ impl World {
         } else {
             None
         };
+        if search.offset > 0 {
+            if self.chance(self.faults.expired_links.share) {
+                self.strikes.count("expired_links");
+                return Err(NoPage::Expired);
+            }
+            if self.chance(self.faults.page_drift.share) {
+                self.drift(&search, search.offset);
+            }
+        }
         let rows = self.rows(&search);
+        let most = self.dialect.max_results;
+        if most > 0 && rows.len() > most {
+            return Err(NoPage::TooMany);
+        }
         // A page of one row has no order to get wrong.
         if let Some(name) = reordered.filter(|_| rows.len() > 1) {
             self.strikes.count(name);
+        }
+        if self.dialect.page_style == PageStyle::Offset {
+            let place = Place {
+                offset: search.offset,
+                token: None,
+            };
+            return Ok(self.page(&search, &rows, place));
         }
         let live = self.chance(self.faults.page_drift.share);
         let mut token = None;
@@ -85,27 +111,34 @@ impl World {
                 rows: kept,
             }));
         }
-        self.page(&search, &rows, Place { offset: 0, token })
+        Ok(self.page(&search, &rows, Place { offset: 0, token }))
     }
 
     /// Answers a further page.
-    pub(super) fn further_page(&mut self, record_type: &str, link: &str) -> Result<Page, Expired> {
-        let (token, offset) = link.split_once('.').ok_or(Expired)?;
-        let token = u64::from_str_radix(token, 16).map_err(|_| Expired)?;
-        let offset: usize = offset.parse().map_err(|_| Expired)?;
+    pub(super) fn further_page(&mut self, record_type: &str, link: &str) -> Result<Page, NoPage> {
+        let (token, offset) = link.split_once('.').ok_or(NoPage::Expired)?;
+        let token = u64::from_str_radix(token, 16).map_err(|_| NoPage::Expired)?;
+        let offset: usize = offset.parse().map_err(|_| NoPage::Expired)?;
         let now = self.now();
-        let snapshot = self.snapshots.get(&token).ok_or(Expired)?;
+        let snapshot = self.snapshots.get(&token).ok_or(NoPage::Expired)?;
         let age = now.duration_since(snapshot.taken_at);
         if age > SNAPSHOT_AGE_MAX || snapshot.search.record_type != record_type {
-            return Err(Expired);
+            return Err(NoPage::Expired);
         }
         let search = snapshot.search.clone();
-        let rows = match &snapshot.rows {
-            Rows::Kept(rows) => rows.clone(),
-            Rows::Live => {
-                self.drift(&search, offset);
-                self.rows(&search)
-            }
+        let kept = match &snapshot.rows {
+            Rows::Kept(rows) => Some(rows.clone()),
+            Rows::Live => None,
+        };
+        if self.chance(self.faults.expired_links.share) {
+            self.strikes.count("expired_links");
+            return Err(NoPage::Expired);
+        }
+        let rows = if let Some(rows) = kept {
+            rows
+        } else {
+            self.drift(&search, offset);
+            self.rows(&search)
         };
         Ok(self.page(
             &search,
@@ -172,11 +205,14 @@ impl World {
     }
 
     fn page(&mut self, search: &Search, rows: &[Arc<Version>], place: Place) -> Page {
-        let shown = rows.get(place.offset..).unwrap_or_default();
-        let shown = shown.get(..search.count).unwrap_or(shown);
+        let all = rows.get(place.offset..).unwrap_or_default();
+        let mut shown = all.get(..search.count).unwrap_or(all).to_vec();
         let after = place.offset + shown.len();
+        let cut = self.perhaps_cut(&mut shown, rows.len());
+        self.perhaps_repeated(&mut shown);
         let told = match search.elements {
             Elements::All => Told::Whole,
+            Elements::IdAndMeta if self.dialect.no_meta => Told::IdOnly,
             Elements::IdAndMeta if self.chance(self.faults.unversioned_ids.share) => {
                 self.strikes.count("unversioned_ids");
                 Told::IdAndTime
@@ -190,12 +226,21 @@ impl World {
             "self",
             place.token.map(|token| (token, place.offset)),
         )];
-        if let Some(token) = place.token.filter(|_| after < rows.len() && !shown.is_empty()) {
-            links.push(link(base, search, "next", Some((token, after))));
+        if cut == Cut::Not && after < rows.len() && !shown.is_empty() {
+            match (self.dialect.page_style, place.token) {
+                (PageStyle::Offset, _) => links.push(offset_link(search, after)),
+                (PageStyle::NextLink, Some(token)) => {
+                    links.push(link(base, search, "next", Some((token, after))));
+                }
+                (PageStyle::NextLink, None) => {}
+            }
         }
+        let total = match cut {
+            Cut::Silently => String::new(),
+            Cut::Not | Cut::Counted => format!(r#""total":{},"#, rows.len()),
+        };
         let mut body = format!(
-            r#"{{"resourceType":"Bundle","type":"searchset","total":{},"link":[{}],"entry":["#,
-            rows.len(),
+            r#"{{"resourceType":"Bundle","type":"searchset",{total}"link":[{}],"entry":["#,
             links.join(",")
         )
         .into_bytes();
@@ -218,6 +263,43 @@ impl World {
             showings,
         }
     }
+
+    /// Leaves out the second half of a page, as if there were no more.
+    pub(super) fn perhaps_cut(&mut self, shown: &mut Vec<Arc<Version>>, all: usize) -> Cut {
+        let fault = self.faults.truncate_page;
+        if shown.len() < 2 || all < 2 || !self.chance(fault.share) {
+            return Cut::Not;
+        }
+        self.strikes.count("truncate_page");
+        shown.truncate(shown.len() / 2);
+        if fault.total { Cut::Counted } else { Cut::Silently }
+    }
+
+    /// Shows one row of a page a second time, at its end.
+    pub(super) fn perhaps_repeated(&mut self, shown: &mut Vec<Arc<Version>>) {
+        if shown.is_empty() || !self.chance(self.faults.duplicates.share) {
+            return;
+        }
+        let chosen = self.draw_below(shown.len());
+        if let Some(version) = chosen.and_then(|chosen| shown.get(chosen)).cloned() {
+            self.strikes.count("duplicates");
+            shown.push(version);
+        }
+    }
+
+    /// Draws a place below a length; none of nothing.
+    pub(super) fn draw_below(&mut self, length: usize) -> Option<usize> {
+        (length > 0).then(|| self.random.random_range(0..length))
+    }
+}
+
+/// Whether rows of a page were left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    Not,
+    /// And `total` counts them.
+    Counted,
+    Silently,
 }
 
 /// What a page tells of its records.
@@ -226,6 +308,7 @@ enum Told {
     Whole,
     IdAndVersion,
     IdAndTime,
+    IdOnly,
 }
 
 impl Told {
@@ -234,7 +317,7 @@ impl Told {
         match self {
             Self::Whole => Some(Extent::Whole),
             Self::IdAndVersion => Some(Extent::IdOnly),
-            Self::IdAndTime => None,
+            Self::IdAndTime | Self::IdOnly => None,
         }
     }
 }
@@ -262,24 +345,37 @@ fn link(base: &str, search: &Search, relation: &str, place: Option<(u64, usize)>
     )
 }
 
+/// The same search again, from further on.
+fn offset_link(search: &Search, after: usize) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let kept = search.applied.iter().filter(|(name, _)| name != "_offset");
+    query.extend_pairs(kept);
+    query.append_pair("_offset", &after.to_string());
+    let url = format!("{}?{}", search.record_type, query.finish());
+    format!(r#"{{"relation":"next","url":{}}}"#, Value::from(url))
+}
+
 fn entry(body: &mut Vec<u8>, base: &str, version: &Version, told: Told) {
     let Version {
         record_type,
         id,
-        number,
+        tag: version_id,
         ..
     } = version;
     body.extend_from_slice(format!(r#"{{"fullUrl":"{base}/{record_type}/{id}","resource":"#).as_bytes());
     match told {
         Told::Whole => body.extend_from_slice(version.body.as_deref().unwrap_or_default()),
-        Told::IdAndVersion => subsetted(body, version, &format!(r#""versionId":"{number}","#)),
+        Told::IdAndVersion => subsetted(body, version, &format!(r#""versionId":"{version_id}","#)),
         Told::IdAndTime => subsetted(body, version, ""),
+        Told::IdOnly => {
+            body.extend_from_slice(format!(r#"{{"resourceType":"{record_type}","id":"{id}"}}"#).as_bytes());
+        }
     }
     body.extend_from_slice(br#","search":{"mode":"match"}}"#);
 }
 
 fn subsetted(body: &mut Vec<u8>, version: &Version, version_id: &str) {
-    let (record_type, id, stamp) = (&version.record_type, &version.id, stamp_text(version.stamp));
+    let (record_type, id, stamp) = (&version.record_type, &version.id, &version.stamp_text);
     body.extend_from_slice(
         format!(
             r#"{{"resourceType":"{record_type}","id":"{id}","meta":{{{version_id}"lastUpdated":"{stamp}","tag":[{{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}}]}}}}"#

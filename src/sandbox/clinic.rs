@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::text;
 
 /// The record types of the clinic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "they are FHIR's own")]
+pub enum Kind {
     Patient,
     Practitioner,
     Appointment,
@@ -42,6 +43,20 @@ impl Kind {
             Self::Encounter => "Encounter",
             Self::Observation => "Observation",
             Self::DiagnosticReport => "DiagnosticReport",
+        }
+    }
+
+    /// Whether records of this type belong to a patient.
+    pub(super) fn is_about_a_patient(self) -> bool {
+        !matches!(self, Self::Patient | Self::Practitioner)
+    }
+
+    /// The search parameter of when a record's matter takes place.
+    pub(super) fn date_parameter(self) -> Option<&'static str> {
+        match self {
+            Self::Appointment | Self::Encounter | Self::Observation => Some("date"),
+            Self::DiagnosticReport => Some("issued"),
+            Self::Patient | Self::Practitioner => None,
         }
     }
 
@@ -89,6 +104,12 @@ pub enum Change {
     Corrected,
     /// Two patients were merged: the survivor or the other one.
     Merged,
+    /// Two merged patients were parted again: either of them.
+    Parted,
+    /// A record was entered in error.
+    Retracted,
+    /// Nothing happened but to its version and stamp.
+    Touched,
     /// A record was deleted.
     Deleted,
 }
@@ -267,6 +288,9 @@ impl Clinic {
                 | Change::Reported
                 | Change::Corrected
                 | Change::Merged
+                | Change::Parted
+                | Change::Retracted
+                | Change::Touched
                 | Change::Deleted => {}
             }
         }
@@ -334,7 +358,38 @@ impl Clinic {
         vec![self.draft(kind, &id, change)]
     }
 
-    fn merge(&mut self) -> Vec<Draft> {
+    /// Parts two patients that were merged.
+    pub(super) fn unmerge(&mut self) -> Vec<Draft> {
+        let other = self.any(|item| matches!(item.link, Some(("replaced-by", _))));
+        let Some(item) = other.as_ref().and_then(|other| self.items.get_mut(other)) else {
+            return Vec::new();
+        };
+        item.status = "active";
+        let survivor = item.link.take().map(|(_, survivor)| survivor);
+        let ids = [survivor, other.map(|(_, id)| id)];
+        let [Some(survivor), Some(other)] = ids else {
+            return Vec::new();
+        };
+        if let Some(item) = self.items.get_mut(&(Kind::Patient, survivor.clone()))
+            && item.link.as_ref().is_some_and(|(_, linked)| *linked == other)
+        {
+            item.link = None;
+        }
+        vec![
+            self.draft(Kind::Patient, &survivor, Change::Parted),
+            self.draft(Kind::Patient, &other, Change::Parted),
+        ]
+    }
+
+    /// Marks some record as entered in error.
+    pub(super) fn retract(&mut self) -> Option<Draft> {
+        let wanted = [Kind::Appointment, Kind::Encounter, Kind::Observation];
+        let (kind, id) = self.any(|item| wanted.contains(&item.kind) && item.status != "entered-in-error")?;
+        self.items.get_mut(&(kind, id.clone()))?.status = "entered-in-error";
+        Some(self.draft(kind, &id, Change::Retracted))
+    }
+
+    pub(super) fn merge(&mut self) -> Vec<Draft> {
         let active = |item: &Item| item.kind == Kind::Patient && item.status == "active";
         let Some(survivor) = self.any(active) else {
             return Vec::new();

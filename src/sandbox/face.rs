@@ -95,6 +95,8 @@ struct Face {
 fn router(face: Face) -> Router {
     Router::new()
         .route("/ledger", get(ledger).delete(clear_ledger))
+        .route("/kept", get(kept))
+        .route("/dialect", get(dialect).put(set_dialect))
         .route("/faults", get(faults).put(set_faults))
         .route("/strikes", get(strikes))
         .route("/step", post(step))
@@ -178,6 +180,24 @@ async fn ledger(State(face): State<Face>) -> Response {
 async fn clear_ledger(State(face): State<Face>) -> StatusCode {
     face.ehr.clear_ledger();
     StatusCode::NO_CONTENT
+}
+
+async fn kept(State(face): State<Face>) -> Response {
+    Json(face.ehr.kept()).into_response()
+}
+
+async fn dialect(State(face): State<Face>) -> Response {
+    Json(face.ehr.dialect()).into_response()
+}
+
+async fn set_dialect(State(face): State<Face>, Json(patch): Json<Value>) -> Response {
+    match face.ehr.dialect().merged(&patch) {
+        Ok(merged) => {
+            face.ehr.set_dialect(merged);
+            Json(merged).into_response()
+        }
+        Err(error) => refused(&error.to_string()),
+    }
 }
 
 async fn faults(State(face): State<Face>) -> Response {

@@ -4,6 +4,7 @@
 //! `page_drift` from the versions as they are, which new ones push on to later pages.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,8 +13,9 @@ use rand::RngExt;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::bundle::Page;
+use super::bundle::{Cut, Page};
 use super::clinic::Kind;
+use super::dialect::DeleteMode;
 use super::ledger::{Extent, Showing};
 use super::query::Handling;
 use super::records::Version;
@@ -116,6 +118,10 @@ impl World {
                 return Err(NotShown::Expired);
             }
             Some(place) => {
+                if self.chance(self.faults.expired_links.share) {
+                    self.strikes.count("expired_links");
+                    return Err(NotShown::Expired);
+                }
                 if place.drifts {
                     self.add_in_front(&asked.record_type);
                 }
@@ -138,17 +144,34 @@ impl World {
         } else {
             place.first_seen
         };
-        let since = asked.since.as_ref().map(|(_, since)| *since);
+        let granularity = self.dialect.granularity;
+        let since = asked.since.as_ref().map(|(_, since)| granularity.floor(*since));
+        let vanished = self.vanished(&asked.record_type);
         let mut rows: Vec<Arc<Version>> = self
             .records
             .versions_of(&asked.record_type, asked.id.as_deref())
             .filter(|version| {
-                version.visible_at <= seen_at && since.is_none_or(|since| version.stamp >= since)
+                version.visible_at <= seen_at
+                    && since.is_none_or(|since| version.stamp >= since)
+                    && !vanished.contains(&version.id)
             })
             .cloned()
             .collect();
         rows.sort_by_key(|version| Reverse((version.stamp, version.id.clone(), version.number)));
         Ok(self.history_page(&asked, &rows, place))
+    }
+
+    /// The ids of deleted records that nothing tells of any more.
+    fn vanished(&self, record_type: &str) -> BTreeSet<String> {
+        if self.dialect.delete_mode != DeleteMode::Vanish {
+            return BTreeSet::new();
+        }
+        let now = self.now();
+        self.records
+            .versions_of(record_type, None)
+            .filter(|version| version.body.is_none() && version.visible_at <= now)
+            .map(|version| version.id.clone())
+            .collect()
     }
 
     /// Changes some record of the type, so that the rows move on by one.
@@ -172,22 +195,27 @@ impl World {
         }
     }
 
-    fn history_page(&self, asked: &Asked, rows: &[Arc<Version>], place: Place) -> Page {
-        let shown = rows.get(place.offset..).unwrap_or_default();
-        let shown = shown.get(..asked.count).unwrap_or(shown);
+    fn history_page(&mut self, asked: &Asked, rows: &[Arc<Version>], place: Place) -> Page {
+        let all = rows.get(place.offset..).unwrap_or_default();
+        let mut shown = all.get(..asked.count).unwrap_or(all).to_vec();
         let after = place.offset + shown.len();
+        let cut = self.perhaps_cut(&mut shown, rows.len());
+        self.perhaps_repeated(&mut shown);
         let base = self.options.base_url.as_str().trim_end_matches('/');
         let mut links = vec![link(base, asked, "self", None)];
-        if after < rows.len() && !shown.is_empty() {
+        if cut == Cut::Not && after < rows.len() && !shown.is_empty() {
             let next = Place {
                 offset: after,
                 ..place
             };
             links.push(link(base, asked, "next", Some(next)));
         }
+        let total = match cut {
+            Cut::Silently => String::new(),
+            Cut::Not | Cut::Counted => format!(r#""total":{},"#, rows.len()),
+        };
         let mut body = format!(
-            r#"{{"resourceType":"Bundle","type":"history","total":{},"link":[{}],"entry":["#,
-            rows.len(),
+            r#"{{"resourceType":"Bundle","type":"history",{total}"link":[{}],"entry":["#,
             links.join(",")
         )
         .into_bytes();
@@ -229,6 +257,7 @@ fn entry(body: &mut Vec<u8>, base: &str, version: &Version) {
         record_type,
         id,
         number,
+        tag: version_id,
         stamp,
         ..
     } = version;
@@ -247,7 +276,7 @@ fn entry(body: &mut Vec<u8>, base: &str, version: &Version) {
     let modified = stamp.strftime("%Y-%m-%dT%H:%M:%S%.9f+00:00");
     body.extend_from_slice(
         format!(
-            r#""request":{{"method":"{method}","url":"{url}"}},"response":{{"status":"{status}","etag":"W/\"{number}\"","lastModified":"{modified}"}}}}"#
+            r#""request":{{"method":"{method}","url":"{url}"}},"response":{{"status":"{status}","etag":"W/\"{version_id}\"","lastModified":"{modified}"}}}}"#
         )
         .as_bytes(),
     );

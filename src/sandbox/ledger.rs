@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::records::{Version, sha256_hex};
+use super::world::World;
 
 /// One version that was shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +39,43 @@ pub struct Shown {
     pub shown_after_newer: bool,
 }
 
+/// One version that there is, whether an answer ever carried it or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The record type.
+    pub record_type: String,
+    /// The record id.
+    pub id: String,
+    /// The version id, as in `meta.versionId`.
+    pub version_id: String,
+    /// The version's stamp, as in `meta.lastUpdated`.
+    pub last_updated: String,
+    /// SHA-256 of the record's bytes, in hexadecimal; of nothing for a delete.
+    pub sha256: String,
+    /// Whether the version is a delete.
+    pub deleted: bool,
+    /// From when on answers may carry it, by the true clock.
+    pub visible_at: String,
+    /// Since when its record is withheld from the client, by the true clock; absent where it is not.
+    pub withheld_since: Option<String>,
+}
+
+impl World {
+    pub(super) fn kept(&self, version: &Version) -> Kept {
+        let withheld = self.records.withheld_since(&version.record_type, &version.id);
+        Kept {
+            record_type: version.record_type.clone(),
+            id: version.id.clone(),
+            version_id: version.tag.clone(),
+            last_updated: version.stamp_text.clone(),
+            sha256: sha256_hex(version.body.as_deref().unwrap_or_default()),
+            deleted: version.body.is_none(),
+            visible_at: stamp_text(version.visible_at),
+            withheld_since: withheld.map(stamp_text),
+        }
+    }
+}
+
 /// How much of a version an answer carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -56,7 +94,7 @@ pub(super) struct Showing {
 
 #[derive(Default)]
 pub(super) struct Ledger {
-    entries: BTreeMap<(String, String, u64), Shown>,
+    entries: BTreeMap<(String, String, (u64, u32)), Shown>,
 }
 
 impl Ledger {
@@ -79,22 +117,25 @@ impl Ledger {
         let key = |number| (version.record_type.clone(), version.id.clone(), number);
         let newer = self
             .entries
-            .range(key(version.number + 1)..=key(u64::MAX))
+            .range(key((version.number + 1, 0))..=key((u64::MAX, u32::MAX)))
             .next()
             .is_some();
-        let entry = self.entries.entry(key(version.number)).or_insert_with(|| Shown {
-            record_type: version.record_type.clone(),
-            id: version.id.clone(),
-            version_id: version.number.to_string(),
-            last_updated: stamp_text(version.stamp),
-            sha256: sha256_hex(version.body.as_deref().unwrap_or_default()),
-            deleted: version.body.is_none(),
-            first_shown_at: stamp_text(now),
-            last_shown_at: String::new(),
-            times: 0,
-            id_only_times: 0,
-            shown_after_newer: newer,
-        });
+        let entry = self
+            .entries
+            .entry(key((version.number, version.edition)))
+            .or_insert_with(|| Shown {
+                record_type: version.record_type.clone(),
+                id: version.id.clone(),
+                version_id: version.tag.clone(),
+                last_updated: version.stamp_text.clone(),
+                sha256: sha256_hex(version.body.as_deref().unwrap_or_default()),
+                deleted: version.body.is_none(),
+                first_shown_at: stamp_text(now),
+                last_shown_at: String::new(),
+                times: 0,
+                id_only_times: 0,
+                shown_after_newer: newer,
+            });
         entry.last_shown_at = stamp_text(now);
         match showing.extent {
             Extent::Whole => entry.times += 1,

@@ -6,6 +6,8 @@ use jiff::civil::{Date, Time};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
+use super::clinic::Kind;
+use super::dialect::{Dialect, Granularity, PageStyle};
 use super::records::Version;
 
 /// How unknown parameters are treated, from `Prefer: handling=…`.
@@ -13,6 +15,14 @@ use super::records::Version;
 pub(super) enum Handling {
     Strict,
     Lenient,
+}
+
+/// How a search's parameters are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) handling: Handling,
+    pub(super) count_max: usize,
+    pub(super) dialect: Dialect,
 }
 
 /// In which order rows come.
@@ -39,10 +49,13 @@ pub(super) struct Search {
     pub(super) count: usize,
     pub(super) sort: Sort,
     pub(super) elements: Elements,
+    /// How many rows come before the page, where pages are asked for by number.
+    pub(super) offset: usize,
     bounds: Vec<Bound>,
+    dates: Vec<Bound>,
     ids: Option<Vec<String>>,
     statuses: Option<Vec<String>>,
-    patient: Option<String>,
+    patients: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,23 +83,24 @@ impl Search {
     pub(super) fn read(
         record_type: &str,
         parameters: &[(String, String)],
-        handling: Handling,
-        count_max: usize,
+        reading: Reading,
     ) -> Result<Self, String> {
         let mut search = Self {
             record_type: record_type.to_owned(),
             applied: Vec::new(),
-            count: COUNT_DEFAULT.min(count_max),
+            count: COUNT_DEFAULT.min(reading.count_max),
             sort: Sort::ById,
             elements: Elements::All,
+            offset: 0,
             bounds: Vec::new(),
+            dates: Vec::new(),
             ids: None,
             statuses: None,
-            patient: None,
+            patients: None,
         };
         for (name, value) in parameters {
-            let known = search.apply(name, value, count_max)?;
-            match (known, handling) {
+            let known = search.apply(name, value, reading)?;
+            match (known, reading.handling) {
                 (true, _) if name == "_count" => {
                     search.applied.push((name.clone(), search.count.to_string()));
                 }
@@ -94,6 +108,9 @@ impl Search {
                 (false, Handling::Strict) => return Err(format!("unknown search parameter {name}")),
                 (false, Handling::Lenient) => {}
             }
+        }
+        if reading.dialect.max_count > 0 {
+            search.count = search.count.min(reading.dialect.max_count);
         }
         Ok(search)
     }
@@ -106,10 +123,11 @@ impl Search {
         self.bounds.iter().all(|bound| bound.holds(version.stamp))
             && in_list(&self.ids, Some(&version.id))
             && in_list(&self.statuses, version.status.as_deref())
+            && in_list(&self.patients, version.patient.as_deref())
             && self
-                .patient
-                .as_ref()
-                .is_none_or(|wanted| version.patient.as_ref() == Some(wanted))
+                .dates
+                .iter()
+                .all(|bound| version.date.is_some_and(|date| bound.holds(date)))
     }
 
     pub(super) fn filters_by_time(&self) -> bool {
@@ -117,7 +135,13 @@ impl Search {
     }
 
     pub(super) fn filters_by_content(&self) -> bool {
-        self.ids.is_some() || self.statuses.is_some() || self.patient.is_some()
+        self.ids.is_some() || self.statuses.is_some() || self.patients.is_some() || !self.dates.is_empty()
+    }
+
+    /// Whether it goes over the records of all patients.
+    pub(super) fn lacks_patient(&self) -> bool {
+        let about = Kind::named(&self.record_type).is_none_or(Kind::is_about_a_patient);
+        about && self.ids.is_none() && self.patients.is_none()
     }
 
     /// Forgets the bounds of time, as a server does that ignores them.
@@ -128,9 +152,10 @@ impl Search {
 
     /// Forgets what else chooses records.
     pub(super) fn ignore_content(&mut self) {
-        (self.ids, self.statuses, self.patient) = (None, None, None);
-        self.applied
-            .retain(|(name, _)| !matches!(name.as_str(), "_id" | "status" | "patient"));
+        (self.ids, self.statuses, self.patients) = (None, None, None);
+        self.dates.clear();
+        let chooses = ["_id", "status", "patient", "subject", "date", "issued"];
+        self.applied.retain(|(name, _)| !chooses.contains(&name.as_str()));
     }
 
     pub(super) fn ignore_sort(&mut self) {
@@ -139,23 +164,28 @@ impl Search {
     }
 
     /// Applies one parameter; says whether it is known.
-    fn apply(&mut self, name: &str, value: &str, count_max: usize) -> Result<bool, String> {
+    fn apply(&mut self, name: &str, value: &str, reading: Reading) -> Result<bool, String> {
+        let dialect = reading.dialect;
+        let about_a_patient = Kind::named(&self.record_type).is_none_or(Kind::is_about_a_patient);
         let list = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let bound = || Bound::read(value).ok_or_else(|| format!("{name} holds no usable date"));
         match name {
-            "_lastUpdated" => {
-                let bound =
-                    Bound::read(value).ok_or_else(|| "_lastUpdated holds no usable date".to_owned())?;
-                self.bounds.push(bound);
+            "_lastUpdated" if !dialect.no_last_updated => {
+                self.bounds.push(bound()?.at(dialect.granularity));
             }
             "_sort" => match value {
+                "_id" => self.sort = Sort::ById,
+                _ if dialect.no_last_updated => return Ok(false),
                 "_lastUpdated" | "_lastUpdated,_id" => self.sort = Sort::Oldest,
                 "-_lastUpdated" | "-_lastUpdated,_id" => self.sort = Sort::Newest,
-                "_id" => self.sort = Sort::ById,
                 _ => return Ok(false),
             },
             "_count" => {
                 let count: usize = value.parse().map_err(|_| "_count is not a number".to_owned())?;
-                self.count = count.min(count_max);
+                self.count = count.min(reading.count_max);
+            }
+            "_offset" if dialect.page_style == PageStyle::Offset => {
+                self.offset = value.parse().map_err(|_| "_offset is not a number".to_owned())?;
             }
             "_elements" => {
                 if !value.split(',').all(|element| matches!(element, "id" | "meta")) {
@@ -164,8 +194,14 @@ impl Search {
                 self.elements = Elements::IdAndMeta;
             }
             "_id" => self.ids = Some(list()),
-            "status" => self.statuses = Some(list()),
-            "patient" => self.patient = Some(value.strip_prefix("Patient/").unwrap_or(value).to_owned()),
+            "status" if about_a_patient => self.statuses = Some(list()),
+            "patient" | "subject" if about_a_patient => {
+                let bare = |id: String| id.strip_prefix("Patient/").map_or(id.clone(), str::to_owned);
+                self.patients = Some(list().into_iter().map(bare).collect());
+            }
+            _ if Kind::named(&self.record_type).and_then(Kind::date_parameter) == Some(name) => {
+                self.dates.push(bound()?);
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -186,6 +222,15 @@ impl Bound {
         Some(Self { prefix, from, until })
     }
 
+    /// The same bound as a server compares it that tells time no finer.
+    fn at(self, granularity: Granularity) -> Self {
+        Self {
+            from: granularity.floor(self.from),
+            until: granularity.ceiling(self.until),
+            ..self
+        }
+    }
+
     fn holds(&self, stamp: Timestamp) -> bool {
         match self.prefix {
             Prefix::Equal => stamp >= self.from && stamp < self.until,
@@ -195,6 +240,11 @@ impl Bound {
             Prefix::Less => stamp < self.from,
         }
     }
+}
+
+/// Reads the instant at which a date of any precision begins.
+pub(super) fn instant_of(text: &str) -> Option<Timestamp> {
+    span(text).map(|(from, _)| from)
 }
 
 /// Reads a date of any precision as the half-open span that it stands for; without an offset it is UTC.
@@ -309,8 +359,13 @@ mod tests {
             ("_count".to_owned(), "5000".to_owned()),
             ("colour".to_owned(), "red".to_owned()),
         ];
-        assert!(Search::read("Patient", &parameters, Handling::Strict, 100).is_err());
-        let search = Search::read("Patient", &parameters, Handling::Lenient, 100).unwrap();
+        let reading = |handling| Reading {
+            handling,
+            count_max: 100,
+            dialect: Dialect::default(),
+        };
+        assert!(Search::read("Patient", &parameters, reading(Handling::Strict)).is_err());
+        let search = Search::read("Patient", &parameters, reading(Handling::Lenient)).unwrap();
         assert_eq!(search.applied, [("_count".to_owned(), "100".to_owned())]);
     }
 }

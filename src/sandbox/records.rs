@@ -15,15 +15,24 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ledger::stamp_text;
+use super::query::instant_of;
+use super::shape::{self, Head, Manner};
 
 /// One version of one record.
 pub(super) struct Version {
     pub(super) record_type: String,
     pub(super) id: String,
     pub(super) number: u64,
+    /// How often this version's content was replaced without a word.
+    pub(super) edition: u32,
+    /// `meta.versionId`.
+    pub(super) tag: String,
     /// `meta.lastUpdated`.
     pub(super) stamp: Timestamp,
+    /// The stamp as it is told.
+    pub(super) stamp_text: String,
+    /// In which arrangement it is written down.
+    pub(super) arrangement: u64,
     /// From when on searches and reads show it, by the true clock.
     pub(super) visible_at: Timestamp,
     /// The record's bytes; absent for a delete.
@@ -32,6 +41,8 @@ pub(super) struct Version {
     pub(super) status: Option<String>,
     /// The id of the patient that the record is about, where there is one.
     pub(super) patient: Option<String>,
+    /// What a search by `date` (of a report by `issued`) compares.
+    pub(super) date: Option<Timestamp>,
 }
 
 /// When a version is stamped and from when on it is visible.
@@ -45,48 +56,86 @@ pub(super) struct Moment {
 #[derive(Default)]
 pub(super) struct Records {
     by_type: BTreeMap<String, BTreeMap<String, Vec<Arc<Version>>>>,
+    /// Records that the client may no longer see, and since when.
+    withheld: BTreeMap<String, BTreeMap<String, Timestamp>>,
 }
 
 impl Records {
     /// Adds a version with these members (JSON text between the braces, without `resourceType`, `id`, `meta`).
-    pub(super) fn put(&mut self, record_type: &str, id: &str, members: &str, at: Moment) -> Arc<Version> {
+    pub(super) fn put(
+        &mut self,
+        (record_type, id): (&str, &str),
+        members: &str,
+        (at, manner): (Moment, Manner),
+    ) -> Arc<Version> {
         let number = self.next_number(record_type, id);
-        let body = wrap(
-            &Head {
-                record_type,
-                id,
-                number,
-                stamp: at.stamp,
-            },
-            members,
-        );
-        let parsed: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
-        self.push(Version {
-            record_type: record_type.to_owned(),
-            id: id.to_owned(),
-            number,
-            stamp: at.stamp,
-            visible_at: at.visible_at,
-            status: parsed.get("status").and_then(Value::as_str).map(str::to_owned),
-            patient: patient_of(&parsed),
-            body: Some(Bytes::from(body)),
-        })
+        self.push(version((record_type, id, number), members, (at, manner)))
+    }
+
+    /// Replaces the newest version's content, and nothing else of it; nothing where there is none to replace.
+    pub(super) fn replace(
+        &mut self,
+        (record_type, id): (&str, &str),
+        members: &str,
+        manner: Manner,
+    ) -> Option<Arc<Version>> {
+        let last = self.by_type.get_mut(record_type)?.get_mut(id)?.last_mut()?;
+        last.body.as_ref()?;
+        let at = Moment {
+            stamp: last.stamp,
+            visible_at: last.visible_at,
+        };
+        let mut replaced = version((record_type, id, last.number), members, (at, manner));
+        replaced.edition = last.edition + 1;
+        *last = Arc::new(replaced);
+        Some(Arc::clone(last))
+    }
+
+    /// Withholds a record from now on.
+    pub(super) fn withhold(&mut self, record_type: &str, id: &str, since: Timestamp) {
+        let of_type = self.withheld.entry(record_type.to_owned()).or_default();
+        of_type.entry(id.to_owned()).or_insert(since);
+    }
+
+    /// Since when a record is withheld, if it is.
+    pub(super) fn withheld_since(&self, record_type: &str, id: &str) -> Option<Timestamp> {
+        self.withheld.get(record_type)?.get(id).copied()
+    }
+
+    /// Every version that there is, withheld ones too.
+    pub(super) fn everything(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.by_type.values().flat_map(BTreeMap::values).flatten()
     }
 
     /// Adds a delete; nothing when the record is unknown or deleted already.
-    pub(super) fn delete(&mut self, record_type: &str, id: &str, at: Moment) -> Option<Arc<Version>> {
+    pub(super) fn delete(
+        &mut self,
+        (record_type, id): (&str, &str),
+        (at, manner): (Moment, Manner),
+    ) -> Option<Arc<Version>> {
         let last = self.versions(record_type, id).last()?;
         last.body.as_ref()?;
         let number = self.next_number(record_type, id);
+        let head = Head {
+            record_type,
+            id,
+            number,
+            stamp: at.stamp,
+        };
         Some(self.push(Version {
             record_type: record_type.to_owned(),
             id: id.to_owned(),
             number,
+            edition: 0,
+            tag: shape::version_id(&head, manner.dialect),
             stamp: at.stamp,
+            stamp_text: shape::stamp(at.stamp, manner),
+            arrangement: 0,
             visible_at: at.visible_at,
             body: None,
             status: None,
             patient: None,
+            date: None,
         }))
     }
 
@@ -104,12 +153,12 @@ impl Records {
         &self,
         record_type: &str,
         id: &str,
-        number: u64,
+        version_id: &str,
         now: Timestamp,
     ) -> Option<&Arc<Version>> {
         self.versions(record_type, id)
             .iter()
-            .find(|version| version.number == number && version.visible_at <= now)
+            .find(|version| version.tag == version_id && version.visible_at <= now)
     }
 
     /// Returns each record's current version at an instant, by id, deleted ones left out.
@@ -118,10 +167,13 @@ impl Records {
         record_type: &str,
         now: Timestamp,
     ) -> impl Iterator<Item = &'a Arc<Version>> + use<'a> {
+        let withheld = self.withheld.get(record_type);
         self.by_type
             .get(record_type)
             .into_iter()
-            .flat_map(BTreeMap::values)
+            .flatten()
+            .filter(move |(id, _)| withheld.is_none_or(|withheld| !withheld.contains_key(*id)))
+            .map(|(_, versions)| versions)
             .filter_map(move |versions| newest_visible(versions, now))
             .filter(|version| version.body.is_some())
     }
@@ -132,11 +184,13 @@ impl Records {
         record_type: &str,
         id: Option<&'a str>,
     ) -> impl Iterator<Item = &'a Arc<Version>> + use<'a> {
+        let withheld = self.withheld.get(record_type);
         self.by_type
             .get(record_type)
             .into_iter()
             .flatten()
             .filter(move |(known, _)| id.is_none_or(|id| known.as_str() == id))
+            .filter(move |(known, _)| withheld.is_none_or(|withheld| !withheld.contains_key(*known)))
             .flat_map(|(_, versions)| versions)
     }
 
@@ -206,42 +260,46 @@ pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
-struct Head<'a> {
-    record_type: &'a str,
-    id: &'a str,
-    number: u64,
-    stamp: Timestamp,
-}
-
-/// Real servers differ in where `meta` stands, in the order within it, and in white space: so do versions here.
-fn wrap(head: &Head<'_>, members: &str) -> String {
-    let Head {
+fn version(
+    (record_type, id, number): (&str, &str, u64),
+    members: &str,
+    (at, manner): (Moment, Manner),
+) -> Version {
+    let head = Head {
         record_type,
         id,
         number,
-        ..
-    } = head;
-    let stamp = stamp_text(head.stamp);
-    let comma = if members.is_empty() { "" } else { "," };
-    match number % 4 {
-        1 => format!(
-            r#"{{"resourceType":"{record_type}","id":"{id}","meta":{{"versionId":"{number}","lastUpdated":"{stamp}"}}{comma}{members}}}"#
-        ),
-        2 => format!(
-            r#"{{"resourceType":"{record_type}","id":"{id}"{comma}{members},"meta":{{"lastUpdated":"{stamp}","versionId":"{number}","source":"urn:sandbox:front-desk"}}}}"#
-        ),
-        3 => format!(
-            r#"{{ "meta" : {{ "lastUpdated" : "{stamp}", "versionId" : "{number}" }},{nl}  "id" : "{id}"{comma}{members},{nl}  "resourceType" : "{record_type}"{nl}}}"#,
-            nl = '\n'
-        ),
-        _ => format!(
-            r#"{{"id":"{id}","resourceType":"{record_type}"{comma}{members},"meta":{{"extension":[{{"url":"urn:sandbox:shift","valueString":"n\u00e4chtlich"}}],"versionId":"{number}","lastUpdated":"{stamp}"}}}}"#
-        ),
+        stamp: at.stamp,
+    };
+    let texts = shape::written_down(&head, members, manner);
+    let parsed: Value = serde_json::from_str(&texts.body).unwrap_or(Value::Null);
+    Version {
+        record_type: record_type.to_owned(),
+        id: id.to_owned(),
+        number,
+        edition: 0,
+        tag: texts.version_id,
+        stamp: at.stamp,
+        stamp_text: texts.stamp,
+        arrangement: texts.arrangement,
+        visible_at: at.visible_at,
+        status: parsed.get("status").and_then(Value::as_str).map(str::to_owned),
+        patient: patient_of(&parsed),
+        date: date_of(&parsed),
+        body: Some(Bytes::from(texts.body)),
     }
 }
 
 fn newest_visible(versions: &[Arc<Version>], now: Timestamp) -> Option<&Arc<Version>> {
     versions.iter().rev().find(|version| version.visible_at <= now)
+}
+
+fn date_of(record: &Value) -> Option<Timestamp> {
+    let paths = ["/start", "/period/start", "/effectiveDateTime", "/issued"];
+    let text = paths
+        .into_iter()
+        .find_map(|path| record.pointer(path)?.as_str())?;
+    instant_of(text)
 }
 
 fn patient_of(record: &Value) -> Option<String> {
@@ -269,25 +327,5 @@ mod tests {
         let text = r#"{"id":"x","b" : 1.10,"a":[1e2, "\/é"],"meta":{}}"#;
         let members: Members = serde_json::from_str(text).unwrap();
         assert_eq!(members.body_text(), r#""b":1.10,"a":[1e2, "\/é"]"#);
-    }
-
-    #[test]
-    fn every_shape_is_json_and_names_its_version() {
-        let mut records = Records::default();
-        let at = Moment {
-            stamp: Timestamp::UNIX_EPOCH,
-            visible_at: Timestamp::UNIX_EPOCH,
-        };
-        for number in 1..=8_u64 {
-            let members = if number > 4 { "" } else { r#""status":"booked""# };
-            let version = records.put("Task", "t", members, at);
-            let value: Value = serde_json::from_slice(version.body.as_ref().unwrap()).unwrap();
-            assert_eq!(value["meta"]["versionId"], number.to_string());
-            assert_eq!(value["meta"]["lastUpdated"], "1970-01-01T00:00:00.000Z");
-            assert_eq!(
-                (&value["resourceType"], &value["id"]),
-                (&Value::from("Task"), &Value::from("t"))
-            );
-        }
     }
 }

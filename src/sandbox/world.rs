@@ -12,9 +12,12 @@ use rand::{RngExt, SeedableRng};
 use super::answer::Cached;
 use super::bundle::Snapshot;
 use super::clinic::{Change, Clinic, Draft, Kind};
+use super::dialect::Dialect;
 use super::faults::{Faults, Strikes};
 use super::ledger::{Ledger, stamp_text};
 use super::records::{Moment, Records, Version};
+use super::refusals::Counts;
+use super::shape::Manner;
 use super::smart::Grants;
 use super::{Options, Written};
 
@@ -27,6 +30,7 @@ pub(super) struct World {
     clock: Arc<dyn Clock>,
     pub(super) records: Records,
     pub(super) clinic: Clinic,
+    pub(super) dialect: Dialect,
     pub(super) faults: Faults,
     pub(super) strikes: Strikes,
     pub(super) ledger: Ledger,
@@ -36,6 +40,7 @@ pub(super) struct World {
     pub(super) snapshots_made: u64,
     pub(super) cached: BTreeMap<String, Vec<Cached>>,
     pub(super) burst_left: u32,
+    pub(super) counts: Counts,
     pub(super) grants: Grants,
     /// How many reads were answered 304.
     pub(super) not_modified: u64,
@@ -54,6 +59,7 @@ impl World {
         let mut world = Self {
             clinic: Clinic::new(Xoshiro256PlusPlus::seed_from_u64(options.seed)),
             random: Xoshiro256PlusPlus::seed_from_u64(options.seed ^ 0xfa17_fa17_fa17_fa17),
+            dialect: options.dialect,
             options,
             clock,
             records: Records::default(),
@@ -64,6 +70,7 @@ impl World {
             snapshots_made: 0,
             cached: BTreeMap::new(),
             burst_left: 0,
+            counts: Counts::default(),
             grants: Grants::default(),
             not_modified: 0,
             bomb: OnceLock::new(),
@@ -98,16 +105,41 @@ impl World {
 
     pub(super) fn step(&mut self) -> Vec<Written> {
         let now = self.own_now();
-        let drafts = self.clinic.step(now);
-        drafts
+        let mut drafts = self.clinic.step(now);
+        drafts.extend(self.happenings());
+        let mut written: Vec<Written> = drafts
             .into_iter()
             .filter_map(|draft| self.commit(draft))
-            .collect()
+            .collect();
+        written.extend(self.perhaps_reindexed());
+        self.perhaps_moved_out();
+        written
     }
 
     pub(super) fn put(&mut self, record_type: &str, id: &str, members: &str, change: Change) -> Written {
-        let at = self.moment();
-        written(&self.records.put(record_type, id, members, at), change)
+        let key = (record_type, id);
+        if let Some(replaced) = self.perhaps_replaced(key, members) {
+            return written(&replaced, change);
+        }
+        let mut at = self.moment();
+        if let Some(stamp) = self.perhaps_unmoved(key, at.stamp) {
+            at.stamp = stamp;
+        }
+        let manner = self.manner();
+        written(&self.records.put(key, members, (at, manner)), change)
+    }
+
+    /// In which way the next version is written down.
+    pub(super) fn manner(&mut self) -> Manner {
+        let mixed = self.chance(self.faults.mixed_types.share);
+        if mixed {
+            self.strikes.count("mixed_types");
+        }
+        Manner {
+            dialect: self.dialect,
+            arrangement: None,
+            mixed,
+        }
     }
 
     pub(super) fn delete(&mut self, record_type: &str, id: &str) -> Option<Written> {
@@ -117,8 +149,9 @@ impl World {
         let mut at = self.stamp();
         // A delete is never late: nothing but its absence shows it.
         at.visible_at = self.now();
+        let manner = self.manner();
         self.records
-            .delete(record_type, id, at)
+            .delete((record_type, id), (at, manner))
             .map(|version| written(&version, Change::Deleted))
     }
 
@@ -134,12 +167,13 @@ impl World {
         let patients = self.options.patients.max(1);
         let span_ms = i64::from(self.options.history_days.max(1)) * 86_400_000;
         let rows = i64::try_from(patients * 2 + 3).unwrap_or(i64::MAX);
+        let manner = self.manner();
         let at = |row: i64| {
             let before = SignedDuration::from_millis(span_ms - span_ms / (rows + 1) * (row + 1));
-            let stamp = now.checked_sub(before).unwrap_or(now);
+            let began = now.checked_sub(before).unwrap_or(now);
             Moment {
-                stamp,
-                visible_at: stamp,
+                stamp: manner.dialect.granularity.floor(began),
+                visible_at: began,
             }
         };
         for row in 0..rows {
@@ -151,10 +185,9 @@ impl World {
             };
             for draft in drafts {
                 self.records.put(
-                    draft.kind.name(),
-                    &draft.id,
+                    (draft.kind.name(), &draft.id),
                     draft.members.as_deref().unwrap_or_default(),
-                    moment,
+                    (moment, manner),
                 );
             }
         }
@@ -178,14 +211,14 @@ impl World {
         at
     }
 
-    fn stamp(&mut self) -> Moment {
+    pub(super) fn stamp(&mut self) -> Moment {
         let now = self.now();
         let own = self.own_now();
         if self.faults.clock_skew_seconds != 0 {
             self.strikes.count("clock_skew_seconds");
         }
         let fresh = Moment {
-            stamp: to_milliseconds(own),
+            stamp: self.dialect.granularity.floor(own),
             visible_at: now,
         };
         let run = self.faults.equal_timestamps.run;
@@ -213,18 +246,13 @@ impl World {
     }
 }
 
-fn written(version: &Version, change: Change) -> Written {
+pub(super) fn written(version: &Version, change: Change) -> Written {
     Written {
         record_type: version.record_type.clone(),
         id: version.id.clone(),
-        version_id: version.number.to_string(),
-        last_updated: stamp_text(version.stamp),
+        version_id: version.tag.clone(),
+        last_updated: version.stamp_text.clone(),
         visible_at: stamp_text(version.visible_at),
         change,
     }
-}
-
-/// Stamps have milliseconds; what is compared is what is written.
-fn to_milliseconds(instant: Timestamp) -> Timestamp {
-    Timestamp::from_millisecond(instant.as_millisecond()).unwrap_or(instant)
 }

@@ -53,7 +53,7 @@ fn killed_at_random_moments_it_loses_nothing_and_repeats_only_what_was_in_flight
     let mut draws = StdRng::seed_from_u64(seed);
     let mut world = World::new(
         seed,
-        faults(),
+        &faults(),
         Manner {
             delay_ms_max: 8,
             refusals: 0.02,

@@ -40,7 +40,7 @@ pub(crate) struct Source {
 
 impl Source {
     /// Starts on a free loopback port; it ends with the runtime.
-    pub(crate) fn start(runtime: &Handle, seed: u64, faults: Faults) -> Arc<Self> {
+    pub(crate) fn start(runtime: &Handle, seed: u64, faults: &Faults) -> Arc<Self> {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = url::Url::parse(&format!("http://{}/fhir", listener.local_addr().unwrap())).unwrap();
         let options = Options {
@@ -49,7 +49,7 @@ impl Source {
             ..Options::new(seed, url.clone())
         };
         let ehr = Ehr::new(options, Arc::new(SystemClock));
-        ehr.set_faults(faults);
+        ehr.set_faults(*faults);
         let source = Arc::new(Self {
             url,
             ehr,

@@ -22,7 +22,7 @@ fn sigterm_under_load_drains_and_exits_0_with_nothing_lost_and_nothing_twice() {
     let seed = number("CRASH_SEED", 7);
     let mut world = World::new(
         seed,
-        Faults::default(),
+        &Faults::default(),
         Manner {
             delay_ms_max: 8,
             refusals: 0.0,

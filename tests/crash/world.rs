@@ -76,7 +76,7 @@ pub(crate) struct World {
 
 impl World {
     /// Makes a world; nothing moves yet.
-    pub(crate) fn new(seed: u64, faults: Faults, manner: Manner) -> Self {
+    pub(crate) fn new(seed: u64, faults: &Faults, manner: Manner) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -19,6 +19,8 @@ mod egress;
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod failure_modes;
+#[cfg(test)]
 mod fairness;
 #[cfg(test)]
 mod history;

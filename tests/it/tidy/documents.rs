@@ -8,6 +8,7 @@ use courier_sdk::{ConnectionName, RecordId, RecordKey, RecordType};
 use ehr_courier::config::{self, Environment, Secrets, Surroundings};
 use ehr_courier::domain::canonical::ContentHash;
 use ehr_courier::domain::identity::{EventId, VersionKey};
+use ehr_courier::sandbox;
 use jiff::Timestamp;
 
 use super::report;
@@ -53,6 +54,18 @@ fn the_map_shows_every_module_and_every_crate() {
         }
     }
     report("ARCHITECTURE.md does not show", &Vec::from_iter(missing));
+}
+
+/// A switch that nobody can find is not tried.
+#[test]
+fn every_switch_of_the_sandbox_is_described() {
+    let page = read("docs/sandbox.md");
+    let names = sandbox::DIALECT_NAMES.iter().chain(&sandbox::FAULT_NAMES);
+    let missing = names.filter(|name| !page.contains(&format!("`{name}`")));
+    report(
+        "docs/sandbox.md does not describe",
+        &missing.map(ToString::to_string).collect::<Vec<_>>(),
+    );
 }
 
 /// Each dependency is somebody's code in our process: it has a reason, written down.

@@ -1,0 +1,149 @@
+//! What was lost and what was invented, told from the sandbox's own books and what arrived, and from nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ehr_courier::sandbox::{Ehr, Kept, Shown};
+use jiff::Timestamp;
+
+use super::mode::Due;
+
+/// One event that arrived.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Arrived {
+    pub(crate) event_id: String,
+    /// Type and id.
+    pub(crate) subject: String,
+    /// SHA-256 of the record as it arrived, in hexadecimal; absent for a delete.
+    pub(crate) sha256: Option<String>,
+}
+
+/// What the books say at one moment.
+pub(crate) struct Books {
+    shown: Vec<Shown>,
+    /// The versions of each record in their order, as far as they are visible.
+    kept: BTreeMap<String, Vec<Kept>>,
+}
+
+impl Books {
+    /// Reads a sandbox's books about these types.
+    pub(crate) fn of(ehr: &Ehr, types: &[&str], now: Timestamp) -> Self {
+        let of_types = |record_type: &str| types.contains(&record_type);
+        let mut shown = ehr.ledger();
+        shown.retain(|it| of_types(&it.record_type));
+        let mut kept: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
+        for version in ehr.kept() {
+            let visible = version.visible_at.parse::<Timestamp>().unwrap() <= now;
+            if visible && of_types(&version.record_type) {
+                let subject = format!("{}/{}", version.record_type, version.id);
+                kept.entry(subject).or_default().push(version);
+            }
+        }
+        Self { shown, kept }
+    }
+
+    /// How many versions there are.
+    pub(crate) fn versions(&self) -> usize {
+        self.kept.values().map(Vec::len).sum()
+    }
+
+    /// What must have arrived and has not. `each_as_shown` says whether each version that a page showed can be had, even
+    /// if it is replaced by the time it is read.
+    pub(crate) fn lost(&self, due: Due, each_as_shown: bool, arrived: &BTreeSet<Arrived>) -> Vec<String> {
+        let bodies: BTreeSet<(&str, &str)> = arrived
+            .iter()
+            .filter_map(|it| Some((it.subject.as_str(), it.sha256.as_deref()?)))
+            .collect();
+        let deleted: BTreeSet<&str> = arrived
+            .iter()
+            .filter(|it| it.sha256.is_none())
+            .map(|it| it.subject.as_str())
+            .collect();
+        let versions_told: BTreeSet<(String, &str)> = self
+            .shown
+            .iter()
+            .map(|it| (format!("{}/{}", it.record_type, it.id), it))
+            .filter(|(subject, it)| bodies.contains(&(subject.as_str(), it.sha256.as_str())))
+            .map(|(subject, it)| (subject, it.version_id.as_str()))
+            .collect();
+        let mut lost = Vec::new();
+        for shown in &self.shown {
+            let subject = format!("{}/{}", shown.record_type, shown.id);
+            // An older version that a cache brings up after a newer one is no news.
+            let has_arrived = if shown.shown_after_newer {
+                true
+            } else if shown.deleted {
+                // Gone before anything of it was told: there is nothing to take back.
+                let never_told = || !bodies.iter().any(|(told, _)| *told == subject);
+                deleted.contains(subject.as_str()) || (!each_as_shown && never_told())
+            } else {
+                // Of a version whose content was replaced one content is enough.
+                let told = versions_told.contains(&(subject.clone(), shown.version_id.as_str()));
+                let owed_by_itself = shown.times > 0 && each_as_shown;
+                told || (!owed_by_itself && self.has_come_so_far(&subject, &shown.version_id, &bodies))
+            };
+            if !has_arrived {
+                lost.push(format!("{subject} {} was shown", shown.version_id));
+            }
+        }
+        for (subject, versions) in &self.kept {
+            let withheld = versions.iter().any(|it| it.withheld_since.is_some());
+            let owed = match due {
+                Due::Shown => &[][..],
+                _ if withheld => &[],
+                Due::State => versions.last().map_or(&[][..], std::slice::from_ref),
+                Due::EveryVersion => versions.as_slice(),
+            };
+            for version in owed {
+                let has_arrived = match (version.deleted, due) {
+                    // A search shows no delete: none is owed by it.
+                    (true, Due::Shown | Due::State) => true,
+                    (true, Due::EveryVersion) => deleted.contains(subject.as_str()),
+                    (false, _) => bodies.contains(&(subject.as_str(), version.sha256.as_str())),
+                };
+                if !has_arrived {
+                    lost.push(format!("{subject} {} is there", version.version_id));
+                }
+            }
+        }
+        lost
+    }
+
+    /// A version that was shown by its id alone is told of by it or by what came after it.
+    fn has_come_so_far(&self, subject: &str, version_id: &str, bodies: &BTreeSet<(&str, &str)>) -> bool {
+        let versions = self.kept.get(subject).map_or(&[][..], Vec::as_slice);
+        let from = versions.iter().position(|it| it.version_id == version_id);
+        let mut rest = versions.iter().skip(from.unwrap_or(0));
+        rest.any(|it| {
+            // Gone or out of reach before it was read; where a read told of the delete, that was shown.
+            it.withheld_since.is_some() || it.deleted || bodies.contains(&(subject, it.sha256.as_str()))
+        })
+    }
+
+    /// What arrived and never was, or arrived under two names.
+    pub(crate) fn phantom(&self, arrived: &BTreeSet<Arrived>) -> Vec<String> {
+        let shown: BTreeSet<(String, &str)> = self
+            .shown
+            .iter()
+            .filter(|it| it.times > 0 && !it.deleted)
+            .map(|it| (format!("{}/{}", it.record_type, it.id), it.sha256.as_str()))
+            .collect();
+        let mut told: BTreeSet<(&str, Option<&str>)> = BTreeSet::new();
+        let mut phantom = Vec::new();
+        for event in arrived {
+            let real = match &event.sha256 {
+                Some(sha256) => shown.contains(&(event.subject.clone(), sha256.as_str())),
+                None => self
+                    .kept
+                    .get(&event.subject)
+                    .is_some_and(|versions| versions.iter().any(|it| it.deleted)),
+            };
+            if !real {
+                phantom.push(format!("{} never was so", event.subject));
+            }
+            if !told.insert((&event.subject, event.sha256.as_deref())) {
+                phantom.push(format!("{} is told of twice", event.subject));
+            }
+        }
+        phantom
+    }
+}
