@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::instant::Stored;
+use crate::profile::Cut;
 
 /// The form of stored cursors; raised when it changes.
 const VERSION: u8 = 1;
@@ -56,6 +57,15 @@ impl CursorState {
         Self { by, ..self }
     }
 
+    /// The same cursor of a feed whose server writes stamps no finer than so: what changes later in the day, or second, of
+    /// the start carries a stamp before it.
+    pub(crate) fn starting_by(self, cut: Cut) -> Self {
+        Self {
+            start: self.start.map(|start| Stored(cut.earliest_stamp(start.0))),
+            ..self
+        }
+    }
+
     /// The same cursor with what reads are conditioned on.
     pub(crate) fn conditioned_on(self, tags: Tags) -> Self {
         Self { tags, ..self }
@@ -75,5 +85,30 @@ impl CursorState {
         serde_json::from_str(text)
             .ok()
             .filter(|state: &Self| state.v == VERSION)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_lies_before_every_stamp_that_a_later_change_can_carry() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let start = |cut, text| {
+            let cursor = CursorState::of(By::LastUpdated, at(text), Some(at(text)));
+            cursor.starting_by(cut).start.unwrap().0
+        };
+        let noon = "2026-11-20T12:30:15.750Z";
+        assert_eq!(start(Cut::Fraction, noon), at("2026-11-20T12:30:15Z"));
+        assert_eq!(start(Cut::Second, noon), at("2026-11-20T12:30:15Z"));
+        // The day of the change may have begun fourteen hours ago in UTC's terms, or end twelve hours later.
+        for midnight in [
+            "2026-11-20T00:00:00Z",
+            "2026-11-19T12:00:00Z",
+            "2026-11-20T05:00:00Z",
+        ] {
+            assert!(start(Cut::Day, noon) <= at(midnight), "{midnight}");
+        }
     }
 }

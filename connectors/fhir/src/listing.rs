@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::cursor::{By, CursorState, Tags};
 use crate::instant::Stored;
 use crate::last_updated::{Doubt, Fill, PAGES_MAX, Visit, visit};
+use crate::profile::Cut;
 use part::Parts;
 
 /// The form of stored listings; raised when it changes.
@@ -61,6 +62,14 @@ enum Silence {
     BeforeOrUnstamped(Stored),
     /// All do: the feed begins with this listing.
     All,
+}
+
+/// What a listing's end depends on beside its own state.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    aim: Aim,
+    /// How finely the server writes stamps.
+    cut: Cut,
 }
 
 /// What one page showed, as far as the listing's course depends on it.
@@ -139,7 +148,7 @@ impl Listing {
     }
 
     /// Takes in one page and says what follows.
-    fn absorb(mut self, seen: &Seen, aim: Aim) -> Step {
+    fn absorb(mut self, seen: &Seen, rules: Rules) -> Step {
         self.pages += 1;
         self.matches += seen.matches;
         self.note(&seen.stamps);
@@ -155,7 +164,7 @@ impl Listing {
                 return Step::Ask(Box::new(self));
             };
             self.suspect(doubt);
-            return self.go_on(aim);
+            return self.go_on(rules);
         }
         let cut = seen.total.is_some_and(|total| total > self.matches);
         if cut || (seen.fill == Fill::PerhapsCut && self.pages == 1) {
@@ -165,7 +174,7 @@ impl Listing {
             }
             self.suspect(if cut { Doubt::Cut } else { Doubt::FullPage });
         }
-        self.go_on(aim)
+        self.go_on(rules)
     }
 
     /// Asks for less at once where the source finds too much; no step where there is no less.
@@ -196,11 +205,11 @@ impl Listing {
     }
 
     /// Ends the part under way.
-    fn go_on(mut self, aim: Aim) -> Step {
+    fn go_on(mut self, rules: Rules) -> Step {
         self.parts.pass();
         self.enter_part();
         if self.parts.is_over() {
-            self.conclude(aim)
+            self.conclude(rules)
         } else {
             Step::Ask(Box::new(self))
         }
@@ -213,7 +222,7 @@ impl Listing {
         self.visited.clear();
     }
 
-    fn conclude(self, aim: Aim) -> Step {
+    fn conclude(self, rules: Rules) -> Step {
         if let Some(doubt) = self.doubt {
             return Step::Inconclusive(doubt);
         }
@@ -222,16 +231,15 @@ impl Listing {
         let start = match self.silence {
             Silence::None => None,
             Silence::Before(start) | Silence::BeforeOrUnstamped(start) => Some(start.0),
-            // `Date` cuts off fractions: what is stamped within its second counts as new rather than as old.
             Silence::All => Some(bound),
         };
-        let watermark = match aim {
+        let watermark = match rules.aim {
             Aim::Changes => seen,
             // A sweep stands for the time at which it began: it moves nobody's cursor.
             Aim::Everything => bound,
         };
         let state = CursorState::of(By::Listing, watermark, start);
-        Step::Done(Box::new(state.conditioned_on(self.tags)))
+        Step::Done(Box::new(state.starting_by(rules.cut).conditioned_on(self.tags)))
     }
 
     /// Notes a doubt; the first one counts.

@@ -21,6 +21,7 @@ use crate::instant;
 use crate::last_updated::present::{self, Clocks};
 use crate::last_updated::{First, Plan, Shown};
 use crate::portion::Least;
+use crate::profile::Cut;
 use crate::{FhirConnector, query};
 
 /// How far behind our own clock the source's time is put where it names none: more than clocks of kept
@@ -123,7 +124,7 @@ impl FhirConnector {
                         bound,
                         overlap,
                     };
-                    return begin_now(feed, P::BY, asked, shown);
+                    return begin_now(feed, self.profile.granularity, (P::BY, asked), shown);
                 }
                 P::begin(&plan, bound)
             }
@@ -206,7 +207,7 @@ impl FhirConnector {
 }
 
 /// A feed's first answer, where it begins now.
-fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> Course {
+fn begin_now(feed: &FeedSpec, cut: Cut, (by, asked): (By, present::Asked), shown: &Shown) -> Course {
     let (state, clocks) = present::begin(by, asked, shown);
     match clocks {
         Clocks::Settled => {}
@@ -217,7 +218,7 @@ fn begin_now(feed: &FeedSpec, by: By, asked: present::Asked, shown: &Shown) -> C
         ),
     }
     Course {
-        next: Next::Done(cursor(&state)),
+        next: Next::Done(cursor(&state.starting_by(cut))),
         start: Some(present::silent_below(asked.bound)),
         fresh_as_of: asked.bound,
     }

@@ -121,6 +121,17 @@ impl Cut {
         }
     }
 
+    /// The earliest stamp that a change at this instant can carry. Servers that are not known to cut at all have been
+    /// seen to leave out fractions of a second.
+    pub(crate) fn earliest_stamp(self, instant: Timestamp) -> Timestamp {
+        match self {
+            Self::Fraction | Self::Second => {
+                Timestamp::from_second(instant.as_second()).unwrap_or(Timestamp::UNIX_EPOCH)
+            }
+            Self::Day => instant::day_floor(instant),
+        }
+    }
+
     /// How far outside of a bound a row may lie that the server takes to be within.
     pub(crate) fn precision(self) -> Duration {
         match self {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::part::{self, Parts};
-use super::{Listing, Seen, Step};
+use super::{Listing, Rules, Seen, Step};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page};
 use crate::cursor::CursorState;
@@ -174,8 +174,16 @@ impl FhirConnector {
             shortened: ids_only,
         };
         let rows = self.rows(feed, &listing, brought);
-        let step = listing.absorb(&seen, feed.scope.aim);
+        let step = listing.absorb(&seen, self.rules(feed));
         Ok(self.concluded(feed, step, bound, rows))
+    }
+
+    /// What the listing's end depends on beside its own state.
+    pub(super) fn rules(&self, feed: &FeedSpec) -> Rules {
+        Rules {
+            aim: feed.scope.aim,
+            cut: self.profile.granularity,
+        }
     }
 
     /// A page whose rows are known, with what follows.

@@ -88,7 +88,7 @@ impl FhirConnector {
         if let Some(listed) = &mut rows.listed {
             listed.extend(stands);
         }
-        let step = listing.absorb(&Seen::one(stamps), feed.scope.aim);
+        let step = listing.absorb(&Seen::one(stamps), self.rules(feed));
         Ok(self.concluded(feed, step, bound, rows))
     }
 
@@ -112,7 +112,7 @@ impl FhirConnector {
         let mut rows = self.rows(feed, &listing, Brought::whole(Vec::new()));
         rows.listed = Some(vec![key.id.clone()]);
         rows.oversized.push(key);
-        let step = listing.absorb(&Seen::one(Vec::new()), feed.scope.aim);
+        let step = listing.absorb(&Seen::one(Vec::new()), self.rules(feed));
         self.concluded(feed, step, bound, rows)
     }
 

@@ -2,6 +2,16 @@ use courier_sdk::{FeedName, FetchMode, Ids, RecordId, RecordType, Scope};
 
 use super::*;
 
+const CHANGES: Rules = Rules {
+    aim: Aim::Changes,
+    cut: Cut::Fraction,
+};
+
+const EVERYTHING: Rules = Rules {
+    aim: Aim::Everything,
+    ..CHANGES
+};
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
 }
@@ -56,12 +66,12 @@ fn done(step: Step) -> CursorState {
 #[test]
 fn a_listing_goes_through_all_pages_of_all_parts_and_stands_at_the_greatest_stamp() {
     let page = listing(Start::Beginning, None);
-    let page = ask(page.absorb(&seen(&[5, 900], Some("p2")), Aim::Changes));
+    let page = ask(page.absorb(&seen(&[5, 900], Some("p2")), CHANGES));
     assert_eq!(page.link.as_deref(), Some("p2"));
-    let page = ask(page.absorb(&seen(&[7], None), Aim::Changes));
+    let page = ask(page.absorb(&seen(&[7], None), CHANGES));
     assert_eq!((page.link.as_deref(), page.pages), (None, 0), "the second part");
     // A record stamped far ahead does not count.
-    let state = done(page.absorb(&seen(&[2_000_000_000], None), Aim::Changes));
+    let state = done(page.absorb(&seen(&[2_000_000_000], None), CHANGES));
     assert_eq!(
         (state.watermark, state.start, state.by),
         (Stored(at(900)), None, By::Listing)
@@ -72,8 +82,8 @@ fn a_listing_goes_through_all_pages_of_all_parts_and_stands_at_the_greatest_stam
 fn the_first_listing_of_a_feed_that_begins_now_is_silent_and_what_it_left_behind_stays_so() {
     let first = listing(Start::Now, None);
     assert!(first.is_silent(Some(at(1))) && first.is_silent(None));
-    let step = first.absorb(&seen(&[], None), Aim::Changes);
-    let state = done(ask(step).absorb(&seen(&[], None), Aim::Changes));
+    let step = first.absorb(&seen(&[], None), CHANGES);
+    let state = done(ask(step).absorb(&seen(&[], None), CHANGES));
     assert_eq!(
         (state.watermark, state.start),
         (Stored(at(1000)), Some(Stored(at(1000))))
@@ -86,20 +96,37 @@ fn the_first_listing_of_a_feed_that_begins_now_is_silent_and_what_it_left_behind
 }
 
 #[test]
+fn where_stamps_are_days_what_changes_later_in_the_first_day_is_new() {
+    let by_day = Rules {
+        cut: Cut::Day,
+        ..CHANGES
+    };
+    let mut first = listing(Start::Now, None);
+    first.parts = Parts::Whole(false);
+    let state = done(first.absorb(&seen(&[], None), by_day));
+    let midnight = at(1000)
+        .strftime("%Y-%m-%dT00:00:00Z")
+        .to_string()
+        .parse()
+        .unwrap();
+    assert!(!listing(Start::Now, Some(&state)).is_silent(Some(midnight)));
+}
+
+#[test]
 fn a_part_that_may_be_cut_is_asked_for_in_halves_and_else_the_listing_concludes_nothing() {
     let cut = |listing: Listing| {
         let seen = Seen {
             total: Some(9),
             ..seen(&[1], None)
         };
-        listing.absorb(&seen, Aim::Changes)
+        listing.absorb(&seen, CHANGES)
     };
     let halved = ask(cut(listing(Start::Beginning, None)));
     assert!(halved.doubt.is_none());
     let mut rest = ask(cut(halved));
     assert_eq!(rest.doubt, Some(Doubt::Cut), "one record was asked for");
-    rest = ask(rest.absorb(&seen(&[1], None), Aim::Changes));
-    let end = rest.absorb(&seen(&[1], None), Aim::Changes);
+    rest = ask(rest.absorb(&seen(&[1], None), CHANGES));
+    let end = rest.absorb(&seen(&[1], None), CHANGES);
     let in_spite_of_the_others = Step::Inconclusive(Doubt::Cut);
     assert_eq!(end, in_spite_of_the_others);
     let full = Seen {
@@ -108,10 +135,7 @@ fn a_part_that_may_be_cut_is_asked_for_in_halves_and_else_the_listing_concludes_
     };
     let mut whole = listing(Start::Beginning, None);
     whole.parts = Parts::Whole(false);
-    assert_eq!(
-        whole.absorb(&full, Aim::Changes),
-        Step::Inconclusive(Doubt::FullPage)
-    );
+    assert_eq!(whole.absorb(&full, CHANGES), Step::Inconclusive(Doubt::FullPage));
 }
 
 #[test]
@@ -125,7 +149,7 @@ fn page_links_that_lead_nowhere_end_their_part_and_spoil_the_listing() {
         if visited {
             visit(&mut page.visited, "p2");
         }
-        let page = ask(page.absorb(&seen(stamps, Some("p2")), Aim::Changes));
+        let page = ask(page.absorb(&seen(stamps, Some("p2")), CHANGES));
         assert_eq!((page.link.as_deref(), page.doubt), (None, Some(doubt)));
     }
 }
@@ -135,7 +159,7 @@ fn a_sweep_stands_for_the_time_at_which_it_began() {
     let cursor = CursorState::of(By::History, at(400), None);
     let mut sweep = listing(Start::Now, Some(&cursor));
     sweep.parts = Parts::Whole(false);
-    let state = done(sweep.absorb(&seen(&[10, 20], None), Aim::Everything));
+    let state = done(sweep.absorb(&seen(&[10, 20], None), EVERYTHING));
     assert_eq!(state.watermark, Stored(at(1000)));
 }
 
