@@ -1,6 +1,6 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordKey};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, params, params_from_iter};
@@ -78,6 +78,14 @@ fn waiting_row(
         )
         .optional()?;
     Ok(found.and_then(|(id, same)| same.then_some(id)))
+}
+
+/// Whether a change of a record waits.
+pub(super) fn holds(db: &Connection, connection: &ConnectionName, key: &RecordKey) -> Result<bool, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT 1 FROM inbox WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3",
+    )?;
+    Ok(select.exists([connection.as_str(), key.record_type.as_str(), key.id.as_str()])?)
 }
 
 fn show_again(
