@@ -18,11 +18,16 @@ use super::value::{self, Refusal, refusal};
 use super::{Audit, Auth, Connection, Feed, Limits, auth, record};
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 /// Hospitals' servers stand a poll a minute; it is the interval that vendors' guides use.
 const EVERY_DEFAULT: Duration = Duration::from_mins(1);
 /// Covers the late commits that were seen with real servers.
 const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
+/// A day's late discovery is what a nightly comparison gives, and few pages beside a day's polls.
+const RECONCILE_DEFAULT: Duration = DAY;
+/// What the names of feeds of our own end with, beside the feed that they are for.
+const RESERVED_ENDINGS: [&str; 2] = [".sweep", ".backfill"];
 /// Few enough not to be noticed by a source that did not say what it bears.
 const CONCURRENT_DEFAULT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
@@ -53,6 +58,8 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     }
     let profile = profile(raw.profile.as_ref(), &path, context);
     let every = every(raw.every.as_ref(), &path, EVERY_DEFAULT, context);
+    let usual = Some(RECONCILE_DEFAULT);
+    let sweeps = reconcile(raw.reconcile.as_ref(), &path, usual, context);
     let egress = context.egress(
         raw.allow_networks.as_ref(),
         raw.plain_http_networks.as_ref(),
@@ -66,7 +73,8 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
     });
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
-    let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), context);
+    let usual = (every.unwrap_or(EVERY_DEFAULT), sweeps.unwrap_or(usual));
+    let feeds = feeds(key, raw, usual, context);
     Some(Connection {
         name: name?,
         profile: profile?,
@@ -105,6 +113,24 @@ fn every(text: Option<&Text>, path: &str, default: Duration, context: &mut Conte
     };
     let every = value::duration(text.get_ref(), &(SECOND..=DAY), "1s and 1d");
     context.accept(every, text, &format!("{path}.every"))
+}
+
+fn reconcile(
+    text: Option<&Text>,
+    path: &str,
+    default: Option<Duration>,
+    context: &mut Context<'_>,
+) -> Option<Option<Duration>> {
+    let Some(text) = text else {
+        return Some(default);
+    };
+    if text.get_ref() == "off" {
+        return Some(None);
+    }
+    let every = value::duration(text.get_ref(), &(HOUR..=30 * DAY), "1h and 30d, or \"off\"");
+    context
+        .accept(every, text, &format!("{path}.reconcile"))
+        .map(Some)
 }
 
 fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'_>) -> Option<Url> {
@@ -183,7 +209,12 @@ fn whole(number: &Number, range: &RangeInclusive<i64>, path: &str, context: &mut
     context.accept(result, number, path)
 }
 
-fn feeds(key: &Text, raw: &RawConnection, every: Duration, context: &mut Context<'_>) -> Option<Vec<Feed>> {
+fn feeds(
+    key: &Text,
+    raw: &RawConnection,
+    usual: (Duration, Option<Duration>),
+    context: &mut Context<'_>,
+) -> Option<Vec<Feed>> {
     let path = format!("connections.{}.feeds", key.get_ref());
     let raw = raw.feeds.as_deref().unwrap_or_default();
     if raw.is_empty() {
@@ -193,7 +224,7 @@ fn feeds(key: &Text, raw: &RawConnection, every: Duration, context: &mut Context
     let mut feeds: Vec<Option<Feed>> = Vec::new();
     for (index, written) in raw.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        let found = feed(written, &path, every, context);
+        let found = feed(written, &path, usual, context);
         let double = found
             .as_ref()
             .and_then(|found| feeds.iter().flatten().find(|other| other.name == found.name));
@@ -213,7 +244,7 @@ fn feeds(key: &Text, raw: &RawConnection, every: Duration, context: &mut Context
 fn feed(
     raw: &Spanned<RawFeed>,
     path: &str,
-    every_default: Duration,
+    (every_default, reconcile_default): (Duration, Option<Duration>),
     context: &mut Context<'_>,
 ) -> Option<Feed> {
     let written = raw.get_ref();
@@ -222,8 +253,7 @@ fn feed(
         None => context.missing(raw, &format!("{path}.record"), "write record = \"Appointment\""),
     };
     let name = written.name.as_ref().map(|text| {
-        let name = FeedName::parse(text.get_ref())
-            .map_err(|error| refusal(error.to_string(), "write name = \"appointments\""));
+        let name = feed_name(text.get_ref());
         context.accept(name, text, &format!("{path}.name"))
     });
     let every = every(written.every.as_ref(), path, every_default, context);
@@ -242,6 +272,11 @@ fn feed(
         }
         Some(_) | None => Some(OVERLAP_DEFAULT),
     };
+    let adapts = written
+        .overlap
+        .as_ref()
+        .is_none_or(|text| text.get_ref() == "auto");
+    let sweeps = reconcile(written.reconcile.as_ref(), path, reconcile_default, context);
     let start = match &written.start {
         Some(text) => {
             let start = start(text.get_ref(), context.surroundings.now);
@@ -268,6 +303,7 @@ fn feed(
         Some(name) => name?,
         None => FeedName::parse(record_type.as_str()).ok()?,
     };
+    let detect = detect?;
     Some(Feed {
         name,
         record_type,
@@ -275,11 +311,36 @@ fn feed(
         filter: filter?,
         start: start?,
         overlap: overlap?,
+        adapts,
+        reconcile: sweeps?.filter(|_| finds_changes_only(detect)),
         fetch: fetch?,
-        detect: detect?,
+        detect,
         include: include?,
         scope: Scope::default(),
     })
+}
+
+/// Parses a feed's name. Beside a feed there are others of our own, whose names end in a way of their own.
+fn feed_name(text: &str) -> Result<FeedName, Refusal> {
+    let help = "write name = \"appointments\"";
+    if let Some(ending) = RESERVED_ENDINGS.iter().find(|ending| text.ends_with(**ending)) {
+        let message = format!("names that end in {ending} are the courier's own");
+        return Err(refusal(message, help));
+    }
+    let longest = RESERVED_ENDINGS.map(|ending| FeedName::parse(&format!("{text}{ending}")));
+    let name = longest
+        .into_iter()
+        .find_map(Result::err)
+        .map_or_else(|| FeedName::parse(text), Err);
+    name.map_err(|error| refusal(error.to_string(), help))
+}
+
+/// Whether a feed's polls show what changed only: those that list everything find what is missing by themselves.
+fn finds_changes_only(detect: Detect) -> bool {
+    match detect {
+        Detect::Auto | Detect::History | Detect::LastUpdated => true,
+        Detect::Window | Detect::Roster | Detect::Read => false,
+    }
 }
 
 /// Parses the type that a feed follows: a mistyped one would be polled in vain.

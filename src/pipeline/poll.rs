@@ -11,9 +11,10 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
-use super::stage;
+use super::reconcile::{self, Horizon};
 use super::traces::Begun;
 use super::turn::{TurnEnd, proves_baseline};
+use super::{overlap, roll, stage};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
@@ -44,11 +45,18 @@ pub(super) struct Poll<'a> {
     id: PollId,
     baseline: BaselineProof,
     brought: u64,
+    /// What is left to the live feed, where this is a sweep.
+    horizon: Option<Horizon>,
 }
 
 impl<'a> Poll<'a> {
     /// Begins a poll, or goes on with one that was left in the middle.
-    pub(super) fn new(connection: &'a Connection, feed: &'a Feed, fence: Fence, state: FeedState) -> Self {
+    pub(super) fn new(
+        connection: &'a Connection,
+        feed: &'a Feed,
+        fence: Fence,
+        (state, horizon): (FeedState, Option<Horizon>),
+    ) -> Self {
         let baseline = if proves_baseline(feed, &state) {
             BaselineProof::Proven
         } else {
@@ -64,6 +72,7 @@ impl<'a> Poll<'a> {
             id: state.poll,
             baseline,
             brought: 0,
+            horizon,
         }
     }
 
@@ -93,8 +102,13 @@ impl<'a> Poll<'a> {
         asked_at: jiff::Timestamp,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
         self.note_unusable(worker, &page.unusable);
+        roll::gather(worker, self, &page);
         let order = self.order_of(&page);
-        let changes = self.identified(worker, page.changes, asked_at).await;
+        let shown = match self.horizon {
+            Some(horizon) => horizon.cut(page.changes),
+            None => page.changes,
+        };
+        let changes = self.identified(worker, shown, asked_at).await;
         let changes = if page.order == order {
             changes
         } else {
@@ -108,10 +122,12 @@ impl<'a> Poll<'a> {
             return Ok(self.go_on(worker, page.next, order, page.fresh_as_of));
         }
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
-            && self.resume.is_none();
+            && self.resume.is_none()
+            && self.horizon.is_none();
         let progress = self.progress(&page.next);
         if changes.is_empty() && page.oversized.is_empty() && moves_nothing {
             // The commonest poll of all, an empty one, costs no write.
+            self.conclude(worker).await?;
             self.note_complete(worker, page.fresh_as_of);
             return Ok(ControlFlow::Break(TurnEnd::Complete));
         }
@@ -153,7 +169,21 @@ impl<'a> Poll<'a> {
             self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
                 .await?;
         }
+        if order == PageOrder::OldestFirst
+            && let Next::Done(_) = page.next
+        {
+            self.conclude(worker).await?;
+        }
         Ok(self.go_on(worker, page.next, order, page.fresh_as_of))
+    }
+
+    /// Draws the conclusions from a poll that is complete and handed over.
+    async fn conclude(&self, worker: &Worker) -> Result<(), StoreError> {
+        let disappeared = roll::conclude(worker, self.connection, self.feed, self.fence).await?;
+        if self.horizon.is_some() {
+            reconcile::tell(self.connection, self.feed, disappeared);
+        }
+        Ok(())
     }
 
     /// Leaves out what is known, and works out the rest's identities; what is new begins a trace.
@@ -229,6 +259,13 @@ impl<'a> Poll<'a> {
             PageOrder::OldestFirst => {
                 let accepted = worker.store.accept_page(&slice).await?;
                 self.brought += accepted.appended + accepted.enqueued;
+                if self.horizon.is_some() {
+                    reconcile::observe(worker, self.connection, self.feed, &accepted);
+                } else {
+                    let cursor = self.cursor.as_ref();
+                    let stood_at = cursor.and_then(|cursor| self.connection.connector.describe(cursor));
+                    overlap::observe(worker, self.connection, self.feed, (stood_at, &accepted));
+                }
                 worker.announce(&self.connection.name, &accepted).await;
                 Ok(())
             }
@@ -263,7 +300,8 @@ impl<'a> Poll<'a> {
                 metrics::counter!("courier_polls_failed_total", labels.iter()).increment(1);
                 // Repeated at the feed's pace it would read the whole source every minute for nothing.
                 let failures = self.connection.note_failure(feed, reason);
-                ControlFlow::Break(TurnEnd::Failed { failures, wait: None })
+                let wait = self.horizon.map(|_| self.feed.every);
+                ControlFlow::Break(TurnEnd::Failed { failures, wait })
             }
         }
     }

@@ -331,6 +331,9 @@ pub enum SettleResult {
     Stands(Change),
     /// The source showed by 410 that the record is deleted.
     Deleted(Change),
+    /// The source does not let us read the record; told under an id that is fixed
+    /// ([`unavailable`](crate::domain::ledger::unavailable)). What was asked for is not asked for again.
+    Unavailable(Change),
     /// It is tried again.
     RetryAt {
         /// When.

@@ -31,6 +31,8 @@ pub struct Profile {
     pub ids_only: bool,
     /// Whether single versions can be read (`vread`).
     pub version_read: bool,
+    /// Whether a read is answered with 404 for deleted records and no others.
+    pub not_found_is_deleted: bool,
     /// Whether a type's history, where the server offers it, shows every version and delete, newest first.
     pub trust_history: bool,
     /// HTTP statuses by which the server says that a page link is no longer good.

@@ -189,7 +189,10 @@ pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled,
             continue;
         };
         match &settlement.result {
-            SettleResult::Fetched(change) | SettleResult::Stands(change) | SettleResult::Deleted(change) => {
+            SettleResult::Fetched(change)
+            | SettleResult::Stands(change)
+            | SettleResult::Deleted(change)
+            | SettleResult::Unavailable(change) => {
                 settle_found(db, (settle, settlement), &row, change, &mut settled)?;
             }
             SettleResult::RetryAt { due_at, reason } => retry(db, settlement.id, *due_at, Some(reason))?,
@@ -260,6 +263,7 @@ fn settle_found(
         baseline: baseline_of(db, settle, row)?,
         at: settle.at,
     };
+    let unavailable = matches!(settlement.result, SettleResult::Unavailable(_));
     let arrival = (change.clone(), row.fresh_as_of);
     for written in intake::decide_and_write(db, &batch, std::slice::from_ref(&arrival))? {
         match written.effect {
@@ -283,7 +287,7 @@ fn settle_found(
             && written.id.as_ref() != Some(asked_for)
             && row.change.content.is_none()
         {
-            if !has_replaced(change, &row.change) {
+            if !unavailable && !has_replaced(change, &row.change) {
                 // An older answer, as far as anybody knows: what was asked for is still to come.
                 settled.ids.extend(written.id);
                 let due_at = later(settle.at, INCOMPLETE_RETRIED_AFTER);
@@ -291,7 +295,7 @@ fn settle_found(
             }
             if !stage::holds(db, &settle.connection, &row.change)? {
                 ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
-                settled.superseded += 1;
+                settled.superseded += u64::from(!unavailable);
             }
         }
         settled.ids.extend(written.id);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use courier_sdk::{
     ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detect, FeedName, FeedSpec, FetchMode,
-    FetchRequest, Fetched, HttpError, Next, Novelty, PollRequest, RecordType, Resume, Scope, Start,
+    FetchRequest, Fetched, HttpError, Next, NotFound, Novelty, PollRequest, RecordType, Resume, Scope, Start,
 };
 use server::{Paging, Server, at, connector};
 
@@ -430,7 +430,7 @@ async fn a_reads_answer_says_what_became_of_the_record() {
     let change = poll(&server, &feed(Start::Beginning), None).await.0.remove(0);
     for (status, expected) in [
         (410, Fetched::Deleted),
-        (404, Fetched::NotFound),
+        (404, Fetched::NotFound(NotFound::Unattributed)),
         (403, Fetched::Unavailable),
     ] {
         server.with(|state| state.fail = Some(status));
