@@ -51,6 +51,22 @@ pub struct Feed {
     pub overlap: Overlap,
 }
 
+/// However often a feed is polled, it is not called frozen sooner than this.
+const FROZEN_AFTER_MIN: Duration = Duration::from_mins(15);
+
+/// Nor before so many of its intervals have passed.
+const FROZEN_AFTER_INTERVALS: u32 = 10;
+
+impl Feed {
+    /// A feed of which no complete answer is younger than this is frozen.
+    #[must_use]
+    pub fn frozen_after(&self) -> Duration {
+        self.every
+            .saturating_mul(FROZEN_AFTER_INTERVALS)
+            .max(FROZEN_AFTER_MIN)
+    }
+}
+
 /// Whether a feed's overlap stays as it is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overlap {

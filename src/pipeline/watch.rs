@@ -28,6 +28,8 @@ pub struct Watch {
     pub depths: Shown<SharedString>,
     /// The connections and feeds whose lag was shown last.
     pub lags: Shown<(SharedString, SharedString)>,
+    /// The connections whose frozen feeds were counted last.
+    pub frozen: Shown<SharedString>,
     /// What it traces.
     pub traces: Traces,
 }

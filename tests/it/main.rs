@@ -29,6 +29,7 @@ mod notifications;
 #[cfg(test)]
 mod operating;
 #[cfg(test)]
+mod reconciling;
 mod redis;
 #[cfg(test)]
 mod reload;
