@@ -25,7 +25,7 @@ const EVERY_DEFAULT: Duration = Duration::from_mins(1);
 /// Covers the late commits that were seen with real servers.
 const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
 /// A day's late discovery is what a nightly comparison gives, and few pages beside a day's polls.
-const RECONCILE_DEFAULT: Duration = DAY;
+const RECONCILE_DEFAULT: Reconcile = Reconcile::Every(DAY);
 /// What the names of feeds of our own end with, beside the feed that they are for.
 const RESERVED_ENDINGS: [&str; 2] = [".sweep", ".backfill"];
 /// Few enough not to be noticed by a source that did not say what it bears.
@@ -34,6 +34,23 @@ const REQUESTS_PER_SECOND_MAX: i64 = 10_000;
 const CONCURRENT_MAX: i64 = 64;
 /// One an hour at least, or a poll would wait for days.
 const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
+
+/// How often all there is is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reconcile {
+    Every(Duration),
+    Never,
+}
+
+impl Reconcile {
+    /// Polls that list everything find what is missing by themselves.
+    fn of(self, detect: Detect) -> Option<Duration> {
+        match (self, detect) {
+            (Self::Every(every), Detect::Auto | Detect::History | Detect::LastUpdated) => Some(every),
+            (Self::Every(_), Detect::Window | Detect::Roster | Detect::Read) | (Self::Never, _) => None,
+        }
+    }
+}
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
@@ -58,8 +75,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     }
     let profile = profile(raw.profile.as_ref(), &path, context);
     let every = every(raw.every.as_ref(), &path, EVERY_DEFAULT, context);
-    let usual = Some(RECONCILE_DEFAULT);
-    let sweeps = reconcile(raw.reconcile.as_ref(), &path, usual, context);
+    let sweeps = reconcile(raw.reconcile.as_ref(), &path, RECONCILE_DEFAULT, context);
     let egress = context.egress(
         raw.allow_networks.as_ref(),
         raw.plain_http_networks.as_ref(),
@@ -73,7 +89,10 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
         auth::resolve(raw, &format!("{path}.auth"), egress.as_ref(), context)
     });
     let limits = limits(raw.limits.as_ref(), &format!("{path}.limits"), context);
-    let usual = (every.unwrap_or(EVERY_DEFAULT), sweeps.unwrap_or(usual));
+    let usual = (
+        every.unwrap_or(EVERY_DEFAULT),
+        sweeps.unwrap_or(RECONCILE_DEFAULT),
+    );
     let feeds = feeds(key, raw, usual, context);
     Some(Connection {
         name: name?,
@@ -118,19 +137,30 @@ fn every(text: Option<&Text>, path: &str, default: Duration, context: &mut Conte
 fn reconcile(
     text: Option<&Text>,
     path: &str,
-    default: Option<Duration>,
+    default: Reconcile,
     context: &mut Context<'_>,
-) -> Option<Option<Duration>> {
+) -> Option<Reconcile> {
     let Some(text) = text else {
         return Some(default);
     };
     if text.get_ref() == "off" {
-        return Some(None);
+        return Some(Reconcile::Never);
     }
     let every = value::duration(text.get_ref(), &(HOUR..=30 * DAY), "1h and 30d, or \"off\"");
     context
         .accept(every, text, &format!("{path}.reconcile"))
-        .map(Some)
+        .map(Reconcile::Every)
+}
+
+/// How far back polls look; for `auto`, at least.
+fn overlap(text: Option<&Text>, path: &str, context: &mut Context<'_>) -> Option<Duration> {
+    match text {
+        Some(text) if text.get_ref() != "auto" => {
+            let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
+            context.accept(overlap, text, &format!("{path}.overlap"))
+        }
+        Some(_) | None => Some(OVERLAP_DEFAULT),
+    }
 }
 
 fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'_>) -> Option<Url> {
@@ -212,7 +242,7 @@ fn whole(number: &Number, range: &RangeInclusive<i64>, path: &str, context: &mut
 fn feeds(
     key: &Text,
     raw: &RawConnection,
-    usual: (Duration, Option<Duration>),
+    usual: (Duration, Reconcile),
     context: &mut Context<'_>,
 ) -> Option<Vec<Feed>> {
     let path = format!("connections.{}.feeds", key.get_ref());
@@ -244,7 +274,7 @@ fn feeds(
 fn feed(
     raw: &Spanned<RawFeed>,
     path: &str,
-    (every_default, reconcile_default): (Duration, Option<Duration>),
+    (every_default, reconcile_default): (Duration, Reconcile),
     context: &mut Context<'_>,
 ) -> Option<Feed> {
     let written = raw.get_ref();
@@ -265,13 +295,7 @@ fn feed(
         None => Some(String::new()),
     };
     let detect = detect(written.detect.as_ref(), filter.as_deref(), path, context);
-    let overlap = match &written.overlap {
-        Some(text) if text.get_ref() != "auto" => {
-            let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
-            context.accept(overlap, text, &format!("{path}.overlap"))
-        }
-        Some(_) | None => Some(OVERLAP_DEFAULT),
-    };
+    let overlap = overlap(written.overlap.as_ref(), path, context);
     let adapts = written
         .overlap
         .as_ref()
@@ -312,7 +336,7 @@ fn feed(
         start: start?,
         overlap: overlap?,
         adapts,
-        reconcile: sweeps?.filter(|_| finds_changes_only(detect)),
+        reconcile: sweeps?.of(detect),
         fetch: fetch?,
         detect,
         include: include?,
@@ -333,14 +357,6 @@ fn feed_name(text: &str) -> Result<FeedName, Refusal> {
         .find_map(Result::err)
         .map_or_else(|| FeedName::parse(text), Err);
     name.map_err(|error| refusal(error.to_string(), help))
-}
-
-/// Whether a feed's polls show what changed only: those that list everything find what is missing by themselves.
-fn finds_changes_only(detect: Detect) -> bool {
-    match detect {
-        Detect::Auto | Detect::History | Detect::LastUpdated => true,
-        Detect::Window | Detect::Roster | Detect::Read => false,
-    }
 }
 
 /// Parses the type that a feed follows: a mistyped one would be polled in vain.

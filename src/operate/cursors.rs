@@ -22,7 +22,7 @@ pub(super) async fn list(desk: &Desk) -> Result<Answer, Refusal> {
             cursor: text(stands_at(desk, &row.connection, &row.state)),
             connection: row.connection.to_string(),
             feed: row.feed.to_string(),
-            overlap_seconds: overlap.map(|overlap| overlap.as_secs()),
+            overlap_seconds: overlap.map(std::time::Duration::as_secs),
             completed_at: text(row.state.completed_at),
             found: row.state.found,
             fresh_as_of: text(row.state.fresh_as_of),

@@ -132,7 +132,7 @@ impl Gone {
                 seen.doubts.remove(key);
                 return Belief::Told;
             }
-            let (again_in, first) = (HELD_FOR - since, false);
+            let (again_in, first) = (HELD_FOR.saturating_sub(since), false);
             return Belief::Held { again_in, first };
         }
         seen.count(now, 0, 1);

@@ -104,16 +104,10 @@ impl<'a> Poll<'a> {
         self.note_unusable(worker, &page.unusable);
         roll::gather(worker, self, &page);
         let order = self.order_of(&page);
-        let shown = match self.horizon {
-            Some(horizon) => horizon.cut(page.changes),
-            None => page.changes,
-        };
-        let changes = self.identified(worker, shown, asked_at).await;
-        let changes = if page.order == order {
-            changes
-        } else {
-            oldest_first(changes)
-        };
+        let mut changes = self.taken(worker, page.changes, asked_at).await;
+        if page.order != order {
+            changes = oldest_first(changes);
+        }
         if order == PageOrder::NewestFirst
             && let Next::Inconclusive { .. } = page.next
         {
@@ -184,6 +178,20 @@ impl<'a> Poll<'a> {
             reconcile::tell(self.connection, self.feed, disappeared);
         }
         Ok(())
+    }
+
+    /// What of a page is handed over: all but what is known, and what a sweep leaves to its live feed.
+    async fn taken(
+        &mut self,
+        worker: &Worker,
+        changes: Vec<ChangeRef>,
+        asked_at: jiff::Timestamp,
+    ) -> Vec<Change> {
+        let shown = match self.horizon {
+            Some(horizon) => horizon.cut(changes),
+            None => changes,
+        };
+        self.identified(worker, shown, asked_at).await
     }
 
     /// Leaves out what is known, and works out the rest's identities; what is new begins a trace.

@@ -159,8 +159,7 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
     };
     match end {
         // How long ago the last sweep was is counted from its end, over restarts too.
-        TurnEnd::Complete if feed.sweeps().is_some() => soon(feed.pace()),
-        TurnEnd::Skipped if feed.sweeps().is_some() => soon(feed.pace()),
+        TurnEnd::Complete | TurnEnd::Skipped if feed.sweeps().is_some() => soon(feed.pace()),
         TurnEnd::Complete | TurnEnd::Skipped => {
             plan::next_turn(now, feed.every, plan::phase(&connection.name, &feed.spec.name))
         }

@@ -124,15 +124,15 @@ pub const METRICS: [Metric; 33] = [
         &["operation", "outcome"],
         "Calls to the Redis in front of the store: ok, refused, failed, or skipped while it is away.",
     ),
-    counter(
-        "courier_deliveries_owed_total",
-        &[],
-        "Deliveries written by fan-out.",
-    ),
     gauge(
         "courier_deletes_held",
         &["connection"],
         "Records that reads found deleted, too many at once: their deletes are held until a read an hour later says the same.",
+    ),
+    counter(
+        "courier_deliveries_owed_total",
+        &[],
+        "Deliveries written by fan-out.",
     ),
     counter(
         "courier_disappeared_total",

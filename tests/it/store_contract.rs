@@ -133,6 +133,7 @@ macro_rules! contract_suite {
                 reads: [
                     a_claim_tells_the_head_of_a_record_that_must_be_read,
                     a_version_that_still_stands_settles_as_known,
+                    a_record_that_may_not_be_read_is_told_of_once_and_keeps_its_head,
                 ];
                 roll: [
                     a_roll_is_read_in_the_order_of_its_ids_and_outlives_the_process,
