@@ -30,6 +30,7 @@ mod notifications;
 mod operating;
 #[cfg(test)]
 mod reconciling;
+#[cfg(test)]
 mod redis;
 #[cfg(test)]
 mod reload;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use courier_sdk::{
     ChangePage, ChangeRef, Connector, ConnectorError, Cursor, Detect, FeedName, FeedSpec, FetchMode,
-    FetchRequest, Fetched, HttpError, Next, NotFound, Novelty, PollRequest, RecordType, Resume, Scope, Start,
+    FetchRequest, Fetched, HttpError, Next, Novelty, PollRequest, RecordType, Resume, Scope, Start,
 };
 use server::{Paging, Server, at, connector};
 
