@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_fhir::{FhirConnector, Profile};
-use courier_sdk::{Clock, Http};
+use courier_sdk::{Clock, Connector, Http};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::ExposeSecret;
@@ -38,7 +38,7 @@ use crate::face::control::{ControlError, ControlSocket};
 use crate::face::{self, Face, Reload, admin};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::budget::metered::Metered;
-use crate::pipeline::connection::{Connection, Feed};
+use crate::pipeline::connection::{Connection, Feed, Overlap};
 use crate::pipeline::limits::Limits;
 use crate::pipeline::watch::{Labels, Watch};
 use crate::pipeline::{self, Outlet, PipelineError, Worker};
@@ -244,15 +244,9 @@ pub fn connection(
         clock: Arc::clone(clock),
         limits: courier_fhir::Limits::default(),
     };
-    let feeds = entry
-        .feeds
-        .iter()
-        .map(|feed| Feed {
-            spec: feed.spec(),
-            every: feed.every,
-        })
-        .collect();
     let connector = Arc::new(FhirConnector::new(settings));
+    let feeds = entry.feeds.iter().flat_map(|feed| polled(feed, &*connector));
+    let feeds = feeds.collect();
     Ok(Connection::new(
         entry.name.clone(),
         connector,
@@ -260,6 +254,22 @@ pub fn connection(
         budget,
         concurrent,
     ))
+}
+
+/// What is polled for a feed: itself, and where that is asked for everything there is, now and then.
+fn polled(feed: &config::Feed, connector: &dyn Connector) -> Vec<Feed> {
+    let live = Feed {
+        spec: feed.spec(),
+        every: feed.every,
+        overlap: if feed.adapts {
+            Overlap::Adaptive
+        } else {
+            Overlap::Fixed
+        },
+    };
+    let rule = connector.version_rule(&feed.record_type);
+    let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));
+    std::iter::once(live).chain(sweep).collect()
 }
 
 /// Makes one destination of its configuration; what it counts itself goes under one of these labels.

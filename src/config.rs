@@ -243,8 +243,12 @@ pub struct Feed {
     pub filter: String,
     /// Where it begins when it has no cursor.
     pub start: Start,
-    /// How far back of the cursor each poll looks again.
+    /// How far back of the cursor each poll looks again; where that adapts, at least.
     pub overlap: Duration,
+    /// Whether it adapts to how late the source shows changes.
+    pub adapts: bool,
+    /// How often all there is is listed, to find what every poll missed; `None` for never.
+    pub reconcile: Option<Duration>,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
     /// How changes are to be found.

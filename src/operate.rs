@@ -14,6 +14,7 @@ pub mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use courier_sdk::{Clock, ConnectionName, Connector, FeedName, InvalidName};
 use thiserror::Error;
@@ -44,6 +45,8 @@ pub struct Desk {
     pub connections: BTreeMap<ConnectionName, Vec<FeedName>>,
     /// Who reads their cursors; where no cursor is asked about, nobody is needed.
     pub connectors: BTreeMap<ConnectionName, Arc<dyn Connector>>,
+    /// How far back of their cursors feeds look. Where that adapts and no service runs, at least so far.
+    pub overlaps: BTreeMap<(ConnectionName, FeedName), Duration>,
     /// The destinations in force; one without its sender can be asked about, but not tested.
     pub destinations: BTreeMap<DestinationName, Option<Arc<dyn Destination>>>,
     /// The subscriptions in force, in the order of their names.

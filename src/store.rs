@@ -15,7 +15,7 @@ mod turns;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordId};
 use jiff::Timestamp;
 use thiserror::Error;
 
@@ -160,6 +160,26 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Refused`] while a stage is being released.
     async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError>;
+
+    /// Reads the next ids of a feed's roll, in their order, from the one behind `after` on; at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        after: Option<&RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError>;
+
+    /// Brings a feed's roll up to date with a complete listing. A record that the ledger knows alive and that is no
+    /// longer named leaves the roll for the inbox, to be read by itself ([`Shown::Missing`](courier_sdk::Shown)); it
+    /// stays on the roll while a change of it waits already. Forgetting the cursor forgets the roll.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`].
+    async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError>;
 
     // --- fetching ------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ use ehr_courier::egress::client::{ClientOptions, GuardedClient};
 use ehr_courier::egress::guard::AddressPolicy;
 use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
-use ehr_courier::pipeline::connection::{Connection, Feed};
+use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Outlet, Worker};
 use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
@@ -131,6 +131,7 @@ pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Faile
             detect: Detect::LastUpdated,
         },
         every: Duration::from_secs(1),
+        overlap: Overlap::Fixed,
     };
     Ok(Connection::new(
         names.connection.clone(),

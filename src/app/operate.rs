@@ -54,6 +54,12 @@ pub fn desk(
     }
     let feeds =
         |entry: &crate::config::Connection| entry.feeds.iter().map(|feed| feed.name.clone()).collect();
+    let mut overlaps = BTreeMap::new();
+    for entry in config.connections.values() {
+        for feed in &entry.feeds {
+            overlaps.insert((entry.name.clone(), feed.name.clone()), feed.overlap);
+        }
+    }
     Ok(Desk {
         store,
         clock: Arc::clone(clock),
@@ -63,6 +69,7 @@ pub fn desk(
             .map(|entry| (entry.name.clone(), feeds(entry)))
             .collect(),
         connectors,
+        overlaps,
         destinations,
         subscriptions: config.subscriptions.values().cloned().collect(),
     })

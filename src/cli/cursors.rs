@@ -66,6 +66,8 @@ pub(super) async fn run(
                 "cursor",
                 "fresh_as_of",
                 "advanced_at",
+                "overlap",
+                "found",
                 "stage",
             ];
             let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -76,6 +78,9 @@ pub(super) async fn run(
                     dash(&row.cursor),
                     dash(&row.fresh_as_of),
                     dash(&row.advanced_at),
+                    row.overlap_seconds
+                        .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
+                    row.found.to_string(),
                     dash(&row.stage),
                 ]
             });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, FeedName, FetchMode, Ids, Include, RecordType, Roster, Start};
+use courier_sdk::{ConnectionName, Detect, FeedName, FetchMode, Ids, Include, RecordType, Roster, Start};
 use jiff::Timestamp;
 use toml::Spanned;
 use url::Url;
@@ -16,11 +16,41 @@ use super::value::{self, Refusal, refusal};
 use super::{Audit, Auth, Connection, Feed, auth, limits, record, route, scope};
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 /// Hospitals' servers stand a poll a minute; it is the interval that vendors' guides use.
 const EVERY_DEFAULT: Duration = Duration::from_mins(1);
 /// Covers the late commits that were seen with real servers.
 const OVERLAP_DEFAULT: Duration = Duration::from_mins(5);
+/// A day's late discovery is what a nightly comparison gives, and few pages beside a day's polls.
+const RECONCILE_DEFAULT: Reconcile = Reconcile::Every(DAY);
+/// What the names of feeds of our own end with, beside the feed that they are for.
+const RESERVED_ENDINGS: [&str; 2] = [".sweep", ".backfill"];
+
+/// What a feed takes over from its connection.
+#[derive(Debug, Clone, Copy)]
+struct Usual<'a> {
+    every: Duration,
+    reconcile: Reconcile,
+    roster: &'a Roster,
+}
+
+/// How often all there is is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reconcile {
+    Every(Duration),
+    Never,
+}
+
+impl Reconcile {
+    /// Polls that list everything find what is missing by themselves.
+    fn of(self, detect: Detect) -> Option<Duration> {
+        match (self, detect) {
+            (Self::Every(every), Detect::Auto | Detect::History | Detect::LastUpdated) => Some(every),
+            (Self::Every(_), Detect::Window | Detect::Roster | Detect::Read) | (Self::Never, _) => None,
+        }
+    }
+}
 
 pub(super) fn resolve(
     raw: BTreeMap<Text, RawConnection>,
@@ -45,6 +75,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     }
     let profile = profile(raw.profile.as_ref(), &path, context);
     let every = every(raw.every.as_ref(), &path, EVERY_DEFAULT, context);
+    let sweeps = reconcile(raw.reconcile.as_ref(), &path, RECONCILE_DEFAULT, context);
     let egress = context.egress(
         raw.allow_networks.as_ref(),
         raw.plain_http_networks.as_ref(),
@@ -66,7 +97,12 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     let roster = scope::roster(raw.roster.as_ref(), &path, context);
     // Where the roster is refused, its feeds are not refused for want of one.
     let assumed = roster.clone().unwrap_or(Roster::Patients(Ids::default()));
-    let feeds = feeds(key, raw, every.unwrap_or(EVERY_DEFAULT), &assumed, context);
+    let usual = Usual {
+        every: every.unwrap_or(EVERY_DEFAULT),
+        reconcile: sweeps.unwrap_or(RECONCILE_DEFAULT),
+        roster: &assumed,
+    };
+    let feeds = feeds(key, raw, usual, context);
     roster.as_ref()?;
     Some(Connection {
         name: name?,
@@ -130,6 +166,35 @@ pub(super) fn every(
     context.accept(every, text, &format!("{path}.every"))
 }
 
+fn reconcile(
+    text: Option<&Text>,
+    path: &str,
+    default: Reconcile,
+    context: &mut Context<'_>,
+) -> Option<Reconcile> {
+    let Some(text) = text else {
+        return Some(default);
+    };
+    if text.get_ref() == "off" {
+        return Some(Reconcile::Never);
+    }
+    let every = value::duration(text.get_ref(), &(HOUR..=30 * DAY), "1h and 30d, or \"off\"");
+    context
+        .accept(every, text, &format!("{path}.reconcile"))
+        .map(Reconcile::Every)
+}
+
+/// How far back polls look; for `auto`, at least.
+fn overlap(text: Option<&Text>, path: &str, context: &mut Context<'_>) -> Option<Duration> {
+    match text {
+        Some(text) if text.get_ref() != "auto" => {
+            let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
+            context.accept(overlap, text, &format!("{path}.overlap"))
+        }
+        Some(_) | None => Some(OVERLAP_DEFAULT),
+    }
+}
+
 fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'_>) -> Option<Url> {
     let path = format!("{path}.base_url");
     let Some(text) = &raw.base_url else {
@@ -145,13 +210,7 @@ fn base_url(key: &Text, raw: &RawConnection, path: &str, context: &mut Context<'
     context.accept(url, text, &path)
 }
 
-fn feeds(
-    key: &Text,
-    raw: &RawConnection,
-    every: Duration,
-    roster: &Roster,
-    context: &mut Context<'_>,
-) -> Option<Vec<Feed>> {
+fn feeds(key: &Text, raw: &RawConnection, usual: Usual<'_>, context: &mut Context<'_>) -> Option<Vec<Feed>> {
     let path = format!("connections.{}.feeds", key.get_ref());
     let raw = raw.feeds.as_deref().unwrap_or_default();
     if raw.is_empty() {
@@ -161,7 +220,7 @@ fn feeds(
     let mut feeds: Vec<Option<Feed>> = Vec::new();
     for (index, written) in raw.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        let found = feed(written, &path, every, roster, context);
+        let found = feed(written, &path, usual, context);
         let double = found
             .as_ref()
             .and_then(|found| feeds.iter().flatten().find(|other| other.name == found.name));
@@ -178,24 +237,17 @@ fn feeds(
     feeds.into_iter().collect()
 }
 
-fn feed(
-    raw: &Spanned<RawFeed>,
-    path: &str,
-    every_default: Duration,
-    roster: &Roster,
-    context: &mut Context<'_>,
-) -> Option<Feed> {
+fn feed(raw: &Spanned<RawFeed>, path: &str, usual: Usual<'_>, context: &mut Context<'_>) -> Option<Feed> {
     let written = raw.get_ref();
     let record_type = match &written.record {
         Some(text) => context.accept(followed_type(text.get_ref()), text, &format!("{path}.record")),
         None => context.missing(raw, &format!("{path}.record"), "write record = \"Appointment\""),
     };
     let name = written.name.as_ref().map(|text| {
-        let name = FeedName::parse(text.get_ref())
-            .map_err(|error| refusal(error.to_string(), "write name = \"appointments\""));
+        let name = feed_name(text.get_ref());
         context.accept(name, text, &format!("{path}.name"))
     });
-    let every = every(written.every.as_ref(), path, every_default, context);
+    let every = every(written.every.as_ref(), path, usual.every, context);
     let filter = match &written.filter {
         Some(text) => {
             let checked = value::search_parameters(text.get_ref()).map(|()| text.get_ref().clone());
@@ -203,14 +255,13 @@ fn feed(
         }
         None => Some(String::new()),
     };
-    let found = scope::resolve(written, filter.as_deref(), roster, path, context);
-    let overlap = match &written.overlap {
-        Some(text) if text.get_ref() != "auto" => {
-            let overlap = value::duration(text.get_ref(), &(Duration::ZERO..=DAY), "0s and 1d");
-            context.accept(overlap, text, &format!("{path}.overlap"))
-        }
-        Some(_) | None => Some(OVERLAP_DEFAULT),
-    };
+    let found = scope::resolve(written, filter.as_deref(), usual.roster, path, context);
+    let overlap = overlap(written.overlap.as_ref(), path, context);
+    let adapts = written
+        .overlap
+        .as_ref()
+        .is_none_or(|text| text.get_ref() == "auto");
+    let sweeps = reconcile(written.reconcile.as_ref(), path, usual.reconcile, context);
     let start = match &written.start {
         Some(text) => {
             let start = start(text.get_ref(), context.surroundings.now);
@@ -245,11 +296,28 @@ fn feed(
         filter: filter?,
         start: start?,
         overlap: overlap?,
+        adapts,
+        reconcile: sweeps?.of(found.detect),
         fetch: fetch?,
         detect: found.detect,
         include: include?,
         scope: found.scope,
     })
+}
+
+/// Parses a feed's name. Beside a feed there are others of our own, whose names end in a way of their own.
+fn feed_name(text: &str) -> Result<FeedName, Refusal> {
+    let help = "write name = \"appointments\"";
+    if let Some(ending) = RESERVED_ENDINGS.iter().find(|ending| text.ends_with(**ending)) {
+        let message = format!("names that end in {ending} are the courier's own");
+        return Err(refusal(message, help));
+    }
+    let longest = RESERVED_ENDINGS.map(|ending| FeedName::parse(&format!("{text}{ending}")));
+    let name = longest
+        .into_iter()
+        .find_map(Result::err)
+        .map_or_else(|| FeedName::parse(text), Err);
+    name.map_err(|error| refusal(error.to_string(), help))
 }
 
 /// Parses the type that a feed follows: a mistyped one would be polled in vain.

@@ -18,7 +18,7 @@ pub(super) use pasted::may_be_secret;
 const SHOWN_CHARS_MAX: usize = 100;
 
 /// Keys whose values are never secret.
-const HARMLESS: [&str; 27] = [
+const HARMLESS: [&str; 28] = [
     "allow_networks",
     "connections",
     "connector",
@@ -37,6 +37,7 @@ const HARMLESS: [&str; 27] = [
     "overlap",
     "plain_http_networks",
     "profile",
+    "reconcile",
     "record",
     "retention",
     "retry",

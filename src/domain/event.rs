@@ -16,6 +16,8 @@ pub enum EventKind {
     Updated,
     /// The record is gone, by the source's own word.
     Deleted,
+    /// The record may not be read by us, or no longer: whether it changed or is gone, the source does not tell.
+    Unavailable,
 }
 
 impl EventKind {
@@ -26,13 +28,14 @@ impl EventKind {
             Self::Created => "created",
             Self::Updated => "updated",
             Self::Deleted => "deleted",
+            Self::Unavailable => "unavailable",
         }
     }
 
     /// Reads that word back.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Created, Self::Updated, Self::Deleted]
+        [Self::Created, Self::Updated, Self::Deleted, Self::Unavailable]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }

@@ -104,6 +104,19 @@ impl VersionKey {
         self.0.strip_prefix("d:").is_some_and(|ended| ended.contains(':'))
     }
 
+    /// A version that we may not read, or a record of which nothing more is known: derived from what was asked for, else
+    /// from the last version that we could read.
+    #[must_use]
+    pub fn of_unavailable(version: Option<&VersionKey>) -> Self {
+        Self(format!("u:{}", version.map_or("", VersionKey::as_str)))
+    }
+
+    /// Whether this stands for a version that we may not read.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        self.0.starts_with("u:")
+    }
+
     /// A delete in a history without a version of its own: derived from its time.
     #[must_use]
     pub fn of_delete_time(deleted: Timestamp) -> Self {

@@ -155,7 +155,8 @@ fn decide_one(
         return Verdict::Known { event_id };
     }
     let carried = change.content.is_some() && source != Source::PageWithoutContext;
-    let complete = carried || change.shown == Shown::Deleted;
+    let unavailable = version.is_unavailable();
+    let complete = carried || change.shown == Shown::Deleted || unavailable;
     if change.novelty == Novelty::Announce && (!complete || must_wait) {
         return enqueue(record);
     }
@@ -164,9 +165,14 @@ fn decide_one(
         Some(head) if order.is_before(&head.order) => Timeliness::Late,
         Some(_) | None => Timeliness::InOrder,
     };
-    let kind = kind_of(change, record.head.as_ref(), baseline);
+    let kind = if unavailable {
+        EventKind::Unavailable
+    } else {
+        kind_of(change, record.head.as_ref(), baseline)
+    };
     let told = timeliness == Timeliness::InOrder && names_a_told_delete(change, record.head.as_ref());
-    if timeliness == Timeliness::InOrder {
+    // What may not be read says nothing of the record's state: its head stays.
+    if timeliness == Timeliness::InOrder && !unavailable {
         record.head = Some(next_head(change, record.head.as_ref(), &version, &event_id));
     }
     view.accepted.insert(event_id.clone());
@@ -211,6 +217,22 @@ pub fn showing_of(head: &Head, change: Change) -> Change {
         version_id: head.version.version_id().map(str::to_owned),
         version: VersionClue::Known(head.version.clone(), head.event_id.clone()),
         order: head.order,
+        ..change
+    }
+}
+
+/// A change whose record we may not read: its id is fixed by the version that was asked for, else by the head.
+#[must_use]
+pub fn unavailable(connection: &ConnectionName, change: Change, head: Option<&Head>) -> Change {
+    let asked_for = match &change.version {
+        VersionClue::Known(version, _) => Some(version),
+        VersionClue::ByContent | VersionClue::InferredDelete | VersionClue::Unknown => None,
+    };
+    let version = VersionKey::of_unavailable(asked_for.or(head.map(|head| &head.version)));
+    let id = EventId::derive(connection, &change.key, &version);
+    Change {
+        version: VersionClue::Known(version, id),
+        content: None,
         ..change
     }
 }

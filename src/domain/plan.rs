@@ -61,7 +61,9 @@ pub fn turn_after_failure(
     later(ended, back_off.max(asked.unwrap_or_default()))
 }
 
-fn later(at: Timestamp, by: Duration) -> Timestamp {
+/// An instant and a duration; the end of time when that does not exist.
+#[must_use]
+pub fn later(at: Timestamp, by: Duration) -> Timestamp {
     at.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 

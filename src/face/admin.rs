@@ -232,12 +232,17 @@ fn desk(worker: &Worker) -> Desk {
         connection
             .feeds
             .iter()
+            .filter(|feed| feed.sweeps().is_none())
             .map(|feed| feed.spec.name.clone())
             .collect()
     };
     let mut connections: BTreeMap<ConnectionName, Vec<_>> = BTreeMap::new();
-    let mut connectors = BTreeMap::new();
+    let (mut connectors, mut overlaps) = (BTreeMap::new(), BTreeMap::new());
     for (name, connection) in &worker.connections {
+        for feed in connection.feeds.iter().filter(|feed| feed.sweeps().is_none()) {
+            let place = (name.clone(), feed.spec.name.clone());
+            overlaps.insert(place, connection.spec_in_force(feed).overlap);
+        }
         connections.insert(name.clone(), feeds(connection));
         connectors.insert(name.clone(), Arc::clone(&connection.connector));
     }
@@ -251,6 +256,7 @@ fn desk(worker: &Worker) -> Desk {
         clock: Arc::clone(&worker.clock),
         connections,
         connectors,
+        overlaps,
         destinations,
         subscriptions: worker.subscriptions.clone(),
     }

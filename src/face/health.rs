@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Reload;
 use crate::domain::name::DestinationName;
 use crate::pipeline::budget::DayLeft;
-use crate::pipeline::connection::Connection;
+use crate::pipeline::connection::{Connection, Feed};
 use crate::pipeline::heartbeat::Part;
 use crate::pipeline::watch::OTHER;
 use crate::pipeline::{Outlet, Worker};
@@ -31,6 +31,9 @@ pub struct Report {
     pub watchdogs: BTreeMap<&'static str, String>,
     /// Feeds in trouble, by connection and feed. One bad connection does not make the worker unready.
     pub troubles: BTreeMap<String, BTreeMap<String, Trouble>>,
+    /// Feeds of which no complete answer came for ten of their intervals, and for a quarter of an hour at least: by
+    /// connection and feed. One source that hangs does not make the worker unready.
+    pub frozen_feeds: BTreeMap<String, BTreeMap<String, Frozen>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
     pub failing_destinations: BTreeMap<String, FailingDestination>,
     /// Why the deduplication spares the store nothing at present. It is ready all the same: the store decides.
@@ -62,6 +65,13 @@ pub struct LowBudget {
     pub left: u32,
     /// Requests wait for their share of the day: polls are late because of it.
     pub waiting: bool,
+}
+
+/// One feed that stands still.
+#[derive(Debug, Serialize)]
+pub struct Frozen {
+    /// For how long, in seconds, by the source's clock.
+    pub stale_seconds: u64,
 }
 
 /// One feed in trouble.
@@ -119,12 +129,34 @@ pub fn report(worker: &Worker, draining: bool, reload: Reload) -> Report {
         reload,
         watchdogs: watchdogs(&silent),
         troubles,
+        frozen_feeds: frozen_feeds(worker),
         failing_destinations: failing_destinations(worker),
         failing_dedup: worker.dedup.trouble(),
         low_budgets: low_budgets(worker),
         in_maintenance: in_maintenance(worker),
         paused_subscriptions: BTreeMap::new(),
     }
+}
+
+fn frozen_feeds(worker: &Worker) -> BTreeMap<String, BTreeMap<String, Frozen>> {
+    let now = worker.clock.now();
+    let mut frozen: BTreeMap<String, BTreeMap<String, Frozen>> = BTreeMap::new();
+    for (name, connection) in &worker.connections {
+        for feed in live_feeds(connection) {
+            let stale = connection.stale_for(&feed.spec.name, now);
+            if let Some(stale) = stale.filter(|stale| *stale > feed.frozen_after()) {
+                let stale_seconds = stale.as_secs();
+                let feeds = frozen.entry(name.to_string()).or_default();
+                feeds.insert(feed.spec.name.to_string(), Frozen { stale_seconds });
+            }
+        }
+    }
+    frozen
+}
+
+/// Sweeps come seldom, and show nothing that must be fresh.
+fn live_feeds(connection: &Connection) -> impl Iterator<Item = &Feed> {
+    connection.feeds.iter().filter(|feed| feed.sweeps().is_none())
 }
 
 fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination> {
@@ -192,9 +224,13 @@ pub async fn add_paused(report: &mut Report, worker: &Worker) {
 pub fn measure(worker: &Worker) {
     let now = worker.clock.now();
     let mut lags: BTreeMap<(SharedString, SharedString), f64> = BTreeMap::new();
+    let mut frozen: BTreeMap<SharedString, u32> = BTreeMap::new();
     for (name, connection) in &worker.connections {
         let label = worker.watch.connections.of(name.as_str());
-        for feed in &connection.feeds {
+        for feed in live_feeds(connection) {
+            let stale = connection.stale_for(&feed.spec.name, now);
+            let is_frozen = stale.is_some_and(|stale| stale > feed.frozen_after());
+            *frozen.entry(label.clone()).or_default() += u32::from(is_frozen);
             let condition = connection.condition(&feed.spec.name);
             let Some(fresh_as_of) = condition.and_then(|condition| condition.fresh_as_of) else {
                 continue;
@@ -217,6 +253,12 @@ pub fn measure(worker: &Worker) {
         metrics::gauge!("courier_cursor_lag_seconds", "connection" => connection, "feed" => feed).set(lag);
     }
     measure_budgets(worker);
+    for left in worker.watch.frozen.replace(frozen.keys().cloned().collect()) {
+        frozen.insert(left, 0);
+    }
+    for (connection, feeds) in frozen {
+        metrics::gauge!("courier_feeds_frozen", "connection" => connection).set(f64::from(feeds));
+    }
     let silent = worker.watch.heartbeats.silent();
     for part in Part::ALL {
         let failing = if silent.contains_key(&part) { 1.0 } else { 0.0 };

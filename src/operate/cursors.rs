@@ -17,10 +17,14 @@ pub(super) async fn list(desk: &Desk) -> Result<Answer, Refusal> {
             StageState::Collecting => Some("collecting"),
             StageState::Releasing => Some("releasing"),
         };
+        let overlap = desk.overlaps.get(&(row.connection.clone(), row.feed.clone()));
         rows.push(CursorView {
             cursor: text(stands_at(desk, &row.connection, &row.state)),
             connection: row.connection.to_string(),
             feed: row.feed.to_string(),
+            overlap_seconds: overlap.map(std::time::Duration::as_secs),
+            completed_at: text(row.state.completed_at),
+            found: row.state.found,
             fresh_as_of: text(row.state.fresh_as_of),
             advanced_at: text(row.state.advanced_at),
             stage: stage.map(str::to_owned),

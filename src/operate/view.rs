@@ -46,7 +46,7 @@ pub struct EventView {
     pub connection: String,
     /// The event's id.
     pub id: String,
-    /// `created`, `updated` or `deleted`.
+    /// `created`, `updated`, `deleted` or `unavailable`.
     pub change: String,
     /// `Type/id`.
     pub record: String,
@@ -92,7 +92,7 @@ pub struct EventDetailView {
     pub record: String,
     /// The source's version id, or the version key.
     pub version: String,
-    /// `created`, `updated` or `deleted`.
+    /// `created`, `updated`, `deleted` or `unavailable`.
     pub change: String,
     /// When it changed by the source's clock.
     pub changed_at: Option<String>,
@@ -235,6 +235,13 @@ pub struct CursorView {
     pub fresh_as_of: Option<String>,
     /// When the cursor moved last.
     pub advanced_at: Option<String>,
+    /// How far back of the cursor the next poll looks, in seconds; absent for a sweep, and where the feed left the
+    /// configuration.
+    pub overlap_seconds: Option<u64>,
+    /// When its last complete poll ended that had anything to write.
+    pub completed_at: Option<String>,
+    /// Changes that its polls brought and that were new; of a sweep, what every poll had missed.
+    pub found: u64,
     /// `collecting` or `releasing`, while it has a stage.
     pub stage: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! One connection at work: its connector, feeds, budget, lease and condition.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use super::gone::Gone;
+use super::overlap::Lateness;
+use super::roll::Listings;
 use crate::domain::delivery::Fence;
 
 /// One connection at work.
@@ -22,9 +26,17 @@ pub struct Connection {
     pub budget: Arc<Budget>,
     /// How many requests may be under way at once.
     pub concurrent: usize,
+    /// What its reads suggest of records that are gone.
+    pub gone: Gone,
+    /// What its feeds list.
+    pub listings: Listings,
     lease: Mutex<Option<Held>>,
     condition: Mutex<std::collections::BTreeMap<FeedName, Condition>>,
     fetched_at: Mutex<Option<Instant>>,
+    answered_at: Mutex<Option<Instant>>,
+    /// Live feeds that wait for leave to ask.
+    waiting: Mutex<BTreeSet<FeedName>>,
+    made_at: Instant,
 }
 
 /// One feed and its interval.
@@ -34,6 +46,34 @@ pub struct Feed {
     pub spec: FeedSpec,
     /// How often it is polled.
     pub every: Duration,
+    /// Whether its overlap stays as it is configured.
+    pub overlap: Overlap,
+}
+
+/// However often a feed is polled, it is not called frozen sooner than this.
+const FROZEN_AFTER_MIN: Duration = Duration::from_mins(15);
+
+/// Nor before so many of its intervals have passed.
+const FROZEN_AFTER_INTERVALS: u32 = 10;
+
+impl Feed {
+    /// A feed of which no complete answer is younger than this is frozen.
+    #[must_use]
+    pub fn frozen_after(&self) -> Duration {
+        self.every
+            .saturating_mul(FROZEN_AFTER_INTERVALS)
+            .max(FROZEN_AFTER_MIN)
+    }
+}
+
+/// Whether a feed's overlap stays as it is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlap {
+    /// It does.
+    #[default]
+    Fixed,
+    /// It adapts to how late the source shows changes.
+    Adaptive,
 }
 
 /// How a feed fares.
@@ -51,6 +91,10 @@ pub struct Condition {
     pub lost_stages: u32,
     /// How its changes are found for now.
     pub way: Way,
+    /// How late its changes were seen.
+    pub lateness: Lateness,
+    /// What the sweep that runs has brought so far.
+    pub recovered: u64,
 }
 
 /// How a feed's changes are found for now.
@@ -89,9 +133,14 @@ impl Connection {
             feeds,
             budget: budget.into(),
             concurrent,
+            gone: Gone::default(),
+            listings: Listings::default(),
             lease: Mutex::new(None),
             condition: Mutex::new(condition),
             fetched_at: Mutex::new(None),
+            answered_at: Mutex::new(None),
+            waiting: Mutex::default(),
+            made_at: Instant::now(),
         }
     }
 
@@ -127,6 +176,18 @@ impl Connection {
     pub fn note_fetched(&self) {
         self.budget.answered();
         *self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.note_answered();
+    }
+
+    /// Notes a search or a read that was answered well.
+    pub fn note_answered(&self) {
+        *self.answered_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When a search or a read was answered well last.
+    #[must_use]
+    pub fn answered_at(&self) -> Option<Instant> {
+        *self.answered_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a record was read within so long.
@@ -184,15 +245,73 @@ impl Connection {
     /// What the connector is to know of a feed now.
     #[must_use]
     pub fn spec_in_force(&self, feed: &Feed) -> FeedSpec {
-        let way = self.condition(&feed.spec.name).unwrap_or_default().way;
-        let detect = match way {
+        let condition = self.condition(&feed.spec.name).unwrap_or_default();
+        let detect = match condition.way {
             Way::Configured => feed.spec.detect,
             Way::BySearch => Detect::LastUpdated,
         };
+        let overlap = match feed.overlap {
+            Overlap::Fixed => feed.spec.overlap,
+            Overlap::Adaptive => condition.lateness.overlap(Instant::now()),
+        };
         FeedSpec {
             detect,
+            overlap,
             ..feed.spec.clone()
         }
+    }
+
+    /// Notes a change that came so late.
+    pub fn note_lateness(&self, feed: &FeedName, late: Duration) {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        let condition = conditions.entry(feed.clone()).or_default();
+        condition.lateness.note(late, Instant::now());
+    }
+
+    /// Notes changes that a sweep brought.
+    pub fn note_recovered(&self, sweep: &FeedName, changes: u64) {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        conditions.entry(sweep.clone()).or_default().recovered += changes;
+    }
+
+    /// What a sweep has brought; forgets it.
+    pub fn take_recovered(&self, sweep: &FeedName) -> u64 {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut conditions.entry(sweep.clone()).or_default().recovered)
+    }
+
+    /// Notes a live feed that was refused leave to ask.
+    pub fn note_waits(&self, feed: &FeedName) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(feed.clone());
+    }
+
+    /// Notes that a feed does not wait for leave, or not any more.
+    pub fn note_waits_no_longer(&self, feed: &FeedName) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(feed);
+    }
+
+    /// Whether a live feed waits for leave to ask.
+    #[must_use]
+    pub fn live_waits(&self) -> bool {
+        !self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    /// How long no complete answer has come of a feed, or how old by the source's clock the last one is. Of a connection
+    /// that this worker does not hold, nothing.
+    #[must_use]
+    pub fn stale_for(&self, feed: &FeedName, now: Timestamp) -> Option<Duration> {
+        self.fence()?;
+        let fresh_as_of = self.condition(feed).and_then(|condition| condition.fresh_as_of);
+        Some(fresh_as_of.map_or_else(
+            || self.made_at.elapsed(),
+            |at| Duration::try_from(now.duration_since(at)).unwrap_or_default(),
+        ))
     }
 
     /// Notes a turn that failed, and returns how many have in a row.

@@ -185,6 +185,7 @@ fn slices(group: Vec<Settlement>) -> Vec<Vec<Settlement>> {
             change.content.as_ref().map_or(0, Content::bytes)
         }
         SettleResult::Stands(_)
+        | SettleResult::Unavailable(_)
         | SettleResult::RetryAt { .. }
         | SettleResult::Quarantine { .. }
         | SettleResult::Release { .. } => 0,
@@ -296,9 +297,10 @@ async fn traced(
     let result = read::whole(worker, connection, (claimed, found), turn).await;
     if let Some(span) = span {
         let outcome = match &result {
-            SettleResult::Fetched(_) | SettleResult::Stands(_) | SettleResult::Deleted(_) => {
-                SpanOutcome::Done
-            }
+            SettleResult::Fetched(_)
+            | SettleResult::Stands(_)
+            | SettleResult::Deleted(_)
+            | SettleResult::Unavailable(_) => SpanOutcome::Done,
             SettleResult::RetryAt { .. }
             | SettleResult::Keep { .. }
             | SettleResult::Quarantine { .. }

@@ -15,6 +15,8 @@ pub struct Limits {
     pub log: u64,
     /// Versions that a feed's stage may collect; above, the feed catches up by its current state.
     pub stage: u64,
+    /// Records that a feed may list for its listings to be compared; above, nothing is concluded from them.
+    pub roll: usize,
     /// Deliveries of one subscription on one connection above which nothing more is materialised.
     pub outbox: u64,
     /// Changes of one connection fetched in one batch.
@@ -62,6 +64,8 @@ impl Default for Limits {
             inbox: 10_000,
             log: 100_000,
             stage: 1_000_000,
+            // Some hundred megabytes while a listing runs.
+            roll: 1_000_000,
             outbox: 100_000,
             fetch_batch: 16,
             fetch_batches: 64,

@@ -11,9 +11,10 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
-use super::stage;
+use super::reconcile::{self, Horizon};
 use super::traces::Begun;
 use super::turn::{TurnEnd, proves_baseline};
+use super::{overlap, roll, stage};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
@@ -44,11 +45,18 @@ pub(super) struct Poll<'a> {
     id: PollId,
     baseline: BaselineProof,
     brought: u64,
+    /// What is left to the live feed, where this is a sweep.
+    horizon: Option<Horizon>,
 }
 
 impl<'a> Poll<'a> {
     /// Begins a poll, or goes on with one that was left in the middle.
-    pub(super) fn new(connection: &'a Connection, feed: &'a Feed, fence: Fence, state: FeedState) -> Self {
+    pub(super) fn new(
+        connection: &'a Connection,
+        feed: &'a Feed,
+        fence: Fence,
+        (state, horizon): (FeedState, Option<Horizon>),
+    ) -> Self {
         let baseline = if proves_baseline(feed, &state) {
             BaselineProof::Proven
         } else {
@@ -64,6 +72,15 @@ impl<'a> Poll<'a> {
             id: state.poll,
             baseline,
             brought: 0,
+            horizon,
+        }
+    }
+
+    /// The cursor that the connector is asked to go on from: a sweep knows by the live feed's where that began.
+    pub(super) fn asks_from(&self) -> Option<&Cursor> {
+        match &self.horizon {
+            Some(horizon) => Some(horizon.cursor()),
+            None => self.cursor.as_ref(),
         }
     }
 
@@ -93,13 +110,12 @@ impl<'a> Poll<'a> {
         asked_at: jiff::Timestamp,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
         self.note_unusable(worker, &page.unusable);
+        roll::gather(worker, self, &page);
         let order = self.order_of(&page);
-        let changes = self.identified(worker, page.changes, asked_at).await;
-        let changes = if page.order == order {
-            changes
-        } else {
-            oldest_first(changes)
-        };
+        let mut changes = self.taken(worker, page.changes, asked_at).await;
+        if page.order != order {
+            changes = oldest_first(changes);
+        }
         if order == PageOrder::NewestFirst
             && let Next::Inconclusive { .. } = page.next
         {
@@ -108,10 +124,12 @@ impl<'a> Poll<'a> {
             return Ok(self.go_on(worker, page.next, order, page.fresh_as_of));
         }
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
-            && self.resume.is_none();
+            && self.resume.is_none()
+            && self.horizon.is_none();
         let progress = self.progress(&page.next);
         if changes.is_empty() && page.oversized.is_empty() && moves_nothing {
             // The commonest poll of all, an empty one, costs no write.
+            self.conclude(worker).await?;
             self.note_complete(worker, page.fresh_as_of);
             return Ok(ControlFlow::Break(TurnEnd::Complete));
         }
@@ -153,7 +171,35 @@ impl<'a> Poll<'a> {
             self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
                 .await?;
         }
+        if order == PageOrder::OldestFirst
+            && let Next::Done(_) = page.next
+        {
+            self.conclude(worker).await?;
+        }
         Ok(self.go_on(worker, page.next, order, page.fresh_as_of))
+    }
+
+    /// Draws the conclusions from a poll that is complete and handed over.
+    async fn conclude(&self, worker: &Worker) -> Result<(), StoreError> {
+        let disappeared = roll::conclude(worker, self.connection, self.feed, self.fence).await?;
+        if self.horizon.is_some() {
+            reconcile::tell(self.connection, self.feed, disappeared);
+        }
+        Ok(())
+    }
+
+    /// What of a page is handed over: all but what is known, and what a sweep leaves to its live feed.
+    async fn taken(
+        &mut self,
+        worker: &Worker,
+        changes: Vec<ChangeRef>,
+        asked_at: jiff::Timestamp,
+    ) -> Vec<Change> {
+        let shown = match &self.horizon {
+            Some(horizon) => horizon.cut(changes),
+            None => changes,
+        };
+        self.identified(worker, shown, asked_at).await
     }
 
     /// Leaves out what is known, and works out the rest's identities; what is new begins a trace.
@@ -229,6 +275,13 @@ impl<'a> Poll<'a> {
             PageOrder::OldestFirst => {
                 let accepted = worker.store.accept_page(&slice).await?;
                 self.brought += accepted.appended + accepted.enqueued;
+                if self.horizon.is_some() {
+                    reconcile::observe(worker, self.connection, self.feed, &accepted);
+                } else {
+                    let cursor = self.cursor.as_ref();
+                    let stood_at = cursor.and_then(|cursor| self.connection.connector.describe(cursor));
+                    overlap::observe(worker, self.connection, self.feed, (stood_at, &accepted));
+                }
                 worker.announce(&self.connection.name, &accepted).await;
                 Ok(())
             }
@@ -263,7 +316,8 @@ impl<'a> Poll<'a> {
                 metrics::counter!("courier_polls_failed_total", labels.iter()).increment(1);
                 // Repeated at the feed's pace it would read the whole source every minute for nothing.
                 let failures = self.connection.note_failure(feed, reason);
-                ControlFlow::Break(TurnEnd::Failed { failures, wait: None })
+                let wait = self.horizon.as_ref().map(|_| self.feed.every);
+                ControlFlow::Break(TurnEnd::Failed { failures, wait })
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use courier_sdk::{ChangeRef, ConnectorError, FetchRequest, Fetched, Shown};
+use courier_sdk::{ChangeRef, ConnectorError, FetchRequest, Fetched};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,9 +12,10 @@ use super::Worker;
 use super::budget::Leave;
 use super::connection::Connection;
 use super::context::{self, Hindered};
+use super::gone;
 use super::together::Contexts;
 use crate::domain::delivery::Fence;
-use crate::domain::event::{Change, VersionClue};
+use crate::domain::event::Change;
 use crate::domain::identify::identify;
 use crate::domain::ledger::{self, Head};
 use crate::domain::plan;
@@ -117,6 +118,7 @@ fn keep(change: Change, result: SettleResult, now: Timestamp) -> SettleResult {
         other @ (SettleResult::Fetched(_)
         | SettleResult::Stands(_)
         | SettleResult::Deleted(_)
+        | SettleResult::Unavailable(_)
         | SettleResult::Keep { .. }) => {
             return other;
         }
@@ -157,9 +159,13 @@ fn judged(
     answer: Result<Fetched, ConnectorError>,
 ) -> SettleResult {
     let failed = |reason: String| retry_or_quarantine(worker, claimed, reason);
+    if answer.is_ok() {
+        connection.gone.note_read(Instant::now());
+    }
     match answer {
         Ok(Fetched::Found(mut found, record)) => {
             connection.note_fetched();
+            connection.gone.note_found(&claimed.change.key);
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
             let mut fetched = identify(&connection.name, found, &rule);
@@ -178,12 +184,20 @@ fn judged(
         Ok(Fetched::Unchanged) => match head_that_may_stand(connection, claimed) {
             Some((head, _)) => {
                 connection.note_fetched();
+                connection.gone.note_found(&claimed.change.key);
                 SettleResult::Stands(ledger::showing_of(head, claimed.change.clone()))
             }
             None => failed("the source answered by a version that it was not asked about".to_owned()),
         },
-        Ok(Fetched::Deleted) => SettleResult::Deleted(inferred_delete(claimed.change.clone())),
-        Ok(Fetched::NotFound) => failed("the source does not know the record (404)".to_owned()),
+        Ok(Fetched::Deleted) => gone::deleted(worker, connection, claimed),
+        Ok(Fetched::NotFound(word)) if gone::counts(word, &claimed.change) => {
+            gone::doubted(worker, connection, claimed)
+        }
+        Ok(Fetched::NotFound(_)) => failed("the source does not know the record (404)".to_owned()),
+        Ok(Fetched::Unavailable) if is_last_attempt(worker, claimed) => {
+            let (change, head) = (claimed.change.clone(), claimed.head.as_ref());
+            SettleResult::Unavailable(ledger::unavailable(&connection.name, change, head))
+        }
         Ok(Fetched::Unavailable) => failed("the source does not let us read the record (403)".to_owned()),
         Ok(Fetched::TooLarge) => SettleResult::Quarantine {
             reason: "the record exceeds the record limit".to_owned(),
@@ -258,11 +272,15 @@ fn after_error(
 }
 
 fn retry_or_quarantine(worker: &Worker, claimed: &ClaimedChange, reason: String) -> SettleResult {
-    if claimed.attempts + 1 >= worker.limits.fetch_attempts {
+    if is_last_attempt(worker, claimed) {
         return SettleResult::Quarantine { reason };
     }
     let due_at = plan::turn_after_failure(worker.clock.now(), RETRY, claimed.attempts + 1, None);
     SettleResult::RetryAt { due_at, reason }
+}
+
+fn is_last_attempt(worker: &Worker, claimed: &ClaimedChange) -> bool {
+    claimed.attempts + 1 >= worker.limits.fetch_attempts
 }
 
 pub(super) fn as_reference(change: &Change) -> ChangeRef {
@@ -273,17 +291,6 @@ pub(super) fn as_reference(change: &Change) -> ChangeRef {
         version_id: change.version_id.clone(),
         last_updated: change.order.stamp,
         record: None,
-    }
-}
-
-fn inferred_delete(change: Change) -> Change {
-    Change {
-        shown: Shown::Deleted,
-        version: VersionClue::InferredDelete,
-        version_id: None,
-        first_version: false,
-        content: None,
-        ..change
     }
 }
 

@@ -108,7 +108,7 @@ fn first_turns(worker: &Worker) -> BTreeSet<Entry> {
         for (index, feed) in connection.feeds.iter().enumerate() {
             let phase = plan::phase(&connection.name, &feed.spec.name);
             schedule.insert((
-                plan::first_turn(now, feed.every, phase, feeds),
+                plan::first_turn(now, feed.pace(), phase, feeds),
                 connection.name.clone(),
                 index,
             ));
@@ -159,13 +159,17 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
     };
     let every = connection.budget.every(feed.every);
     match end {
+        // How long ago the last sweep was is counted from its end, over restarts too.
+        TurnEnd::Complete | TurnEnd::Skipped if feed.sweeps().is_some() => soon(feed.pace()),
         TurnEnd::Complete | TurnEnd::Skipped => {
             plan::next_turn(now, every, plan::phase(&connection.name, &feed.spec.name))
         }
         TurnEnd::MoreToCome => now,
         TurnEnd::NotNow => soon(WITHOUT_LEASE),
         TurnEnd::Wait(wait) => soon(wait),
-        TurnEnd::Failed { failures, wait } => plan::turn_after_failure(now, every, failures, wait),
+        TurnEnd::Failed { failures, wait } => {
+            plan::turn_after_failure(now, every.min(feed.pace()), failures, wait)
+        }
     }
 }
 

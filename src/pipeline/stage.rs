@@ -10,6 +10,7 @@ use tracing::{error, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
+use super::overlap;
 use super::poll::{self, Poll};
 use super::turn::TurnEnd;
 use crate::domain::delivery::Fence;
@@ -86,9 +87,9 @@ fn catch_up(worker: &Worker, poll: &Poll<'_>, discarded: Discarded, reason: &str
 /// [`StoreError`] when the store fails.
 pub(super) async fn release(
     worker: &Worker,
-    connection: &Connection,
-    feed: &Feed,
+    (connection, feed): (&Connection, &Feed),
     fence: Fence,
+    state: &FeedState,
     stop: &CancellationToken,
 ) -> Result<TurnEnd, StoreError> {
     let of = PollRef {
@@ -97,6 +98,8 @@ pub(super) async fn release(
         fence,
         poll: PollId::default(),
     };
+    let cursor = state.cursor.as_ref();
+    let stood_at = cursor.and_then(|cursor| connection.connector.describe(cursor));
     loop {
         let request = ReleaseStage {
             poll: of.clone(),
@@ -105,6 +108,7 @@ pub(super) async fn release(
             at: worker.clock.now(),
         };
         let released = worker.store.release_stage(&request).await?;
+        overlap::observe(worker, connection, feed, (stood_at, &released.accepted));
         worker.announce(&connection.name, &released.accepted).await;
         if released.stage == StageState::None {
             let state = worker.store.feed(&connection.name, &feed.spec.name).await?;

@@ -85,7 +85,9 @@ fn stamped_before(
     let mut before = BTreeMap::new();
     for connection in worker.connections.values() {
         let mut oldest = worker.clock.now();
-        let all_begun = connection.feeds.iter().all(|feed| {
+        // A sweep shows the current state, whose ids do not expire.
+        let live = connection.feeds.iter().filter(|feed| feed.sweeps().is_none());
+        let all_begun = live.into_iter().all(|feed| {
             let state = states.get(&(&connection.name, &feed.spec.name));
             let Some(cursor) = state.and_then(|state| state.cursor.as_ref()) else {
                 return false;

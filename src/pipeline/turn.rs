@@ -10,7 +10,9 @@ use tracing::{debug, warn};
 use super::Worker;
 use super::connection::{Connection, Feed};
 use super::poll::Poll;
+use super::reconcile;
 use super::stage;
+use crate::domain::delivery::Fence;
 use crate::domain::trace::SpanOutcome;
 use crate::store::{FeedState, StageState, StoreError};
 
@@ -55,22 +57,19 @@ pub(super) async fn run(
     let Some(fence) = connection.fence() else {
         return Ok(TurnEnd::NotNow);
     };
+    connection.note_waits_no_longer(&feed.spec.name);
     let closed_for = connection.budget.closed_for();
     let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
     let ended = if state.stage == StageState::Releasing {
         // What was collected needs no request.
-        stage::release(worker, connection, feed, fence, stop).await
+        stage::release(worker, (connection, feed), fence, &state, stop).await
     } else if !closed_for.is_zero() {
+        note_waits(connection, feed);
         return Ok(TurnEnd::Wait(closed_for));
     } else if is_backed_up(worker, connection).await? {
         return Ok(TurnEnd::Skipped);
     } else {
-        let poll = Poll::new(connection, feed, fence, state.clone());
-        match stage::review(worker, &poll, &state).await {
-            Ok(ControlFlow::Continue(())) => pages(worker, poll, stop).await,
-            Ok(ControlFlow::Break(end)) => Ok(end),
-            Err(error) => Err(error),
-        }
+        poll(worker, (connection, feed), fence, state, stop).await
     };
     match ended {
         Err(StoreError::Fenced { .. }) => {
@@ -93,6 +92,34 @@ pub(super) async fn run(
     }
 }
 
+async fn poll(
+    worker: &Worker,
+    (connection, feed): (&Connection, &Feed),
+    fence: Fence,
+    state: FeedState,
+    stop: &CancellationToken,
+) -> Result<TurnEnd, StoreError> {
+    let horizon = match feed.sweeps() {
+        None => None,
+        Some(live) => match reconcile::review(worker, connection, (feed, &live), fence, &state).await? {
+            ControlFlow::Continue(horizon) => Some(horizon),
+            ControlFlow::Break(end) => return Ok(end),
+        },
+    };
+    let poll = Poll::new(connection, feed, fence, (state.clone(), horizon));
+    match stage::review(worker, &poll, &state).await? {
+        ControlFlow::Continue(()) => pages(worker, poll, stop).await,
+        ControlFlow::Break(end) => Ok(end),
+    }
+}
+
+/// Notes a live feed that is refused leave: sweeps wait for it.
+fn note_waits(connection: &Connection, feed: &Feed) {
+    if feed.sweeps().is_none() {
+        connection.note_waits(&feed.spec.name);
+    }
+}
+
 async fn is_backed_up(worker: &Worker, connection: &Connection) -> Result<bool, StoreError> {
     let backlog = worker.store.backlog(&connection.name).await?;
     let full = backlog.inbox > worker.limits.inbox || backlog.log > worker.limits.log;
@@ -110,13 +137,21 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
     for _ in 0..worker.limits.pages_per_turn {
         let request = PollRequest {
             feed: &spec,
-            cursor: poll.cursor.as_ref(),
+            cursor: poll.asks_from(),
             resume: poll.resume.as_ref(),
         };
+        if poll.feed.sweeps().is_some()
+            && let Some(wait) = reconcile::gives_way(poll.connection)
+        {
+            return Ok(TurnEnd::Wait(wait));
+        }
         // Whoever has to wait gives the turn back: a paused source must not keep others from being polled.
         let leave = match poll.connection.budget.leave_now(&poll.feed.spec.name) {
             Ok(leave) => leave,
-            Err(wait) => return Ok(TurnEnd::Wait(wait)),
+            Err(wait) => {
+                note_waits(poll.connection, poll.feed);
+                return Ok(TurnEnd::Wait(wait));
+            }
         };
         let asked_at = worker.clock.now();
         // Cancel safe: until a page is handed over nothing of it is remembered anywhere.
@@ -132,6 +167,7 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
         match answer {
             Ok(page) => {
                 poll.connection.budget.answered();
+                poll.connection.note_answered();
                 let handed_over = poll.hand_over(worker, page, asked_at).await;
                 end_span(worker, &mut poll);
                 if let ControlFlow::Break(end) = handed_over? {
@@ -227,5 +263,8 @@ fn held_back(connection: &Connection, error: &ConnectorError) -> Option<Duration
 /// Whether a state proves a baseline once its poll is complete: from the beginning, without a filter, without a
 /// cursor so far.
 pub(super) fn proves_baseline(feed: &Feed, state: &FeedState) -> bool {
-    state.cursor.is_none() && feed.spec.filter.is_empty() && feed.spec.start == courier_sdk::Start::Beginning
+    // A sweep leaves out what is newer and what is older than it is asked about.
+    let is_live = feed.sweeps().is_none();
+    let all = feed.spec.filter.is_empty() && feed.spec.start == courier_sdk::Start::Beginning;
+    is_live && state.cursor.is_none() && all
 }

@@ -30,6 +30,8 @@ pub struct Watch {
     pub lags: Shown<(SharedString, SharedString)>,
     /// The connections whose budget of the day was shown last.
     pub budgets: Shown<SharedString>,
+    /// The connections whose frozen feeds were counted last.
+    pub frozen: Shown<SharedString>,
     /// What it traces.
     pub traces: Traces,
 }

@@ -72,10 +72,21 @@ pub(super) enum Effect {
     Refused,
 }
 
-/// Counts what was written of a page's or a stage's changes.
-pub(super) fn tally(written: Vec<Written>) -> Accepted {
+/// A record that a complete listing no longer names: whether it is gone, a read of it tells.
+pub(super) fn missing(key: &RecordKey) -> Change {
+    Change {
+        shown: Shown::Missing,
+        ..change_by_reference(key)
+    }
+}
+
+/// Counts what was written of a page's or a stage's changes, in their order.
+pub(super) fn tally(arrivals: &[Arrival], written: Vec<Written>) -> Accepted {
     let mut accepted = Accepted::default();
-    for one in written {
+    for ((change, _), one) in arrivals.iter().zip(written) {
+        if matches!(one.effect, Effect::Appended(_) | Effect::Enqueued) {
+            accepted.stamps.extend(change.order.stamp);
+        }
         match one.effect {
             Effect::Appended(timeliness) => {
                 accepted.appended += 1;

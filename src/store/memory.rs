@@ -13,6 +13,7 @@ mod lease;
 mod operate;
 mod outbox;
 mod polling;
+mod roll;
 mod stage;
 mod state;
 
@@ -20,16 +21,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordId};
 use jiff::Timestamp;
 
 use self::state::State;
 use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
     DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
-    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
-    PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, RenewLeases,
-    ReplayRequest, SetCursor, SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, KeepRoll, Kept, Lane,
+    LeaseRequest, PauseRow, PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released,
+    RenewLeases, ReplayRequest, SetCursor, SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -110,6 +112,20 @@ impl Store for MemoryStore {
 
     async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError> {
         self.state().set_cursor(set)
+    }
+
+    async fn roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        after: Option<&RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError> {
+        Ok(self.state().roll(connection, feed, after, limit))
+    }
+
+    async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
+        self.state().keep_roll(keep)
     }
 
     async fn claim_changes(&self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {

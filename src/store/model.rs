@@ -2,6 +2,7 @@
 
 mod control;
 mod operating;
+mod roll;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::domain::name::{DestinationName, SubscriptionName};
 
 pub use control::*;
 pub use operating::*;
+pub use roll::*;
 
 /// The most rows of one transaction; larger pages are cut into slices.
 pub const SLICE_ROWS_MAX: usize = 1_000;
@@ -88,6 +90,10 @@ pub struct FeedState {
     pub advanced_at: Option<Timestamp>,
     /// The source's own time at the start of the last complete poll.
     pub fresh_as_of: Option<Timestamp>,
+    /// When its last complete poll ended that had anything to write.
+    pub completed_at: Option<Timestamp>,
+    /// How many changes its polls brought that were new.
+    pub found: u64,
 }
 
 /// Whether a feed has a stage, and what happens to it.
@@ -212,6 +218,8 @@ pub struct Accepted {
     pub late: u64,
     /// Records put into quarantine by reference.
     pub quarantined: u64,
+    /// When the changes that were new (events or rows of the inbox) happened by the source's clock, where it says.
+    pub stamps: Vec<Timestamp>,
 }
 
 /// Asks for the oldest part of a stage.
@@ -323,6 +331,9 @@ pub enum SettleResult {
     Stands(Change),
     /// The source showed by 410 that the record is deleted.
     Deleted(Change),
+    /// The source does not let us read the record; told under an id that is fixed
+    /// ([`unavailable`](crate::domain::ledger::unavailable)). What was asked for is not asked for again.
+    Unavailable(Change),
     /// It is tried again.
     RetryAt {
         /// When.

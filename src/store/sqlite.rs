@@ -21,6 +21,7 @@ mod outbox;
 mod outbox_claim;
 mod outbox_rows;
 mod quarantine;
+mod roll;
 mod rows;
 mod schema;
 mod seal_keys;
@@ -32,7 +33,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordId};
 use jiff::Timestamp;
 
 use self::connection::Connection;
@@ -43,9 +44,10 @@ use self::writer::{Kind, Writer};
 use super::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
     DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
-    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
-    PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released, RenewLeases,
-    ReplayRequest, SetCursor, SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError, Sweep, Swept,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, KeepRoll, Kept, Lane,
+    LeaseRequest, PauseRow, PollRef, QuarantineRow, Recorded, Recovered, Recovery, ReleaseStage, Released,
+    RenewLeases, ReplayRequest, SetCursor, SetFlow, SettleChanges, Settled, StandingRow, Store, StoreError,
+    Sweep, Swept,
 };
 use crate::domain::delivery::{AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use crate::domain::identity::EventId;
@@ -237,6 +239,26 @@ impl Store for SqliteStore {
     async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError> {
         let set = set.clone();
         self.write("setting a cursor", move |db| feed::set_cursor(db, &set))
+            .await
+    }
+
+    async fn roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        after: Option<&RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError> {
+        let (connection, feed, after) = (connection.clone(), feed.clone(), after.cloned());
+        self.list("reading a roll", move |db| {
+            roll::list(db, (&connection, &feed), after.as_ref(), limit)
+        })
+        .await
+    }
+
+    async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
+        let keep = keep.clone();
+        self.write("keeping a roll", move |db| roll::keep(db, &keep))
             .await
     }
 

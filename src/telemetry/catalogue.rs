@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 29] = [
+pub const METRICS: [Metric; 34] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -129,10 +129,20 @@ pub const METRICS: [Metric; 29] = [
         &["operation", "outcome"],
         "Calls to the Redis in front of the store: ok, refused, failed, or skipped while it is away.",
     ),
+    gauge(
+        "courier_deletes_held",
+        &["connection"],
+        "Records that reads found deleted, too many at once: their deletes are held until a read an hour later says the same.",
+    ),
     counter(
         "courier_deliveries_owed_total",
         &[],
         "Deliveries written by fan-out.",
+    ),
+    counter(
+        "courier_disappeared_total",
+        &["connection"],
+        "Records that a complete listing named no longer, and that were read by themselves for it.",
     ),
     counter(
         "courier_duplicates_suppressed_total",
@@ -154,6 +164,16 @@ pub const METRICS: [Metric; 29] = [
         &[],
         "Requests to the HTTP listener without one of its tokens.",
     ),
+    gauge(
+        "courier_feeds_frozen",
+        &["connection"],
+        "Feeds of which no complete answer came for ten of their intervals, and for 15 minutes at least, as /readyz names them.",
+    ),
+    counter(
+        "courier_late_changes_recovered_total",
+        &["connection"],
+        "New changes that were stamped before the instant that the cursor stood for: the overlap recovered them.",
+    ),
     counter(
         "courier_late_events_total",
         &[],
@@ -168,6 +188,11 @@ pub const METRICS: [Metric; 29] = [
         "courier_polls_failed_total",
         &["connection", "class"],
         "Polls that failed, or proved incomplete.",
+    ),
+    counter(
+        "courier_reconcile_recovered_total",
+        &["connection"],
+        "Changes that a sweep brought and that every poll had missed.",
     ),
     counter(
         "courier_reloads_total",

@@ -4,7 +4,7 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 46] = [
+pub const FIELDS: [(&str, &str); 48] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
@@ -27,6 +27,7 @@ pub const FIELDS: [(&str, &str); 46] = [
         "detail",
         "what came of an attempt: a status, or what kept it from one",
     ),
+    ("disappeared", "how many records are no longer listed"),
     ("due_at", "when the next attempt falls due"),
     ("error", "what failed, in words; no body, no address with a query"),
     ("event", "an event's position in its connection's log"),
@@ -49,6 +50,10 @@ pub const FIELDS: [(&str, &str); 46] = [
     ("problems", "how many problems a configuration has"),
     ("reason", "why, in words"),
     ("records", "how many records"),
+    (
+        "recovered",
+        "how many changes a sweep found that every poll had missed",
+    ),
     ("seconds", "a duration"),
     ("spans", "how many spans"),
     ("subscription", "the subscription's name"),

@@ -172,7 +172,8 @@ fn what_is_left_out_takes_the_documented_default() {
         (feed.filter.as_str(), feed.start, feed.fetch),
         ("", Start::Now, FetchMode::FromPage)
     );
-    assert_eq!(feed.overlap, Duration::from_mins(5));
+    assert_eq!((feed.overlap, feed.adapts), (Duration::from_mins(5), true));
+    assert_eq!(feed.reconcile, Some(Duration::from_hours(24)));
     assert_eq!(feed.spec().record_type.as_str(), "Appointment");
     let destination = config.destinations.values().next().unwrap();
     assert_eq!(destination.retry.len(), 10);

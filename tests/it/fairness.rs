@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, ConnectionName, Connector, ConnectorError, Cursor, DeleteSight, Detect,
-    Detection, FeedName, FeedSpec, FetchMode, FetchRequest, Fetched, Granularity, Next, Novelty, PageOrder,
-    PollRequest, Record, RecordId, RecordKey, RecordType, Resume, Scope, Shown, Start, Strategy, VersionRule,
+    Detection, FeedName, FeedSpec, FetchMode, FetchRequest, Fetched, Granularity, Next, NotFound, Novelty,
+    PageOrder, PollRequest, Record, RecordId, RecordKey, RecordType, Resume, Scope, Shown, Start, Strategy,
+    VersionRule,
 };
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::destination::{Attempt, Destination, Notification};
@@ -19,7 +20,7 @@ use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, Format, From, Su
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
-use ehr_courier::pipeline::connection::{Connection, Feed};
+use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Outlet, Worker};
 use ehr_courier::store::memory::MemoryStore;
@@ -129,7 +130,7 @@ impl Connector for Source {
     }
 
     async fn fetch(&self, _request: FetchRequest<'_>) -> Result<Fetched, ConnectorError> {
-        Ok(Fetched::NotFound)
+        Ok(Fetched::NotFound(NotFound::Unattributed))
     }
 
     fn version_rule(&self, _record_type: &RecordType) -> VersionRule {
@@ -201,6 +202,7 @@ fn add(
             scope: Scope::default(),
         },
         every: Duration::from_secs(5),
+        overlap: Overlap::Fixed,
     };
     let (connection, destination) = (
         ConnectionName::parse(name).unwrap(),

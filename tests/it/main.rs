@@ -35,6 +35,8 @@ mod notifications;
 #[cfg(test)]
 mod operating;
 #[cfg(test)]
+mod reconciling;
+#[cfg(test)]
 mod redis;
 #[cfg(test)]
 mod reload;

@@ -79,8 +79,21 @@ fn event(kind: EventKind, id: &str) -> Event {
             let head = VersionKey::of_version_id("3");
             (VersionKey::of_inferred_delete(&head), None, None)
         }
+        // What a read answered with 403 leads to, of a version that the page named.
+        EventKind::Unavailable => {
+            let (asked_for, version_id, changed_at) = shown("4");
+            (
+                VersionKey::of_unavailable(Some(&asked_for)),
+                version_id,
+                changed_at,
+            )
+        }
     };
-    let record = version_id.as_deref().map(|id| Record::new(Bytes::from(body(id))));
+    let record = match kind {
+        EventKind::Created | EventKind::Updated => version_id.as_deref().map(body),
+        EventKind::Deleted | EventKind::Unavailable => None,
+    };
+    let record = record.map(|body| Record::new(Bytes::from(body)));
     Event {
         id: EventId::derive(&connection, &key, &version),
         connection,
@@ -122,7 +135,12 @@ fn delivery(content: ContentLevel) -> Delivery {
 /// Every example: its file's name and its bytes.
 fn examples() -> Vec<(String, Bytes)> {
     let mut all = Vec::new();
-    for kind in [EventKind::Created, EventKind::Updated, EventKind::Deleted] {
+    for kind in [
+        EventKind::Created,
+        EventKind::Updated,
+        EventKind::Deleted,
+        EventKind::Unavailable,
+    ] {
         for content in [
             ContentLevel::Empty,
             ContentLevel::IdOnly,

@@ -14,6 +14,7 @@ mod operate;
 mod outbox;
 mod polling;
 mod reads;
+mod roll;
 mod stage;
 mod traces;
 mod twin;
@@ -132,6 +133,17 @@ macro_rules! contract_suite {
                 reads: [
                     a_claim_tells_the_head_of_a_record_that_must_be_read,
                     a_version_that_still_stands_settles_as_known,
+                    a_record_that_may_not_be_read_is_told_of_once_and_keeps_its_head,
+                ];
+                roll: [
+                    a_roll_is_read_in_the_order_of_its_ids_and_outlives_the_process,
+                    a_record_that_is_no_longer_listed_is_read_by_itself,
+                    a_record_that_nobody_told_of_or_that_is_deleted_disappears_in_silence,
+                    a_record_whose_change_waits_stays_on_the_roll,
+                    a_record_in_quarantine_waits_for_the_operator,
+                    a_roll_is_kept_under_the_lease_only,
+                    forgetting_the_cursor_forgets_the_roll,
+                    a_feed_knows_when_it_completed_last_and_what_it_found,
                 ];
                 fan_out: [
                     numbers_are_dense_per_subscription_and_connection,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordId};
 use ehr_courier::domain::delivery::{AttemptOutcome, AttemptRecord, ClaimedDelivery, DeliveryId, Fence};
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::identity::EventId;
@@ -14,10 +14,10 @@ use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::store::{
     AcceptPage, Accepted, AuditRow, Backlog, ClaimChanges, ClaimDeliveries, ClaimedChange, CursorRow,
     DeadLetterQuery, DeadLetterRow, Definitions, DeliveryCounts, Depths, Discarded, DueDestinations, Epoch,
-    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, Lane, LeaseRequest, PauseRow,
-    PollRef, Progress, QuarantineRow, Recorded as RecordedCounts, Recovered, Recovery, ReleaseStage,
-    Released, RenewLeases, ReplayRequest, SetCursor, SetFlow, SettleChanges, SettleResult, Settled,
-    StandingRow, Store, StoreError, Sweep, Swept,
+    EventDetail, EventQuery, EventRow, FanOut, FanOutView, FeedState, Holder, KeepRoll, Kept, Lane,
+    LeaseRequest, PauseRow, PollRef, Progress, QuarantineRow, Recorded as RecordedCounts, Recovered,
+    Recovery, ReleaseStage, Released, RenewLeases, ReplayRequest, SetCursor, SetFlow, SettleChanges,
+    SettleResult, Settled, StandingRow, Store, StoreError, Sweep, Swept,
 };
 use jiff::Timestamp;
 
@@ -193,6 +193,20 @@ impl<S: Store> Store for Crashing<S> {
 
     async fn set_cursor(&self, set: &SetCursor) -> Result<(), StoreError> {
         pass!(self, Other, self.inner.set_cursor(set))
+    }
+
+    async fn roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        after: Option<&RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError> {
+        pass!(self, Other, self.inner.roll(connection, feed, after, limit))
+    }
+
+    async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
+        pass!(self, Other, self.inner.keep_roll(keep))
     }
 
     async fn claim_changes(&self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
-    FetchMode, FetchRequest, Fetched, Granularity, Next, Novelty, PageOrder, PollRequest, Record, RecordId,
-    RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
+    FetchMode, FetchRequest, Fetched, Granularity, Next, NotFound, Novelty, PageOrder, PollRequest, Record,
+    RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
@@ -357,7 +357,7 @@ impl Connector for JournalConnector {
             .find(|version| version.key == change.key && Some(version.number) == wanted)
             .cloned();
         let Some(version) = found else {
-            return Ok(Fetched::NotFound);
+            return Ok(Fetched::NotFound(NotFound::BySource));
         };
         self.note("", Asked::Version, std::slice::from_ref(&version), Extent::Whole);
         let mut reference = version.reference(change.novelty);

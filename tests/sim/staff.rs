@@ -10,7 +10,7 @@ use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, To
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
-use ehr_courier::pipeline::connection::{Connection, Feed};
+use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::{Outlet, Worker};
 use ehr_courier::store::Holder;
 
@@ -155,6 +155,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
             scope: Scope::default(),
         },
         every: plan.every,
+        overlap: Overlap::Fixed,
     }
 }
 

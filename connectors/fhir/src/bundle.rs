@@ -185,6 +185,12 @@ pub(crate) fn outcome_code(body: &[u8], depth_max: usize) -> Option<String> {
     issues.iter().find_map(issue_code)
 }
 
+/// Whether a body is the source's own word on what went wrong.
+pub(crate) fn is_outcome(body: &[u8], depth_max: usize) -> bool {
+    let head = depth::within(body, depth_max).then(|| serde_json::from_slice::<Head<'_>>(body));
+    matches!(head, Some(Ok(head)) if head.resource_type.as_deref() == Some("OperationOutcome"))
+}
+
 fn add(
     page: &mut Page,
     body: &Bytes,

@@ -51,6 +51,8 @@ pub struct Profile {
     pub ids_only: bool,
     /// Whether single versions can be read (`vread`).
     pub version_read: bool,
+    /// Whether a read is answered with 404 for deleted records and no others.
+    pub not_found_is_deleted: bool,
     /// Whether a type's history, where the server offers it, shows every version and delete, newest first.
     pub trust_history: bool,
     /// Whether a search by `_lastUpdated` is to be relied on.

@@ -2,7 +2,8 @@
 //! sent where it is the version that the caller knows.
 
 use courier_sdk::{
-    ChangeRef, ConnectorError, FetchRequest, Fetched, HttpError, HttpResponse, Novelty, Record, Shown,
+    ChangeRef, ConnectorError, FetchRequest, Fetched, HttpError, HttpResponse, NotFound, Novelty, Record,
+    Shown,
 };
 use http::header::ETAG;
 use http::{HeaderValue, StatusCode};
@@ -62,10 +63,20 @@ impl FhirConnector {
         match answer {
             Answer::TooLarge => Ok(Fetched::TooLarge),
             Answer::Response(response) => match response.status.as_u16() {
-                404 => Ok(Fetched::NotFound),
+                404 => Ok(Fetched::NotFound(self.not_found(&response))),
                 410 => Ok(Fetched::Deleted),
                 _ => self.judge(change, &response),
             },
+        }
+    }
+
+    /// Whose word a 404 is: a proxy says it with a page of its own, a FHIR server with an `OperationOutcome`.
+    fn not_found(&self, response: &HttpResponse) -> NotFound {
+        let own = bundle::is_outcome(&response.body, self.limits.json_depth_max);
+        match (own, self.profile.not_found_is_deleted) {
+            (false, _) => NotFound::Unattributed,
+            (true, false) => NotFound::BySource,
+            (true, true) => NotFound::MeansDeleted,
         }
     }
 

@@ -72,7 +72,8 @@ pub enum FetchMode {
 pub struct PollRequest<'a> {
     /// The feed.
     pub feed: &'a FeedSpec,
-    /// The feed's durable cursor, absent before its first complete poll.
+    /// The feed's durable cursor, absent before its first complete poll. For a sweep ([`crate::Aim::Everything`]) that of
+    /// the feed which it is for: what lies before that feed's start is silent.
     pub cursor: Option<&'a Cursor>,
     /// Where the running poll goes on; absent for its first page.
     pub resume: Option<&'a Resume>,
@@ -97,12 +98,23 @@ pub enum Fetched {
     Unchanged,
     /// The source says that the record is deleted (410 on a plain read).
     Deleted,
-    /// The source does not know the record (404): no proof of a delete.
-    NotFound,
+    /// The source does not know the record (404 on a plain read): no proof of a delete by itself.
+    NotFound(NotFound),
     /// We may not see it (403 on a read).
     Unavailable,
     /// The record exceeds `record_limit`.
     TooLarge,
+}
+
+/// What a 404 on a plain read is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotFound {
+    /// Its body is not the source's own error: something on the way may have said it.
+    Unattributed,
+    /// The source's own word. It may also hide what it still has.
+    BySource,
+    /// The source's own word; and by what is known of it, it answers so for deleted records and no others.
+    MeansDeleted,
 }
 
 /// How versions of a connection's records are told apart (the version-key rungs). Data from the profile.

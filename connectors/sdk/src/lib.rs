@@ -21,7 +21,9 @@ pub mod scope;
 
 pub use change::{ChangePage, ChangeRef, Next, Novelty, PageOrder, Shown};
 pub use clock::Clock;
-pub use connector::{Connector, FeedSpec, FetchMode, FetchRequest, Fetched, PollRequest, Start, VersionRule};
+pub use connector::{
+    Connector, FeedSpec, FetchMode, FetchRequest, Fetched, NotFound, PollRequest, Start, VersionRule,
+};
 pub use context::{Context, Include, InvalidInclude, Reference};
 pub use credentials::{Credentials, Fixed, Renewal};
 pub use detection::{DeleteSight, Detect, Detection, Granularity, Strategy};

@@ -175,7 +175,10 @@ impl ConnectionState {
     /// Settles one claimed row.
     fn settle(&mut self, settle: &SettleChanges, settlement: &Settlement, settled: &mut Settled) {
         match &settlement.result {
-            SettleResult::Fetched(change) | SettleResult::Stands(change) | SettleResult::Deleted(change) => {
+            SettleResult::Fetched(change)
+            | SettleResult::Stands(change)
+            | SettleResult::Deleted(change)
+            | SettleResult::Unavailable(change) => {
                 self.settle_found(settle, settlement, change, settled);
             }
             SettleResult::RetryAt { due_at, reason: _ } => {
@@ -216,6 +219,7 @@ impl ConnectionState {
             baseline: self.proven_by_both(&row),
             at: settle.at,
         };
+        let unavailable = matches!(settlement.result, SettleResult::Unavailable(_));
         let arrival = (change.clone(), row.fresh_as_of);
         for written in self.decide_and_write(&batch, std::slice::from_ref(&arrival)) {
             match written.effect {
@@ -238,7 +242,7 @@ impl ConnectionState {
                 && written.id.as_ref() != asked_for
                 && row.change.content.is_none()
             {
-                if !has_replaced(change, &row.change) {
+                if !unavailable && !has_replaced(change, &row.change) {
                     // An older answer, as far as anybody knows: what was asked for is still to come.
                     settled.ids.extend(written.id);
                     let mut row = row;
@@ -248,7 +252,7 @@ impl ConnectionState {
                 }
                 if !self.is_staged(&row.change) {
                     self.accept(id, row.change.order, settle.at);
-                    settled.superseded += 1;
+                    settled.superseded += u64::from(!unavailable);
                 }
             }
             settled.ids.extend(written.id);

@@ -13,7 +13,7 @@ use crate::store::{Accepted, InboxId};
 impl ConnectionState {
     /// Decides a batch and writes and counts what was decided.
     pub(super) fn take_in(&mut self, batch: &Batch<'_>, arrivals: &[Arrival]) -> Accepted {
-        tally(self.decide_and_write(batch, arrivals))
+        tally(arrivals, self.decide_and_write(batch, arrivals))
     }
 
     /// Decides a batch and writes what was decided.
@@ -189,7 +189,7 @@ impl ConnectionState {
 
     /// A change of which only the record is known cannot be told from a quarantined one: it waits for the operator
     /// with it.
-    fn is_quarantined_without_id(&self, change: &Change) -> bool {
+    pub(super) fn is_quarantined_without_id(&self, change: &Change) -> bool {
         known_id(change).is_none()
             && change.content.is_none()
             && self

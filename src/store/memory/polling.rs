@@ -43,6 +43,7 @@ impl State {
         let mut accepted = state.take_in(&batch, &arrivals);
         accepted.quarantined = state.quarantine_oversized(page);
         let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
+        feed.state.found += accepted.appended + accepted.enqueued;
         match &page.progress {
             Progress::Slice => {}
             Progress::Page(resume) => feed.state.resume = Some(resume.clone()),
@@ -87,6 +88,9 @@ impl State {
         feed.end_poll();
         feed.state.cursor.clone_from(&set.cursor);
         feed.state.advanced_at = Some(set.at);
+        if set.cursor.is_none() {
+            feed.roll.clear();
+        }
         // What the jump leaves out was never seen: a first sight no longer proves a creation.
         feed.baseline = Baseline::Unproven;
         self.note(
@@ -145,6 +149,7 @@ impl FeedRow {
         if self.state.cursor.as_ref() != Some(&end.cursor) {
             self.state.advanced_at = Some(at);
         }
+        self.state.completed_at = Some(at);
         self.state.cursor = Some(end.cursor);
         self.state.fresh_as_of = Some(end.fresh_as_of);
         match end.baseline {

@@ -50,6 +50,8 @@ impl State {
             &page_batch(poll, state.baseline_of(&poll.feed), (release.context, release.at)),
             &arrivals,
         );
+        let feed = state.feeds.entry(poll.feed.clone()).or_default();
+        feed.state.found += accepted.appended + accepted.enqueued;
         Ok(Released {
             accepted,
             stage: state.end_empty_stage(release),

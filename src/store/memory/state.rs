@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use courier_sdk::{ConnectionName, Cursor, FeedName, RecordKey};
+use courier_sdk::{ConnectionName, Cursor, FeedName, RecordId, RecordKey};
 use jiff::Timestamp;
 
 use super::inbox::Inbox;
@@ -80,6 +80,8 @@ pub(super) struct FeedRow {
     pub(super) stage: Vec<StagedChange>,
     /// What releasing the stage ends with.
     pub(super) after_stage: Option<PollEnd>,
+    /// What its listings named.
+    pub(super) roll: BTreeSet<RecordId>,
 }
 
 /// How a poll ends.

@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::connection::Connection;
 use super::rows::{Columns, Failure, baseline_word, damaged, nanos, parse_baseline, stored};
-use super::{control, lease, stage};
+use super::{control, lease, roll, stage};
 use crate::domain::ledger::Baseline;
 use crate::store::{
     AcceptPage, BaselineProof, CursorRow, Discarded, FeedState, PollId, PollRef, Progress, SetCursor, Sights,
@@ -42,7 +42,7 @@ impl PollEnd {
 }
 
 const COLUMNS: &str = "cursor, poll, resume, stage, advanced_at, fresh_as_of, baseline, after_cursor, after_baseline, \
-     after_fresh_as_of";
+     after_fresh_as_of, completed_at, found";
 
 /// Reads a feed; one never seen is empty.
 pub(super) fn load(db: &Connection, connection: &ConnectionName, feed: &FeedName) -> Result<Feed, Failure> {
@@ -75,8 +75,8 @@ pub(super) fn save(
 ) -> Result<(), Failure> {
     let mut upsert = db.prepare_cached(
         "INSERT OR REPLACE INTO feed (connection, name, cursor, poll, resume, stage, advanced_at, fresh_as_of,
-             baseline, after_cursor, after_baseline, after_fresh_as_of)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             baseline, after_cursor, after_baseline, after_fresh_as_of, completed_at, found)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?;
     let state = &feed.state;
     let names = [connection.as_str(), name.as_str()];
@@ -98,6 +98,8 @@ pub(super) fn save(
         seal("after_cursor", after.map(|end| end.cursor.as_str()))?,
         after.map(|end| proof_word(end.baseline)),
         after.map(|end| nanos(end.fresh_as_of)),
+        state.completed_at.map(nanos),
+        stored(state.found),
     ])?;
     Ok(())
 }
@@ -143,6 +145,9 @@ pub(super) fn set_cursor(db: &Connection, set: &SetCursor) -> Result<(), Failure
     feed.state.advanced_at = Some(set.at);
     // What the jump leaves out was never seen: a first sight no longer proves a creation.
     feed.baseline = Baseline::Unproven;
+    if set.cursor.is_none() {
+        roll::forget(db, &set.connection, &set.feed)?;
+    }
     save(db, &set.connection, &set.feed, &feed)?;
     let subject = format!("{}/{}", set.connection, set.feed);
     control::note(db, "cursors set", (&subject, &set.note), set.at)
@@ -242,6 +247,7 @@ impl Feed {
         if self.state.cursor.as_ref() != Some(&end.cursor) {
             self.state.advanced_at = Some(at);
         }
+        self.state.completed_at = Some(at);
         self.state.cursor = Some(end.cursor);
         self.state.fresh_as_of = Some(end.fresh_as_of);
         match end.baseline {
@@ -259,7 +265,7 @@ fn decode(
 ) -> Result<Feed, Failure> {
     let names = [connection.as_str(), feed.as_str()];
     let place = |kind| Place::new(kind, &names);
-    let state = FeedState {
+    let mut state = FeedState {
         cursor: columns.sealed_text(db, place("cursor"))?.map(Cursor::new),
         poll: PollId(columns.count()?),
         resume: columns.sealed_text(db, place("resume"))?.map(Resume::new),
@@ -267,6 +273,8 @@ fn decode(
         staged: 0,
         advanced_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant_if_any()?,
+        completed_at: None,
+        found: 0,
     };
     let baseline = parse_baseline(&columns.text()?)?;
     let after = (
@@ -283,6 +291,8 @@ fn decode(
         (None, None, None) => None,
         (_, _, _) => return Err(damaged("end of a stage")),
     };
+    state.completed_at = columns.instant_if_any()?;
+    state.found = columns.count()?;
     Ok(Feed {
         state,
         baseline,

@@ -1,6 +1,6 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordKey};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, params, params_from_iter};
@@ -78,6 +78,14 @@ fn waiting_row(
         )
         .optional()?;
     Ok(found.and_then(|(id, same)| same.then_some(id)))
+}
+
+/// Whether a change of a record waits.
+pub(super) fn holds(db: &Connection, connection: &ConnectionName, key: &RecordKey) -> Result<bool, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT 1 FROM inbox WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3",
+    )?;
+    Ok(select.exists([connection.as_str(), key.record_type.as_str(), key.id.as_str()])?)
 }
 
 fn show_again(
@@ -181,7 +189,10 @@ pub(super) fn settle(db: &Connection, settle: &SettleChanges) -> Result<Settled,
             continue;
         };
         match &settlement.result {
-            SettleResult::Fetched(change) | SettleResult::Stands(change) | SettleResult::Deleted(change) => {
+            SettleResult::Fetched(change)
+            | SettleResult::Stands(change)
+            | SettleResult::Deleted(change)
+            | SettleResult::Unavailable(change) => {
                 settle_found(db, (settle, settlement), &row, change, &mut settled)?;
             }
             SettleResult::RetryAt { due_at, reason } => retry(db, settlement.id, *due_at, Some(reason))?,
@@ -252,6 +263,7 @@ fn settle_found(
         baseline: baseline_of(db, settle, row)?,
         at: settle.at,
     };
+    let unavailable = matches!(settlement.result, SettleResult::Unavailable(_));
     let arrival = (change.clone(), row.fresh_as_of);
     for written in intake::decide_and_write(db, &batch, std::slice::from_ref(&arrival))? {
         match written.effect {
@@ -275,7 +287,7 @@ fn settle_found(
             && written.id.as_ref() != Some(asked_for)
             && row.change.content.is_none()
         {
-            if !has_replaced(change, &row.change) {
+            if !unavailable && !has_replaced(change, &row.change) {
                 // An older answer, as far as anybody knows: what was asked for is still to come.
                 settled.ids.extend(written.id);
                 let due_at = later(settle.at, INCOMPLETE_RETRIED_AFTER);
@@ -283,7 +295,7 @@ fn settle_found(
             }
             if !stage::holds(db, &settle.connection, &row.change)? {
                 ledger_rows::accept(db, &settle.connection, asked_for, row.change.order, settle.at)?;
-                settled.superseded += 1;
+                settled.superseded += u64::from(!unavailable);
             }
         }
         settled.ids.extend(written.id);

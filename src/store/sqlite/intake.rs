@@ -34,6 +34,7 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
         &arrivals,
     )?;
     accepted.quarantined = quarantine_oversized(db, page, feed.baseline)?;
+    feed.state.found += accepted.appended + accepted.enqueued;
     feed.progress(db, page)?;
     feed::save(db, &page.poll.connection, &page.poll.feed, &feed)?;
     Ok(accepted)
@@ -41,7 +42,7 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
 
 /// Decides a batch and writes and counts what was decided.
 pub(super) fn take_in(db: &Connection, batch: &Batch<'_>, arrivals: &[Arrival]) -> Result<Accepted, Failure> {
-    Ok(tally(decide_and_write(db, batch, arrivals)?))
+    Ok(tally(arrivals, decide_and_write(db, batch, arrivals)?))
 }
 
 /// Decides a batch and writes what was decided.

@@ -56,14 +56,15 @@ pub(super) fn release_stage(db: &Connection, release: &ReleaseStage) -> Result<R
     let arrivals = take_oldest(db, poll, release.limit.min(SLICE_ROWS_MAX))?;
     let batch = page_batch(poll, feed.baseline, (release.context, release.at));
     let accepted = intake::take_in(db, &batch, &arrivals)?;
+    feed.state.found += accepted.appended + accepted.enqueued;
     if is_empty(db, poll)?
         && let Some(end) = feed.after_stage.take()
     {
         feed.state.stage = StageState::None;
         feed.end_poll(db, &poll.connection, &poll.feed)?;
         feed.complete(end, release.at);
-        feed::save(db, &poll.connection, &poll.feed, &feed)?;
     }
+    feed::save(db, &poll.connection, &poll.feed, &feed)?;
     Ok(Released {
         accepted,
         stage: feed.state.stage,

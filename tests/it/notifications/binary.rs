@@ -29,7 +29,12 @@ pub(crate) struct Example {
 
 fn rendered() -> Vec<(String, Rendered)> {
     let mut all = Vec::new();
-    for kind in [EventKind::Created, EventKind::Updated, EventKind::Deleted] {
+    for kind in [
+        EventKind::Created,
+        EventKind::Updated,
+        EventKind::Deleted,
+        EventKind::Unavailable,
+    ] {
         for content in [
             ContentLevel::Empty,
             ContentLevel::IdOnly,

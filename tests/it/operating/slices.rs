@@ -33,6 +33,7 @@ fn open(folder: &TempDir) -> (Arc<SqliteStore>, Desk) {
         clock: Arc::new(SystemClock),
         connections: BTreeMap::from([(mercy(), Vec::new())]),
         connectors: BTreeMap::new(),
+        overlaps: BTreeMap::new(),
         destinations: BTreeMap::new(),
         subscriptions: Vec::new(),
     };

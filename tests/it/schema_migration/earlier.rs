@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 /// The schema's steps as they were released: they never change.
-pub(super) const STEPS: [&str; 6] = [
+pub(super) const STEPS: [&str; 7] = [
     include_str!("../../../src/store/sqlite/schema/0001.sql"),
     include_str!("../../../src/store/sqlite/schema/0002.sql"),
     include_str!("../../../src/store/sqlite/schema/0003.sql"),
     include_str!("../../../src/store/sqlite/schema/0004.sql"),
     include_str!("../../../src/store/sqlite/schema/0005.sql"),
     include_str!("../../../src/store/sqlite/schema/0006.sql"),
+    include_str!("../../../src/store/sqlite/schema/0007.sql"),
 ];
 
 /// The versions that brought an epoch with pauses and an audit, traces, and context.

@@ -39,6 +39,40 @@ pub(super) async fn a_claim_tells_the_head_of_a_record_that_must_be_read(home: &
     assert_eq!(carried[0].head, None, "its record came along");
 }
 
+pub(super) async fn a_record_that_may_not_be_read_is_told_of_once_and_keeps_its_head(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![version("1", 3)]).await;
+    let withheld = |claimed: &ClaimedChange| {
+        let (change, head) = (claimed.change.clone(), claimed.head.as_ref());
+        SettleResult::Unavailable(ledger::unavailable(&mercy(), change, head))
+    };
+    for told in [1, 0] {
+        world.poll(vec![unversioned("1"), unversioned("new")]).await;
+        let claimed = world.claim(0).await;
+        assert_eq!(ids(&claimed), ["1 -", "new -"]);
+        for one in &claimed {
+            let settled = world.settle(one, withheld(one)).await;
+            assert_eq!((settled.appended, settled.known), (told, 1 - told));
+        }
+    }
+    world.poll(vec![reference("1", 4)]).await;
+    let claimed = world.claim(0).await;
+    let settled = world.settle(&claimed[0], withheld(&claimed[0])).await;
+    assert_eq!((settled.appended, settled.superseded), (1, 0));
+    let again = world.poll(vec![reference("1", 4)]).await;
+    assert_eq!((again.known, again.enqueued), (1, 0), "it is not asked for again");
+    assert_eq!(world.poll(vec![version("1", 5), gone("1")]).await.appended, 2);
+    let log = [
+        "1 3 updated",
+        "1 u:v:3 unavailable",
+        "new u: unavailable",
+        "1 4 unavailable",
+        "1 5 updated",
+        "1 d:v:5 deleted",
+    ];
+    assert_eq!(world.log().await, log);
+}
+
 pub(super) async fn a_version_that_still_stands_settles_as_known(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![version("1", 3)]).await;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use courier_sdk::Novelty;
+use courier_sdk::{Novelty, RecordId};
 use ehr_courier::domain::delivery::{AttemptOutcome, ClaimedDelivery};
 use ehr_courier::domain::event::Change;
 use ehr_courier::domain::fan_out::{From, SliceLimits, Subscription};
 use ehr_courier::domain::ledger;
 use ehr_courier::store::memory::MemoryStore;
 use ehr_courier::store::{
-    ClaimedChange, DeadLetterQuery, Flow, Lane, SetFlow, SettleResult, StageState, Store,
+    ClaimedChange, DeadLetterQuery, Flow, KeepRoll, Lane, SetFlow, SettleResult, StageState, Store,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -40,7 +40,7 @@ pub(super) async fn random_work_shows_what_the_specification_shows(home: &dyn Ho
     }
     let struck = |what: &str| expected.iter().filter(|line| line.starts_with(what)).count();
     for what in [
-        "Poll", "Stage", "Fetch", "Define", "FanOut", "Deliver", "Redrive", "Pause", "Crash",
+        "Poll", "Stage", "Fetch", "Define", "FanOut", "Deliver", "Redrive", "Pause", "Roll", "Crash",
     ] {
         assert!(
             struck(what) > 5,
@@ -60,6 +60,7 @@ enum Step {
     Deliver,
     Redrive,
     Pause,
+    Roll,
     Crash,
 }
 
@@ -69,7 +70,7 @@ async fn work(home: &dyn Home, seed: u64) -> Vec<String> {
     let mut world = World::open(home).await;
     let mut told = Vec::new();
     for _ in 0..STEPS {
-        let step = match dice.random_range(0..21) {
+        let step = match dice.random_range(0..22) {
             0..5 => Step::Poll,
             5 | 6 => Step::Stage,
             7..11 => Step::Fetch,
@@ -78,6 +79,7 @@ async fn work(home: &dyn Home, seed: u64) -> Vec<String> {
             15..18 => Step::Deliver,
             18 => Step::Redrive,
             19 => Step::Pause,
+            20 => Step::Roll,
             _ => Step::Crash,
         };
         let said = match step {
@@ -91,6 +93,7 @@ async fn work(home: &dyn Home, seed: u64) -> Vec<String> {
             Step::Deliver => deliver(&world, &mut dice).await,
             Step::Redrive => redrive(&world).await,
             Step::Pause => pause(&world, &mut dice).await,
+            Step::Roll => roll(&world, &mut dice).await,
             Step::Crash => {
                 world = world.reopen(home).await;
                 String::new()
@@ -213,6 +216,36 @@ fn fetched(claimed: &ClaimedChange, dice: &mut StdRng) -> SettleResult {
         4 => SettleResult::Fetched(version(id, number + 1)),
         _ => SettleResult::Fetched(version(id, number)),
     }
+}
+
+/// A listing of some records: the others have disappeared.
+async fn roll(world: &World, dice: &mut StdRng) -> String {
+    let before = world
+        .store
+        .roll(&mercy(), &appointments(), None, 10)
+        .await
+        .unwrap();
+    let listed: Vec<RecordId> = (1..=4u8)
+        .filter(|_| dice.random_range(0..3) > 0)
+        .map(|id| key(&id.to_string()).id)
+        .collect();
+    let keep = KeepRoll {
+        connection: mercy(),
+        feed: appointments(),
+        fence: world.fence,
+        record_type: key("1").record_type,
+        missing: before.into_iter().filter(|id| !listed.contains(id)).collect(),
+        joined: listed,
+        fresh_as_of: at(0),
+        at: at(0),
+    };
+    let kept = world.store.keep_roll(&keep).await.unwrap();
+    let after = world
+        .store
+        .roll(&mercy(), &appointments(), None, 10)
+        .await
+        .unwrap();
+    format!("{kept:?} {after:?}")
 }
 
 async fn define(world: &World, dice: &mut StdRng) -> String {

@@ -14,6 +14,7 @@ mod known_version;
 mod listing;
 mod many;
 mod portions;
+mod reads;
 mod server;
 mod statement;
 
@@ -423,52 +424,6 @@ async fn by_read_asks_for_ids_only_and_reads_the_exact_version() {
         }
         other => panic!("{other:?}"),
     }
-}
-
-#[tokio::test]
-async fn a_reads_answer_says_what_became_of_the_record() {
-    let server = Server::new(10);
-    server.put("a", 900);
-    let change = poll(&server, &feed(Start::Beginning), None).await.0.remove(0);
-    for (status, expected) in [
-        (410, Fetched::Deleted),
-        (404, Fetched::NotFound),
-        (403, Fetched::Unavailable),
-    ] {
-        server.with(|state| state.fail = Some(status));
-        assert_eq!(connector(&server).fetch(plain(&change)).await.unwrap(), expected);
-    }
-    server.with(|state| (state.fail, state.broken) = (None, Some(HttpError::TooLarge { limit: 1 })));
-    assert_eq!(
-        connector(&server).fetch(plain(&change)).await.unwrap(),
-        Fetched::TooLarge
-    );
-    server.with(|state| (state.fail, state.broken) = (Some(500), None));
-    assert_eq!(
-        connector(&server)
-            .fetch(plain(&change))
-            .await
-            .unwrap_err()
-            .class(),
-        "transient"
-    );
-}
-
-#[tokio::test]
-async fn a_version_read_that_is_refused_is_no_word_on_the_record() {
-    let server = Server::new(10);
-    server.put("a", 900);
-    let change = poll(&server, &feed(Start::Beginning), None).await.0.remove(0);
-    for status in [400, 403, 404, 405, 410, 501] {
-        server.with(|state| state.fail_versions = Some(status));
-        match connector(&server).fetch(plain(&change)).await.unwrap() {
-            Fetched::Found(found, _) => assert_eq!(found.version_id.as_deref(), Some("1"), "{status}"),
-            other => panic!("{status}: {other:?}"),
-        }
-    }
-    server.with(|state| state.fail_versions = Some(401));
-    let error = connector(&server).fetch(plain(&change)).await.unwrap_err();
-    assert_eq!(error.class(), "unauthorized");
 }
 
 #[tokio::test]

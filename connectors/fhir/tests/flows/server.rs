@@ -331,7 +331,7 @@ impl Http for Server {
             let not_modified = state.not_modified(&request);
             let (status, body) = match (state.fail, &state.body) {
                 (None, None) if not_modified.is_some() => (304, String::new()),
-                (Some(status), _) => (status, String::new()),
+                (Some(status), body) => (status, body.clone().unwrap_or_default()),
                 (None, Some(body)) => (200, body.clone()),
                 (None, None) if state.fail_versions.is_some() && request.url.path().contains("_history") => {
                     (state.fail_versions.unwrap(), String::new())
