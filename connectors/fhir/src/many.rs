@@ -57,7 +57,15 @@ impl FhirConnector {
         &self,
         requests: &[FetchRequest<'_>],
     ) -> Result<Vec<Option<Fetched>>, ConnectorError> {
-        let keys: Vec<&RecordKey> = requests.iter().map(|request| &request.change.key).collect();
+        // Where neither version nor stamp was shown, only the record's own address can tell: it is not asked for here.
+        let told = |request: &&FetchRequest<'_>| {
+            request.change.version_id.is_some() || request.change.last_updated.is_some()
+        };
+        let keys: Vec<&RecordKey> = requests
+            .iter()
+            .filter(told)
+            .map(|request| &request.change.key)
+            .collect();
         let found = self.records_of(&keys).await?;
         let fetched = |request: &FetchRequest<'_>| {
             let item = found.get(&request.change.key)?;

@@ -14,15 +14,18 @@ pub(crate) struct Strategy {
     pub(crate) reads: bool,
     /// Whether every version is seen; else it is the state at each poll.
     pub(crate) sees_every_version: bool,
+    /// Whether it looks at the records, or the patients, that there are at the beginning, and at no others.
+    pub(crate) by_list: bool,
 }
 
-pub(crate) const STRATEGIES: [Strategy; 3] = [
+pub(crate) const STRATEGIES: [Strategy; 6] = [
     Strategy {
         name: "history",
         feed: "detect = \"history\"",
         dialect: &[],
         reads: false,
         sees_every_version: true,
+        by_list: false,
     },
     Strategy {
         name: "last-updated",
@@ -30,6 +33,7 @@ pub(crate) const STRATEGIES: [Strategy; 3] = [
         dialect: &["no_history"],
         reads: false,
         sees_every_version: false,
+        by_list: false,
     },
     Strategy {
         name: "last-updated, read",
@@ -37,6 +41,31 @@ pub(crate) const STRATEGIES: [Strategy; 3] = [
         dialect: &[],
         reads: true,
         sees_every_version: false,
+        by_list: false,
+    },
+    Strategy {
+        name: "window",
+        feed: "detect = \"window\"\nwindow = { past = \"730d\", future = \"730d\" }",
+        dialect: &["no_history", "no_last_updated"],
+        reads: false,
+        sees_every_version: false,
+        by_list: false,
+    },
+    Strategy {
+        name: "roster",
+        feed: "detect = \"roster\"",
+        dialect: &["no_history", "needs_patient"],
+        reads: false,
+        sees_every_version: false,
+        by_list: true,
+    },
+    Strategy {
+        name: "read",
+        feed: "detect = \"read\"",
+        dialect: &["no_history", "no_last_updated"],
+        reads: false,
+        sees_every_version: false,
+        by_list: true,
     },
 ];
 
@@ -57,6 +86,8 @@ impl Due {
     pub(crate) fn of(strategy: &Strategy) -> Self {
         if strategy.sees_every_version {
             Self::EveryVersion
+        } else if strategy.by_list {
+            Self::Shown
         } else {
             Self::State
         }

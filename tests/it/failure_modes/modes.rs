@@ -22,7 +22,7 @@ fn the_other_types_arrive(scene: &Scene) -> bool {
     let others: Vec<&str> = TYPES.into_iter().filter(|it| *it != "Observation").collect();
     let lost = scene
         .books(&others)
-        .lost(Due::State, scene.each_as_shown, &scene.arrived);
+        .lost(Due::State.min(scene.due), scene.each_as_shown, &scene.arrived);
     // The last changes may be on their way.
     lost.len() <= 6
 }

@@ -28,7 +28,7 @@ pub(crate) type Verdict = Option<Result<Due, String>>;
 
 /// Runs it.
 pub(crate) async fn verdict(mode: &Mode, strategy: &Strategy) -> Verdict {
-    let due = (mode.due)(strategy)?;
+    let due = (mode.due)(strategy)?.min(Due::of(strategy));
     let _turn = SCENES.acquire().await.unwrap();
     let mut scene = Scene::raise(mode, strategy).await;
     let result = judged(&mut scene, mode, due).await;

@@ -44,6 +44,9 @@ const OVERLAP: &str = "2s";
 /// Answers have several pages.
 const PAGE_ROWS: usize = 25;
 
+/// And so have those about a few patients or ids.
+const PAGE_ROWS_OF_A_LIST: usize = 3;
+
 #[derive(Deserialize)]
 struct Told<'a> {
     id: String,
@@ -61,6 +64,8 @@ pub(crate) struct Scene {
     pub(crate) arrived: BTreeSet<Arrived>,
     /// Whether a version that a page shows can be had, even if it is replaced by the time it is read.
     pub(crate) each_as_shown: bool,
+    /// The most that its strategy owes.
+    pub(crate) due: Due,
     raised_at: Instant,
     received: mpsc::Receiver<Received>,
     stop: CancellationToken,
@@ -79,15 +84,25 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
     } else {
         ""
     };
+    let roster = if strategy.by_list {
+        "roster = \"file:Patient.txt\"\n"
+    } else {
+        ""
+    };
     let feed = |record_type: &str| {
+        let ids = if strategy.feed == "detect = \"read\"" {
+            format!("ids = \"file:{record_type}.txt\"\n")
+        } else {
+            String::new()
+        };
         format!(
-            "[[connections.clinic.feeds]]\nrecord = \"{record_type}\"\nstart = \"beginning\"\noverlap = \"{OVERLAP}\"\n{}\n",
+            "[[connections.clinic.feeds]]\nrecord = \"{record_type}\"\nstart = \"beginning\"\noverlap = \"{OVERLAP}\"\n{ids}{}\n",
             strategy.feed
         )
     };
     format!(
         "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\n{auth}\
+         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{auth}{roster}\
          allow_networks = [\"127.0.0.0/8\"]\n{}\
          [destinations.hook]\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret = \"env:HOOK_SECRET\"\n\
          allow_networks = [\"127.0.0.0/8\"]\n\
@@ -121,7 +136,11 @@ impl Scene {
         let words = strategy.dialect.iter().chain(mode.dialect);
         let spoken = |dialect: Dialect, text: &&str| dialect.with(text).unwrap();
         let options = Options {
-            page_size_max: PAGE_ROWS,
+            page_size_max: if strategy.by_list {
+                PAGE_ROWS_OF_A_LIST
+            } else {
+                PAGE_ROWS
+            },
             patients: 30,
             auth,
             dialect: words.fold(Dialect::default(), spoken),
@@ -130,6 +149,21 @@ impl Scene {
         let ehr = Arc::new(Ehr::new(options, Arc::clone(&clock)));
         if let Struck::Throughout = mode.struck {
             ehr.set_faults(faults(mode));
+        }
+        if strategy.by_list {
+            // A list needs somebody to name.
+            for _ in 0..100 {
+                ehr.step();
+            }
+        }
+        for record_type in TYPES {
+            let kept = ehr.kept();
+            let of_type = kept
+                .iter()
+                .filter(|it| it.record_type == record_type && !it.deleted);
+            let ids: BTreeSet<&str> = of_type.map(|it| it.id.as_str()).collect();
+            let lines: Vec<&str> = ids.into_iter().collect();
+            std::fs::write(folder.path().join(format!("{record_type}.txt")), lines.join("\n")).unwrap();
         }
         let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
         let text = configuration(mode, strategy, &source_url, &hook_url);
@@ -161,7 +195,9 @@ impl Scene {
             ehr,
             worker,
             arrived: BTreeSet::new(),
-            each_as_shown: !strategy.reads || mode.profile == "sandbox",
+            // What was shown by its id may be replaced by the time it is read, together with others.
+            each_as_shown: !strategy.reads,
+            due: Due::of(strategy),
             raised_at: Instant::now(),
             received,
             stop,
