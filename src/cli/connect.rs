@@ -115,7 +115,7 @@ async fn ask_connections(config: &Config, clock: &Arc<dyn Clock>) -> Vec<FeedLin
 /// Asks about one feed after the other, within the connection's budget.
 async fn probe(connection: &Connection) -> Vec<FeedLine> {
     let mut lines = Vec::new();
-    for feed in &connection.feeds {
+    for feed in connection.live_feeds() {
         let found = match connection.budget.maintenance_until() {
             Some(until) => Found::Failed {
                 reason: format!("in maintenance until {until} (limits.maintenance): it is not asked"),

@@ -249,7 +249,7 @@ async fn play(stage: &mut Stage, events: Option<usize>, output: &mut Output) -> 
 async fn ready(stage: &Stage) -> Result<(), CliError> {
     let polled = || {
         stage.worker.connections.values().all(|connection| {
-            connection.feeds.iter().all(|feed| {
+            connection.live_feeds().all(|feed| {
                 connection
                     .condition(&feed.spec.name)
                     .is_some_and(|condition| condition.succeeded_at.is_some())

@@ -73,12 +73,12 @@ pub(super) async fn run(
         .since
         .unwrap_or_else(|| clock.now().saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN));
     let is_wanted = |feed: &&Feed| wanted.as_ref().is_none_or(|name| feed.spec.name == *name);
-    if connection.feeds.iter().filter(is_wanted).count() == 0 {
+    if connection.live_feeds().filter(is_wanted).count() == 0 {
         return Err(CliError::Usage(format!("connection {name} has no such feed")));
     }
     let mut rows = Vec::new();
     let mut outcome = Ok(());
-    for feed in connection.feeds.iter().filter(is_wanted) {
+    for feed in connection.live_feeds().filter(is_wanted) {
         outcome = poll(&connection, feed, since, (&mut rows, output)).await;
         if outcome.is_err() {
             break;

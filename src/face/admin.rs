@@ -230,16 +230,14 @@ fn wake(worker: &Worker) {
 fn desk(worker: &Worker) -> Desk {
     let feeds = |connection: &crate::pipeline::connection::Connection| {
         connection
-            .feeds
-            .iter()
-            .filter(|feed| feed.sweeps().is_none())
+            .live_feeds()
             .map(|feed| feed.spec.name.clone())
             .collect()
     };
     let mut connections: BTreeMap<ConnectionName, Vec<_>> = BTreeMap::new();
     let (mut connectors, mut overlaps) = (BTreeMap::new(), BTreeMap::new());
     for (name, connection) in &worker.connections {
-        for feed in connection.feeds.iter().filter(|feed| feed.sweeps().is_none()) {
+        for feed in connection.live_feeds() {
             let place = (name.clone(), feed.spec.name.clone());
             overlaps.insert(place, connection.spec_in_force(feed).overlap);
         }

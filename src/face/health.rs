@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Reload;
 use crate::domain::name::DestinationName;
 use crate::pipeline::budget::DayLeft;
-use crate::pipeline::connection::{Connection, Feed};
+use crate::pipeline::connection::Connection;
 use crate::pipeline::heartbeat::Part;
 use crate::pipeline::watch::OTHER;
 use crate::pipeline::{Outlet, Worker};
@@ -138,11 +138,12 @@ pub fn report(worker: &Worker, draining: bool, reload: Reload) -> Report {
     }
 }
 
+/// Sweeps are not among them: they come seldom, and show nothing that must be fresh.
 fn frozen_feeds(worker: &Worker) -> BTreeMap<String, BTreeMap<String, Frozen>> {
     let now = worker.clock.now();
     let mut frozen: BTreeMap<String, BTreeMap<String, Frozen>> = BTreeMap::new();
     for (name, connection) in &worker.connections {
-        for feed in live_feeds(connection) {
+        for feed in connection.live_feeds() {
             let stale = connection.stale_for(&feed.spec.name, now);
             if let Some(stale) = stale.filter(|stale| *stale > feed.frozen_after()) {
                 let stale_seconds = stale.as_secs();
@@ -152,11 +153,6 @@ fn frozen_feeds(worker: &Worker) -> BTreeMap<String, BTreeMap<String, Frozen>> {
         }
     }
     frozen
-}
-
-/// Sweeps come seldom, and show nothing that must be fresh.
-fn live_feeds(connection: &Connection) -> impl Iterator<Item = &Feed> {
-    connection.feeds.iter().filter(|feed| feed.sweeps().is_none())
 }
 
 fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination> {
@@ -227,7 +223,7 @@ pub fn measure(worker: &Worker) {
     let mut frozen: BTreeMap<SharedString, u32> = BTreeMap::new();
     for (name, connection) in &worker.connections {
         let label = worker.watch.connections.of(name.as_str());
-        for feed in live_feeds(connection) {
+        for feed in connection.live_feeds() {
             let stale = connection.stale_for(&feed.spec.name, now);
             let is_frozen = stale.is_some_and(|stale| stale > feed.frozen_after());
             *frozen.entry(label.clone()).or_default() += u32::from(is_frozen);

@@ -144,6 +144,11 @@ impl Connection {
         }
     }
 
+    /// The feeds that find changes, without their sweeps.
+    pub fn live_feeds(&self) -> impl Iterator<Item = &Feed> {
+        self.feeds.iter().filter(|feed| feed.sweeps().is_none())
+    }
+
     /// The feed of that name, if it is polled.
     #[must_use]
     pub fn feed(&self, name: &FeedName) -> Option<&Feed> {

@@ -101,7 +101,7 @@ fn first_turns(worker: &Worker) -> BTreeSet<Entry> {
     let feeds = worker
         .connections
         .values()
-        .map(|connection| connection.feeds.len())
+        .map(|connection| connection.live_feeds().count())
         .sum();
     let mut schedule = BTreeSet::new();
     for connection in worker.connections.values() {

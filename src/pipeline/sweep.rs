@@ -86,8 +86,7 @@ fn stamped_before(
     for connection in worker.connections.values() {
         let mut oldest = worker.clock.now();
         // A sweep shows the current state, whose ids do not expire.
-        let live = connection.feeds.iter().filter(|feed| feed.sweeps().is_none());
-        let all_begun = live.into_iter().all(|feed| {
+        let all_begun = connection.live_feeds().all(|feed| {
             let state = states.get(&(&connection.name, &feed.spec.name));
             let Some(cursor) = state.and_then(|state| state.cursor.as_ref()) else {
                 return false;
