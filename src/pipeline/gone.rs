@@ -26,10 +26,7 @@ const ASKED_AGAIN_MAX: Duration = Duration::from_mins(10);
 /// Over so long deletes and reads are counted.
 const COUNTED_OVER: Duration = Duration::from_mins(10);
 
-/// So many deletes are no burst, however few records were read.
-const DELETES_USUAL: u64 = 20;
-
-/// Nor is one delete in so many reads: 5 %.
+/// One delete in so many reads is no burst: 5 %.
 const READS_PER_DELETE: u64 = 20;
 
 /// A delete of a burst is believed when a read says the same so long after.
@@ -120,7 +117,7 @@ impl Gone {
     }
 
     /// Judges a delete that a read found.
-    fn judge(&self, key: &RecordKey, now: Instant) -> Belief {
+    fn judge(&self, key: &RecordKey, now: Instant, usual: u64) -> Belief {
         let mut seen = self.seen();
         if seen.held.contains_key(key)
             && let Some(span) = note(&mut seen.held, key, now)
@@ -137,7 +134,7 @@ impl Gone {
         }
         seen.count(now, 0, 1);
         let (reads, deletes) = seen.counted();
-        if deletes <= DELETES_USUAL.max(reads / READS_PER_DELETE) {
+        if deletes <= usual.max(reads / READS_PER_DELETE) {
             seen.doubts.remove(key);
             return Belief::Told;
         }
@@ -228,7 +225,9 @@ pub(super) fn doubted(worker: &Worker, connection: &Connection, claimed: &Claime
 
 /// What follows where the source says that a record is deleted.
 pub(super) fn deleted(worker: &Worker, connection: &Connection, claimed: &ClaimedChange) -> SettleResult {
-    let belief = connection.gone.judge(&claimed.change.key, Instant::now());
+    let belief = connection
+        .gone
+        .judge(&claimed.change.key, Instant::now(), worker.limits.usual_deletes);
     let label = worker.watch.connections.of(connection.name.as_str());
     #[expect(clippy::cast_precision_loss, reason = "a gauge of rows: exact up to 2^53")]
     metrics::gauge!("courier_deletes_held", "connection" => label).set(connection.gone.held() as f64);
@@ -266,6 +265,7 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_mins(1);
+    const USUAL: u64 = 20;
 
     fn key(number: u64) -> RecordKey {
         RecordKey {
@@ -318,25 +318,25 @@ mod tests {
     #[test]
     fn a_burst_of_deletes_is_held_until_each_is_found_gone_an_hour_later() {
         let (gone, began) = (Gone::default(), Instant::now());
-        for number in 0..DELETES_USUAL {
-            assert_eq!(gone.judge(&key(number), began), Belief::Told);
+        for number in 0..USUAL {
+            assert_eq!(gone.judge(&key(number), began, USUAL), Belief::Told);
         }
         let first = Belief::Held {
             again_in: HELD_FOR,
             first: true,
         };
-        assert_eq!(gone.judge(&key(100), began), first);
-        assert_eq!(held_for(gone.judge(&key(101), began)), Some(HELD_FOR));
+        assert_eq!(gone.judge(&key(100), began, USUAL), first);
+        assert_eq!(held_for(gone.judge(&key(101), began, USUAL)), Some(HELD_FOR));
         assert_eq!(gone.held(), 2);
-        let sooner = gone.judge(&key(100), began + 20 * MINUTE);
+        let sooner = gone.judge(&key(100), began + 20 * MINUTE, USUAL);
         assert_eq!(held_for(sooner), Some(40 * MINUTE), "shown again meanwhile");
         assert_eq!(
-            gone.judge(&key(7), began + 20 * MINUTE),
+            gone.judge(&key(7), began + 20 * MINUTE, USUAL),
             Belief::Told,
             "the burst is over"
         );
         gone.note_found(&key(101));
-        assert_eq!(gone.judge(&key(100), began + HELD_FOR), Belief::Told);
+        assert_eq!(gone.judge(&key(100), began + HELD_FOR, USUAL), Belief::Told);
         assert_eq!(gone.held(), 0);
     }
 
@@ -347,7 +347,7 @@ mod tests {
             gone.note_read(began + Duration::from_millis(number));
         }
         let now = began + 5 * MINUTE;
-        let told = |number: &u64| gone.judge(&key(*number), now) == Belief::Told;
+        let told = |number: &u64| gone.judge(&key(*number), now, USUAL) == Belief::Told;
         assert_eq!((0..100).filter(told).count(), 50);
     }
 

@@ -17,6 +17,8 @@ pub struct Limits {
     pub stage: u64,
     /// Records that a feed may list for its listings to be compared; above, nothing is concluded from them.
     pub roll: usize,
+    /// Deletes that reads find within ten minutes, however few records they read, that are no burst.
+    pub usual_deletes: u64,
     /// Deliveries of one subscription on one connection above which nothing more is materialised.
     pub outbox: u64,
     /// Changes of one connection fetched in one batch.
@@ -66,6 +68,7 @@ impl Default for Limits {
             stage: 1_000_000,
             // Some hundred megabytes while a listing runs.
             roll: 1_000_000,
+            usual_deletes: 20,
             outbox: 100_000,
             fetch_batch: 16,
             fetch_batches: 64,

@@ -237,7 +237,9 @@ pub(crate) const MODES: [Mode; 42] = [
         26,
         "a_cached_answer_hides_a_change_for_a_while_and_not_for_good",
         &["stale_cache=0.5,seconds=1"],
-    ),
+    )
+    // Whoever asks about one patient after the other asks for the same seldom enough.
+    .due(|strategy| (!strategy.by_list).then(|| Due::of(strategy))),
     Mode::of(
         29,
         "a_source_whose_clock_is_behind_loses_nothing",

@@ -119,6 +119,26 @@ fn faults(mode: &Mode) -> Faults {
     mode.faults.iter().fold(none, with)
 }
 
+/// Writes down the records that there are at the beginning, by type.
+fn write_lists(ehr: &Ehr, strategy: &Strategy, folder: &Path) {
+    if !strategy.by_list {
+        return;
+    }
+    // A list needs somebody to name.
+    for _ in 0..100 {
+        ehr.step();
+    }
+    let kept = ehr.kept();
+    for record_type in TYPES {
+        let of_type = kept
+            .iter()
+            .filter(|it| it.record_type == record_type && !it.deleted);
+        let ids: BTreeSet<&str> = of_type.map(|it| it.id.as_str()).collect();
+        let lines: Vec<&str> = ids.into_iter().collect();
+        std::fs::write(folder.join(format!("{record_type}.txt")), lines.join("\n")).unwrap();
+    }
+}
+
 impl Scene {
     /// Raises it; the courier polls from the beginning.
     pub(crate) async fn raise(mode: &Mode, strategy: &Strategy) -> Self {
@@ -150,21 +170,7 @@ impl Scene {
         if let Struck::Throughout = mode.struck {
             ehr.set_faults(faults(mode));
         }
-        if strategy.by_list {
-            // A list needs somebody to name.
-            for _ in 0..100 {
-                ehr.step();
-            }
-        }
-        for record_type in TYPES {
-            let kept = ehr.kept();
-            let of_type = kept
-                .iter()
-                .filter(|it| it.record_type == record_type && !it.deleted);
-            let ids: BTreeSet<&str> = of_type.map(|it| it.id.as_str()).collect();
-            let lines: Vec<&str> = ids.into_iter().collect();
-            std::fs::write(folder.path().join(format!("{record_type}.txt")), lines.join("\n")).unwrap();
-        }
+        write_lists(&ehr, strategy, folder.path());
         let environment = Environment::from_iter([("HOOK_SECRET".to_owned(), SECRET.to_owned())]);
         let text = configuration(mode, strategy, &source_url, &hook_url);
         let config = composed::config(
@@ -180,6 +186,8 @@ impl Scene {
             }
         }
         worker.limits.fallback = Duration::from_millis(200);
+        // The clinic deletes as much in a minute as others do in a week.
+        worker.limits.usual_deletes = u64::MAX;
         let worker = Arc::new(worker);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
