@@ -14,11 +14,11 @@ pub(crate) struct Strategy {
     pub(crate) reads: bool,
     /// Whether every version is seen; else it is the state at each poll.
     pub(crate) sees_every_version: bool,
-    /// Whether it looks at the records, or the patients, that there are at the beginning, and at no others.
+    /// Whether it looks at the records that there are at the beginning, and at no others.
     pub(crate) by_list: bool,
 }
 
-pub(crate) const STRATEGIES: [Strategy; 6] = [
+pub(crate) const STRATEGIES: [Strategy; 5] = [
     Strategy {
         name: "history",
         feed: "detect = \"history\"",
@@ -52,14 +52,6 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
         by_list: false,
     },
     Strategy {
-        name: "roster",
-        feed: "detect = \"roster\"",
-        dialect: &["no_history", "needs_patient"],
-        reads: false,
-        sees_every_version: false,
-        by_list: true,
-    },
-    Strategy {
         name: "read",
         feed: "detect = \"read\"",
         dialect: &["no_history", "no_last_updated"],
@@ -68,6 +60,13 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
         by_list: true,
     },
 ];
+
+impl Strategy {
+    /// Whether every poll lists all records, so that a disappearance is read about.
+    pub(crate) fn lists(&self) -> bool {
+        self.name == "window" || self.by_list
+    }
+}
 
 /// How much of what the source holds must have arrived when all is quiet. Whatever it is, what an answer showed must
 /// have arrived, and nothing else may have.

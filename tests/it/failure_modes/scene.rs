@@ -44,7 +44,7 @@ const OVERLAP: &str = "2s";
 /// Answers have several pages.
 const PAGE_ROWS: usize = 25;
 
-/// And so have those about a few patients or ids.
+/// And so have those about a few ids.
 const PAGE_ROWS_OF_A_LIST: usize = 3;
 
 #[derive(Deserialize)]
@@ -84,13 +84,8 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
     } else {
         ""
     };
-    let roster = if strategy.by_list {
-        "roster = \"file:Patient.txt\"\n"
-    } else {
-        ""
-    };
     let feed = |record_type: &str| {
-        let ids = if strategy.feed == "detect = \"read\"" {
+        let ids = if strategy.by_list {
             format!("ids = \"file:{record_type}.txt\"\n")
         } else {
             String::new()
@@ -102,7 +97,7 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
     };
     format!(
         "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{auth}{roster}\
+         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{auth}\
          allow_networks = [\"127.0.0.0/8\"]\n{}\
          [destinations.hook]\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret = \"env:HOOK_SECRET\"\n\
          allow_networks = [\"127.0.0.0/8\"]\n\
@@ -130,11 +125,15 @@ fn write_lists(ehr: &Ehr, strategy: &Strategy, folder: &Path) {
     }
     let kept = ehr.kept();
     for record_type in TYPES {
-        let of_type = kept
-            .iter()
-            .filter(|it| it.record_type == record_type && !it.deleted);
-        let ids: BTreeSet<&str> = of_type.map(|it| it.id.as_str()).collect();
-        let lines: Vec<&str> = ids.into_iter().collect();
+        let mut there: BTreeSet<&str> = BTreeSet::new();
+        for version in kept.iter().filter(|it| it.record_type == record_type) {
+            if version.deleted {
+                there.remove(version.id.as_str());
+            } else {
+                there.insert(&version.id);
+            }
+        }
+        let lines: Vec<&str> = there.into_iter().collect();
         std::fs::write(folder.join(format!("{record_type}.txt")), lines.join("\n")).unwrap();
     }
 }
