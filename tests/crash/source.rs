@@ -95,7 +95,11 @@ impl Source {
         let mut journal = self.journal.lock().unwrap();
         let life = request.headers.get(LIFE).map(HeaderValue::as_bytes);
         let lives = life == Some(journal.life().to_string().as_bytes());
-        let record_type = (lives && !listed.contains('/') && listed != "metadata").then_some(listed);
+        // Several records that are read at once are read, not polled: of what is found of them only the version that was
+        // shown by a poll is taken.
+        let reads = request.query.contains("_id=");
+        let record_type =
+            (lives && !reads && !listed.contains('/') && listed != "metadata").then_some(listed);
         if let Some(record_type) = record_type {
             journal.asked(record_type, Instant::now());
         }

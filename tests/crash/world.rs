@@ -284,6 +284,7 @@ listen = "127.0.0.1:0"
 profile = "sandbox"
 base_url = "{url}"
 every = "1s"
+reconcile = "off"
 limits = {{ concurrent = 4 }}
 auth = {{ type = "api-key", header = "{LIFE}", value = "env:LIFE" }}
 allow_networks = ["127.0.0.0/8"]

@@ -59,7 +59,9 @@ impl Proxy {
     ) -> Result<Response, reqwest::Error> {
         let path = uri.path().trim_matches('/');
         let path = path.strip_suffix("/_history").unwrap_or(path);
-        let record_type = (!path.contains('/') && path != "metadata").then_some(path);
+        // Several records that are read at once are read, not polled.
+        let reads = uri.query().is_some_and(|query| query.contains("_id="));
+        let record_type = (!reads && !path.contains('/') && path != "metadata").then_some(path);
         if let Some(record_type) = record_type {
             self.journal().asked(record_type, Instant::now());
         }

@@ -299,6 +299,7 @@ listen = "127.0.0.1:0"
 profile = "helios"
 base_url = "{source}"
 every = "1s"
+reconcile = "off"
 limits = {{ concurrent = 4 }}
 allow_networks = ["127.0.0.0/8"]
 "#,
