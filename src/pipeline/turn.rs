@@ -217,6 +217,13 @@ async fn failed(worker: &Worker, poll: &Poll<'_>, error: &ConnectorError) -> Res
         let discarded = worker.store.abandon_poll(&poll.reference()).await?;
         stage::note_lost(worker, poll, discarded);
     }
+    if poll.feed.sweeps().is_some()
+        && let ConnectorError::PageExpired { .. } | ConnectorError::Refused { .. } = error
+    {
+        // A sweep that outlasts its links, or is not allowed, would list half the source again and again.
+        let wait = Some(poll.feed.every);
+        return Ok(TurnEnd::Failed { failures, wait });
+    }
     if let ConnectorError::PageExpired { .. } = error {
         // An old link says nothing of how the source fares: the poll begins anew at the feed's own pace.
         return Ok(TurnEnd::Failed {

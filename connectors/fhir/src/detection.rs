@@ -48,7 +48,10 @@ impl FhirConnector {
         }
         let (strategy, _) = self.strategy(feed, cursor.as_ref()).await?;
         if feed.scope.aim == Aim::Everything {
-            return self.begin_listing(feed, strategy, cursor).await;
+            return match strategy {
+                Strategy::History | Strategy::LastUpdated => self.begin_listing(feed, strategy, cursor).await,
+                Strategy::Window | Strategy::Roster | Strategy::Read => Ok(self.swept_by_polls()),
+            };
         }
         tell_of_change(feed, cursor.as_ref(), strategy);
         let plan = last_updated::plan(feed, cursor.as_ref(), self.profile.granularity, self.clock.now());

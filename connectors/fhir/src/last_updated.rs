@@ -125,8 +125,6 @@ pub(crate) enum Doubt {
     Cut,
     WindowIgnored,
     WindowRestless,
-    /// One record of a list could not be read.
-    Unread,
 }
 
 impl Doubt {
@@ -139,7 +137,6 @@ impl Doubt {
             Self::FullPage => "a full page came without a link to a further page",
             Self::Cut => "the answer counts more matches than it shows, and links no further page",
             Self::WindowIgnored => "the source ignored the bounds of a closed time window",
-            Self::Unread => "a record of the list could not be read",
             Self::WindowRestless => "records kept moving between the pages of a closed time window",
         }
     }

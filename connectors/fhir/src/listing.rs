@@ -60,7 +60,7 @@ enum Silence {
     Before(Stored),
     /// Those stamped before this instant, and those without a stamp.
     BeforeOrUnstamped(Stored),
-    /// All do: the feed begins with this listing.
+    /// Those stamped before the listing began, and those without a stamp: the feed begins with it.
     All,
 }
 
@@ -110,7 +110,13 @@ impl Listing {
     /// Begins a listing.
     fn begin(feed: &FeedSpec, cursor: Option<&CursorState>, parts: Parts) -> Self {
         let silence = match (cursor, feed.start) {
-            (Some(cursor), _) => cursor.start.map_or(Silence::None, Silence::Before),
+            // What came into view since the last listing may be old, if no stamp says so. Where there was none, or everything is
+            // shown, what has no stamp is old.
+            (Some(cursor), _) => match (cursor.start, feed.scope.aim, cursor.by) {
+                (None, ..) => Silence::None,
+                (Some(start), Aim::Changes, By::Listing) => Silence::Before(start),
+                (Some(start), ..) => Silence::BeforeOrUnstamped(start),
+            },
             (None, Start::Now) => Silence::All,
             (None, Start::At(start)) => Silence::BeforeOrUnstamped(Stored(start)),
             (None, Start::Beginning) => Silence::None,
@@ -139,9 +145,11 @@ impl Listing {
     }
 
     /// Whether a row of that stamp lies before the feed's start.
-    fn is_silent(&self, stamp: Option<Timestamp>) -> bool {
+    fn is_silent(&self, stamp: Option<Timestamp>, cut: Cut) -> bool {
         match (self.silence, stamp) {
-            (Silence::All, _) | (Silence::BeforeOrUnstamped(_), None) => true,
+            (Silence::All | Silence::BeforeOrUnstamped(_), None) => true,
+            // What changes while the first listing is under way is new.
+            (Silence::All, Some(stamp)) => self.bound.is_none_or(|bound| stamp < cut.earliest_stamp(bound.0)),
             (Silence::Before(start) | Silence::BeforeOrUnstamped(start), Some(stamp)) => stamp < start.0,
             (Silence::None, _) | (Silence::Before(_), None) => false,
         }
@@ -231,7 +239,7 @@ impl Listing {
         let start = match self.silence {
             Silence::None => None,
             Silence::Before(start) | Silence::BeforeOrUnstamped(start) => Some(start.0),
-            Silence::All => Some(bound),
+            Silence::All => Some(rules.cut.earliest_stamp(bound)),
         };
         let watermark = match rules.aim {
             Aim::Changes => seen,
@@ -239,7 +247,7 @@ impl Listing {
             Aim::Everything => bound,
         };
         let state = CursorState::of(By::Listing, watermark, start);
-        Step::Done(Box::new(state.starting_by(rules.cut).conditioned_on(self.tags)))
+        Step::Done(Box::new(state.conditioned_on(self.tags)))
     }
 
     /// Notes a doubt; the first one counts.

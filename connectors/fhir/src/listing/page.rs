@@ -4,6 +4,7 @@ use courier_sdk::{
     Aim, ChangePage, ChangeRef, ConnectorError, FeedSpec, FetchMode, HttpResponse, Ids, Next, Novelty,
     PageOrder, Record, Resume, Roster, Shown, Strategy,
 };
+use http::StatusCode;
 use jiff::Timestamp;
 use url::Url;
 
@@ -11,7 +12,7 @@ use super::part::{self, Parts};
 use super::{Listing, Rules, Seen, Step};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page};
-use crate::cursor::CursorState;
+use crate::cursor::{By, CursorState};
 use crate::instant::Stored;
 use crate::last_updated::Fill;
 use crate::portion::{Least, Portion};
@@ -73,6 +74,16 @@ impl FhirConnector {
         }
         let listing = Listing::begin(feed, cursor.as_ref(), parts);
         self.listing_page(feed, listing, cursor.as_ref()).await
+    }
+
+    /// The answer to a sweep of a feed whose every poll lists everything: nothing need be asked.
+    pub(crate) fn swept_by_polls(&self) -> ChangePage {
+        let now = self.clock.now();
+        let cursor = poll::cursor(&CursorState::of(By::Listing, now, None));
+        ChangePage {
+            listed: None,
+            ..empty(Next::Done(cursor), now)
+        }
     }
 
     /// Asks for one page of a listing.
@@ -147,6 +158,9 @@ impl FhirConnector {
                     .map_or_else(|| self.source_time(&response), |bound| bound.0);
                 return Ok(empty(next, fresh_as_of));
             }
+            if listing.link.is_none() && listing.parts.asks_for_one() && is_about_one(response.status) {
+                return Ok(self.passed_over(feed, listing, &response));
+            }
             return Err(answer::refusal(operation, &response, asked, self.clock.now()));
         }
         let page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
@@ -176,6 +190,28 @@ impl FhirConnector {
         let rows = self.rows(feed, &listing, brought);
         let step = listing.absorb(&seen, self.rules(feed));
         Ok(self.concluded(feed, step, bound, rows))
+    }
+
+    /// Goes on after one patient or record of a list that the source does not show. The listing then names not all that
+    /// there is, so that nothing is concluded from what it leaves out.
+    pub(super) fn passed_over(
+        &self,
+        feed: &FeedSpec,
+        mut listing: Listing,
+        response: &HttpResponse,
+    ) -> ChangePage {
+        tracing::warn!(
+            feed = %feed.name, status = response.status.as_u16(),
+            "the source does not show one of the list: the others go on"
+        );
+        let bound = listing
+            .bound
+            .map_or_else(|| self.source_time(response), |bound| bound.0);
+        listing.bound = Some(Stored(bound));
+        let mut rows = self.rows(feed, &listing, Brought::whole(Vec::new()));
+        rows.listed = None;
+        let step = listing.absorb(&Seen::one(Vec::new()), self.rules(feed));
+        self.concluded(feed, step, bound, rows)
     }
 
     /// What the listing's end depends on beside its own state.
@@ -231,7 +267,7 @@ impl FhirConnector {
                 rows.oversized.push(item.key);
                 continue;
             }
-            let novelty = if listing.is_silent(item.last_updated) {
+            let novelty = if listing.is_silent(item.last_updated, self.profile.granularity) {
                 Novelty::Silent
             } else {
                 Novelty::Announce
@@ -336,6 +372,11 @@ fn begins_anew(feed: &FeedSpec) -> ConnectorError {
         operation: operation(feed),
         status: 0,
     }
+}
+
+/// Whether a refusal may be about the one that was asked for, rather than about us or the moment.
+pub(super) fn is_about_one(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 403 | 404 | 409 | 410 | 422 | 451 | 500)
 }
 
 /// A page of which nothing is taken.

@@ -129,6 +129,14 @@ impl Parts {
         }
     }
 
+    /// Whether the part under way is one of a list.
+    pub(super) fn asks_for_one(&self) -> bool {
+        match self {
+            Self::List(place) => place.size.min(place.length.saturating_sub(place.at)) == 1,
+            Self::Whole(_) | Self::Days(_) => false,
+        }
+    }
+
     /// Goes on one by one through a list, if it did not.
     pub(super) fn singly(&mut self) -> bool {
         match self {

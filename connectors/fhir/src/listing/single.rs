@@ -8,13 +8,13 @@ use http::HeaderValue;
 use http::header::{ETAG, LAST_MODIFIED};
 use jiff::Timestamp;
 
-use super::page::{Brought, operation};
+use super::page::{Brought, is_about_one, operation};
 use super::{Listing, Seen};
 use crate::answer::{self, Asked};
 use crate::bundle::{BodyError, Item};
 use crate::exchange::{NoAnswer, Wanted};
 use crate::instant::{self, Stored};
-use crate::last_updated::{Doubt, PRECISION};
+use crate::last_updated::PRECISION;
 use crate::profile::ConditionalRead;
 use crate::{FhirConnector, bundle, query};
 
@@ -61,10 +61,9 @@ impl FhirConnector {
                     .extend(tag.map(|tag| (id.as_str().to_owned(), tag.to_owned())));
                 stands = Some(id.clone());
             }
-            // Not there, or not for us: it is not listed, and what that means a confirming read tells.
-            403 | 404 | 410 => {}
-            // One record that cannot be read holds up no other.
-            500 | 502 | 504 => listing.suspect(Doubt::Unread),
+            // Gone: it is not listed, and what that means a confirming read tells.
+            410 => {}
+            404 if self.is_sources_own(&response) => {}
             200 => match self.read_whole(&response, &key, &operation)? {
                 Some(item) => {
                     if let Some(tag) = self.tag_of(&response, item.version_id.as_deref()) {
@@ -72,8 +71,9 @@ impl FhirConnector {
                     }
                     items.push(item);
                 }
-                None => listing.suspect(Doubt::Unread),
+                None => return Ok(self.passed_over(feed, listing, &response)),
             },
+            _ if is_about_one(response.status) => return Ok(self.passed_over(feed, listing, &response)),
             _ => {
                 return Err(answer::refusal(
                     operation,
@@ -90,6 +90,11 @@ impl FhirConnector {
         }
         let step = listing.absorb(&Seen::one(stamps), self.rules(feed));
         Ok(self.concluded(feed, step, bound, rows))
+    }
+
+    /// Whether an answer is the source's own word and not that of something on the way.
+    fn is_sources_own(&self, response: &HttpResponse) -> bool {
+        bundle::outcome_code(&response.body, self.limits.json_depth_max).is_some()
     }
 
     /// The record, unless the answer is another one or none.

@@ -81,7 +81,11 @@ fn a_listing_goes_through_all_pages_of_all_parts_and_stands_at_the_greatest_stam
 #[test]
 fn the_first_listing_of_a_feed_that_begins_now_is_silent_and_what_it_left_behind_stays_so() {
     let first = listing(Start::Now, None);
-    assert!(first.is_silent(Some(at(1))) && first.is_silent(None));
+    assert!(first.is_silent(Some(at(1)), Cut::Fraction) && first.is_silent(None, Cut::Fraction));
+    assert!(
+        !first.is_silent(Some(at(1000)), Cut::Fraction),
+        "it changes meanwhile"
+    );
     let step = first.absorb(&seen(&[], None), CHANGES);
     let state = done(ask(step).absorb(&seen(&[], None), CHANGES));
     assert_eq!(
@@ -89,10 +93,17 @@ fn the_first_listing_of_a_feed_that_begins_now_is_silent_and_what_it_left_behind
         (Stored(at(1000)), Some(Stored(at(1000))))
     );
     let next = listing(Start::Now, Some(&state));
-    assert!(next.is_silent(Some(at(999))), "it only came into view");
-    assert!(!next.is_silent(Some(at(1000))) && !next.is_silent(None));
+    assert!(
+        next.is_silent(Some(at(999)), Cut::Fraction),
+        "it only came into view"
+    );
+    assert!(!next.is_silent(Some(at(1000)), Cut::Fraction) && !next.is_silent(None, Cut::Fraction));
     let since = listing(Start::At(at(50)), None);
-    assert!(since.is_silent(Some(at(49))) && since.is_silent(None) && !since.is_silent(Some(at(50))));
+    assert!(
+        since.is_silent(Some(at(49)), Cut::Fraction)
+            && since.is_silent(None, Cut::Fraction)
+            && !since.is_silent(Some(at(50)), Cut::Fraction)
+    );
 }
 
 #[test]
@@ -104,12 +115,19 @@ fn where_stamps_are_days_what_changes_later_in_the_first_day_is_new() {
     let mut first = listing(Start::Now, None);
     first.parts = Parts::Whole(false);
     let state = done(first.absorb(&seen(&[], None), by_day));
+    let mut next = listing(Start::Now, Some(&state));
+    next.parts = Parts::Whole(false);
+    assert_eq!(
+        done(next.absorb(&seen(&[], None), by_day)).start,
+        state.start,
+        "it stays"
+    );
     let midnight = at(1000)
         .strftime("%Y-%m-%dT00:00:00Z")
         .to_string()
         .parse()
         .unwrap();
-    assert!(!listing(Start::Now, Some(&state)).is_silent(Some(midnight)));
+    assert!(!listing(Start::Now, Some(&state)).is_silent(Some(midnight), Cut::Fraction));
 }
 
 #[test]
@@ -152,6 +170,19 @@ fn page_links_that_lead_nowhere_end_their_part_and_spoil_the_listing() {
         let page = ask(page.absorb(&seen(stamps, Some("p2")), CHANGES));
         assert_eq!((page.link.as_deref(), page.doubt), (None, Some(doubt)));
     }
+}
+
+#[test]
+fn what_has_no_stamp_is_old_for_a_sweep_and_for_the_first_listing_of_a_feed_that_searched() {
+    let start = Some(at(500));
+    let searched = CursorState::of(By::LastUpdated, at(900), start);
+    let listed = CursorState::of(By::Listing, at(900), start);
+    assert!(listing(Start::Now, Some(&searched)).is_silent(None, Cut::Fraction));
+    assert!(!listing(Start::Now, Some(&listed)).is_silent(None, Cut::Fraction));
+    let mut sweep = feed(Start::Now);
+    sweep.scope.aim = Aim::Everything;
+    let sweep = Listing::begin(&sweep, Some(&listed), Parts::Whole(false));
+    assert!(sweep.is_silent(None, Cut::Fraction) && !sweep.is_silent(Some(at(500)), Cut::Fraction));
 }
 
 #[test]

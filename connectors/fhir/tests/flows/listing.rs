@@ -35,6 +35,8 @@ struct Source {
     most: usize,
     /// Parameters that are ignored, and left out of the `self` link.
     ignores: &'static str,
+    /// A patient whose records are refused.
+    refuses: &'static str,
 }
 
 impl Clock for Source {
@@ -51,6 +53,7 @@ impl Source {
             second: Mutex::new(1000),
             most: usize::MAX,
             ignores: "",
+            refuses: "",
         }
     }
 
@@ -89,6 +92,12 @@ impl Source {
                 _ => true,
             })
         };
+        if pairs
+            .iter()
+            .any(|(name, value)| name == "patient" && value == self.refuses)
+        {
+            return self.answer(403, String::new(), None);
+        }
         let rows = self.rows.lock().unwrap();
         let found: Vec<&Row> = rows.iter().filter(matches).collect();
         if found.len() > self.most {
@@ -132,7 +141,9 @@ impl Source {
     fn read(&self, id: &str, headers: &HeaderMap) -> HttpResponse {
         let rows = self.rows.lock().unwrap();
         let Some(row) = rows.iter().find(|row| row.0 == id) else {
-            return self.answer(404, String::new(), None);
+            let body =
+                r#"{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-found"}]}"#;
+            return self.answer(404, body.to_owned(), None);
         };
         let modified = i64::from(row.1) * 10;
         let text = |name| {
@@ -235,7 +246,10 @@ async fn listing(
                 change.version_id.unwrap_or_default()
             ));
         }
-        listed.extend(page.listed.unwrap().iter().map(ToString::to_string));
+        match page.listed {
+            Some(ids) => listed.extend(ids.iter().map(ToString::to_string)),
+            None => listed.push("?".to_owned()),
+        }
         match page.next {
             Next::Page(next) => resume = Some(next),
             Next::Done(cursor) => return (changes, listed, Ok(cursor)),
@@ -326,6 +340,34 @@ async fn a_roster_is_listed_patient_by_patient_and_a_group_is_asked_for_its_memb
     feed.scope.roster = Roster::Patients(ids(&["p3"]));
     let (changes, listed, _) = listing(&connector, &feed, Some(&cursor.unwrap())).await;
     assert_eq!((changes, listed), (vec!["d 1".to_owned()], vec!["d".to_owned()]));
+}
+
+#[tokio::test]
+async fn one_patient_who_is_not_shown_holds_up_no_other_and_spoils_only_what_would_be_concluded() {
+    let source = Arc::new(Source {
+        refuses: "p1",
+        ..Source::new(&ROWS)
+    });
+    let mut feed = feed(Detect::Roster);
+    feed.scope.roster = Roster::Patients(ids(&["p1", "p2"]));
+    let (changes, listed, cursor) = listing(&connector(&source, ""), &feed, None).await;
+    assert_eq!(
+        (changes, listed),
+        (vec!["b 1".to_owned()], vec!["?".to_owned(), "b".to_owned()])
+    );
+    assert!(cursor.is_ok());
+}
+
+#[tokio::test]
+async fn a_sweep_of_a_feed_whose_polls_list_everything_asks_for_nothing() {
+    let source = Arc::new(Source::new(&ROWS));
+    let mut feed = feed(Detect::Window);
+    feed.scope.aim = Aim::Everything;
+    let connector = connector(&source, "");
+    let cursor = connector.cursor_at(at(15));
+    let (changes, listed, end) = listing(&connector, &feed, Some(&cursor)).await;
+    assert_eq!((changes, listed), (Vec::<String>::new(), vec!["?".to_owned()]));
+    assert!(end.is_ok() && asked(&source).is_empty());
 }
 
 #[tokio::test]
