@@ -259,6 +259,12 @@ async fn a_page_that_was_not_committed_is_not_remembered() {
     scene.until_spared().await;
     let connection = &name("mercy");
     let worker = std::sync::Arc::clone(&scene.worker);
+    // What arrived and is not recorded yet would be sent once more under the next lease, as it must.
+    let deadline = tokio::time::Instant::now() + server::PATIENCE;
+    while worker.store.depths().await.unwrap()[connection].outbox > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "never recorded");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let ours = worker.connections[connection].fence().unwrap();
     worker.store.release_lease(connection, ours).await.unwrap();
     let thief = LeaseRequest {

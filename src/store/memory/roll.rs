@@ -7,6 +7,13 @@ use crate::domain::ledger::{Baseline, Life};
 use crate::store::batch::missing;
 use crate::store::{KeepRoll, Kept, StoreError};
 
+/// Whether a record on the roll was read because a listing did not name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Never,
+    Once,
+}
+
 impl State {
     pub(super) fn roll(
         &self,
@@ -20,7 +27,7 @@ impl State {
             .get(connection)
             .and_then(|state| state.feeds.get(feed));
         let behind = |id: &&RecordId| after.is_none_or(|after| *id > after);
-        feed.map(|feed| feed.roll.iter().filter(behind).take(limit).cloned().collect())
+        feed.map(|feed| feed.roll.keys().filter(behind).take(limit).cloned().collect())
             .unwrap_or_default()
     }
 
@@ -32,21 +39,32 @@ impl State {
                 record_type: keep.record_type.clone(),
                 id: id.clone(),
             };
-            let feed = state.feeds.entry(keep.feed.clone()).or_default();
-            // What waits is read anyway; it stays on the roll, and the next listing asks again.
-            if state.inbox.holds(&key) || !feed.roll.remove(id) {
+            let asked = state
+                .feeds
+                .get(&keep.feed)
+                .and_then(|feed| feed.roll.get(id).copied());
+            let change = missing(&key);
+            // What waits is read anyway, and what is in quarantine is people's; both stay on the roll.
+            if asked.is_none() || state.inbox.holds(&key) || state.is_quarantined_without_id(&change) {
                 continue;
             }
             let lives = state.heads.get(&key).is_some_and(|head| head.life == Life::Live);
-            let change = missing(&key);
-            if lives && !state.is_quarantined_without_id(&change) {
+            let feed = state.feeds.entry(keep.feed.clone()).or_default();
+            if asked == Some(Asked::Never) && lives {
+                feed.roll.insert(id.clone(), Asked::Once);
+            } else {
+                feed.roll.remove(id);
+            }
+            if lives {
                 let arrival = (change, keep.fresh_as_of);
                 state.put_into_inbox((&keep.feed, Baseline::Unproven), &arrival, keep.at);
                 kept.asked += 1;
             }
         }
         let feed = state.feeds.entry(keep.feed.clone()).or_default();
-        feed.roll.extend(keep.joined.iter().cloned());
+        for id in &keep.joined {
+            feed.roll.entry(id.clone()).or_insert(Asked::Never);
+        }
         Ok(kept)
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::inbox::Inbox;
 use super::lease::Lease;
+use super::roll::Asked;
 use crate::domain::delivery::{Delivery, DeliveryId, DeliveryState, Fence};
 use crate::domain::event::{Change, Event};
 use crate::domain::fan_out::Position;
@@ -81,7 +82,7 @@ pub(super) struct FeedRow {
     /// What releasing the stage ends with.
     pub(super) after_stage: Option<PollEnd>,
     /// What its listings named.
-    pub(super) roll: BTreeSet<RecordId>,
+    pub(super) roll: BTreeMap<RecordId, Asked>,
 }
 
 /// How a poll ends.

@@ -18,7 +18,8 @@ pub struct KeepRoll {
     pub record_type: RecordType,
     /// Records that it names and the roll does not.
     pub joined: Vec<RecordId>,
-    /// Records that the roll names and it does not.
+    /// Records that the roll names and it does not. Those that live are read: at first they stay on the roll, for they may
+    /// be gone a moment after the read; missing once more they leave it.
     pub missing: Vec<RecordId>,
     /// The source's own time at the listing's start.
     pub fresh_as_of: Timestamp,

@@ -1,7 +1,7 @@
 //! The roll: what complete listings named, and what becomes of records that they no longer name.
 
 use courier_sdk::{ConnectionName, FeedName, RecordId, RecordKey};
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::connection::Connection;
 use super::rows::{Columns, Failure, row_limit};
@@ -45,6 +45,10 @@ pub(super) fn keep(db: &Connection, keep: &KeepRoll) -> Result<Kept, Failure> {
         baseline: Baseline::Unproven,
         at: keep.at,
     };
+    let mut standing =
+        db.prepare_cached("SELECT asked FROM roll WHERE connection = ?1 AND feed = ?2 AND record_id = ?3")?;
+    let mut mark = db
+        .prepare_cached("UPDATE roll SET asked = 1 WHERE connection = ?1 AND feed = ?2 AND record_id = ?3")?;
     let mut leave =
         db.prepare_cached("DELETE FROM roll WHERE connection = ?1 AND feed = ?2 AND record_id = ?3")?;
     let mut kept = Kept::default();
@@ -53,14 +57,24 @@ pub(super) fn keep(db: &Connection, keep: &KeepRoll) -> Result<Kept, Failure> {
             record_type: keep.record_type.clone(),
             id: id.clone(),
         };
-        // What waits is read anyway; it stays on the roll, and the next listing asks again.
-        if inbox::holds(db, &keep.connection, &key)? || leave.execute([connection, feed, id.as_str()])? == 0 {
+        let row = [connection, feed, id.as_str()];
+        let asked: Option<bool> = standing.query_row(row, |row| row.get(0)).optional()?;
+        let change = missing(&key);
+        // What waits is read anyway, and what is in quarantine is people's; both stay on the roll.
+        if asked.is_none()
+            || inbox::holds(db, &keep.connection, &key)?
+            || quarantine::holds_unnamed(db, &keep.connection, &change)?
+        {
             continue;
         }
         let head = ledger_rows::head(db, &keep.connection, &key)?;
         let lives = head.is_some_and(|head| head.life == Life::Live);
-        let change = missing(&key);
-        if lives && !quarantine::holds_unnamed(db, &keep.connection, &change)? {
+        if asked == Some(false) && lives {
+            mark.execute(row)?;
+        } else {
+            leave.execute(row)?;
+        }
+        if lives {
             inbox::put(db, &batch, &(change, keep.fresh_as_of))?;
             kept.asked += 1;
         }

@@ -3,6 +3,7 @@ CREATE TABLE roll (
     connection TEXT NOT NULL,
     feed       TEXT NOT NULL,
     record_id  TEXT NOT NULL,
+    asked      INTEGER NOT NULL DEFAULT 0,     -- 1 once it was read because a listing did not name it
     PRIMARY KEY (connection, feed, record_id)
 ) STRICT, WITHOUT ROWID;
 
