@@ -200,8 +200,9 @@ impl FhirConnector {
         mut listing: Listing,
         response: &HttpResponse,
     ) -> ChangePage {
+        let reason = format!("status {}", response.status.as_u16());
         tracing::warn!(
-            feed = %feed.name, status = response.status.as_u16(),
+            feed = %feed.name, reason,
             "the source does not show one of the list: the others go on"
         );
         let bound = listing
