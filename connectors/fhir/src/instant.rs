@@ -46,13 +46,9 @@ pub(crate) fn day_floor(instant: Timestamp) -> Timestamp {
     )
 }
 
-/// Writes the day that [`day_floor`] is the earliest beginning of.
-pub(crate) fn first_day_text(floor: Timestamp) -> String {
-    last_day_text(floor)
-}
-
-/// Writes the latest day, in any zone, that an instant falls on.
-pub(crate) fn last_day_text(instant: Timestamp) -> String {
+/// Writes the latest day, in any zone, that an instant falls on: of a [`day_floor`] the day that it is the earliest
+/// beginning of.
+pub(crate) fn latest_day_text(instant: Timestamp) -> String {
     let latest = instant
         .saturating_add(i64::from(HOURS_AHEAD).hours())
         .unwrap_or(Timestamp::MAX);

@@ -20,7 +20,7 @@
 //! answer of several pages in the order of its stamps would deceive this.
 
 mod order;
-mod page;
+pub(crate) mod page;
 pub(crate) mod present;
 mod window;
 

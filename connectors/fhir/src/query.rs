@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use courier_sdk::{RecordKey, RecordType};
+use courier_sdk::{RecordId, RecordKey, RecordType};
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
@@ -77,14 +77,14 @@ pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
         };
         let bound = match search.cut {
             Cut::Fraction | Cut::Second => instant::floor_text(from),
-            Cut::Day => instant::first_day_text(from),
+            Cut::Day => instant::latest_day_text(from),
         };
         parameters.push(format!("_lastUpdated={prefix}{bound}"));
     }
     if let Some(to) = search.to {
         let bound = match search.cut {
             Cut::Fraction | Cut::Second => instant::ceiling_text(to),
-            Cut::Day => instant::last_day_text(to),
+            Cut::Day => instant::latest_day_text(to),
         };
         parameters.push(format!("_lastUpdated=le{bound}"));
     }
@@ -143,9 +143,22 @@ pub(crate) fn version_read(base: &Url, key: &RecordKey, version_id: &str) -> Url
 /// The address of a search for records of one type by their ids.
 pub(crate) fn by_ids(base: &Url, record_type: &RecordType, keys: &[&RecordKey]) -> Url {
     let mut url = with_segments(base, &[record_type.as_str()]);
-    let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
-    url.set_query(Some(&format!("_id={}&_count={}", ids.join(","), ids.len())));
+    let chosen = any_of("_id", keys.iter().map(|key| &key.id));
+    url.set_query(Some(&format!("{chosen}&_count={}", keys.len())));
     url
+}
+
+/// The search parameter that chooses any of these ids.
+pub(crate) fn any_of<'a>(name: &str, ids: impl IntoIterator<Item = &'a RecordId>) -> String {
+    let encoded = |id: &RecordId| {
+        let mut text = id.as_str().replace('\\', r"\\");
+        for special in [',', '|', '$'] {
+            text = text.replace(special, &format!(r"\{special}"));
+        }
+        form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>()
+    };
+    let encoded: Vec<String> = ids.into_iter().map(encoded).collect();
+    format!("{name}={}", encoded.join(","))
 }
 
 /// Says whether two addresses share scheme, host and port, and the second carries no credentials.
@@ -214,7 +227,6 @@ fn with_segments(base: &Url, segments: &[&str]) -> Url {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use courier_sdk::RecordId;
 
     fn base() -> Url {
         Url::parse("https://ehr.example/fhir/R4/").unwrap()
@@ -264,6 +276,12 @@ mod tests {
             let url = history(&base(), &record_type, since, 9);
             assert_eq!((url.path(), url.query()), ("/fhir/R4/Slot/_history", Some(query)));
         }
+    }
+
+    #[test]
+    fn ids_cannot_leave_their_parameter() {
+        let ids = ["a", "b|7"].map(|id| RecordId::parse(id).unwrap());
+        assert_eq!(any_of("_id", &ids), r"_id=a,b%5C%7C7");
     }
 
     #[test]

@@ -138,19 +138,27 @@ impl FhirConnector {
         Ok(query::search(&self.exchange.base, &search))
     }
 
+    /// Whether a page without a `next` link could have been cut.
+    pub(crate) fn fill(&self, page: &Page, url: &Url) -> Fill {
+        // A link that the source gave need not say how much was asked for, nor does its fill matter.
+        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
+        let granted = self_link(page, url).as_ref().and_then(query::count_of);
+        let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
+        let matches = page.matches as u64;
+        let all = page.total.is_some_and(|total| total <= matches);
+        if matches >= count && !all && self.profile.full_page_without_next == FullPage::Suspect {
+            Fill::PerhapsCut
+        } else {
+            Fill::Whole
+        }
+    }
+
     fn search_shown(&self, feed: &FeedSpec, page: &Page, url: &Url) -> Result<Shown, ConnectorError> {
         let filter = match applied(feed, page, url) {
             None => Filter::Unsaid,
             Some(Applied::All) => Filter::Applied,
             Some(Applied::NotTime | Applied::NotFilter) => Filter::Ignored,
         };
-        // A link that the source gave need not say how much was asked for, nor does its fill matter.
-        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
-        let granted = self_link(page, url).as_ref().and_then(query::count_of);
-        let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
-        let rows = page.items.len() as u64;
-        let all = page.total.is_some_and(|total| total <= rows);
-        let cut = rows >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
         Ok(Shown {
             stamps: page.items.iter().map(|item| item.last_updated).collect(),
             digest: page.items.iter().map(identity).fold(0, u64::wrapping_add),
@@ -159,7 +167,7 @@ impl FhirConnector {
             total: page.total,
             filter,
             next: self.next_link(&operation(feed), url, page.next.as_deref())?,
-            fill: if cut { Fill::PerhapsCut } else { Fill::Whole },
+            fill: self.fill(page, url),
         })
     }
 }
@@ -170,7 +178,8 @@ fn applied(feed: &FeedSpec, page: &Page, url: &Url) -> Option<Applied> {
     Some(query::applied(url, &link, &feed.filter))
 }
 
-fn self_link(page: &Page, url: &Url) -> Option<Url> {
+/// The address that the answer says it was made for.
+pub(crate) fn self_link(page: &Page, url: &Url) -> Option<Url> {
     url.join(page.self_link.as_deref()?).ok()
 }
 

@@ -8,15 +8,15 @@ use http::StatusCode;
 use jiff::Timestamp;
 use url::Url;
 
-use super::part::{self, Parts};
+use super::part::Parts;
 use super::{Listing, Rules, Seen, Step};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page};
 use crate::cursor::{By, CursorState};
 use crate::instant::Stored;
-use crate::last_updated::Fill;
+use crate::last_updated::page::self_link;
 use crate::portion::{Least, Portion};
-use crate::profile::{FullPage, ReadMany};
+use crate::profile::ReadMany;
 use crate::query::{self, Listed};
 use crate::{FhirConnector, poll};
 
@@ -101,7 +101,7 @@ impl FhirConnector {
                 let tag = cursor.and_then(|cursor| cursor.tags.get(id.as_str()));
                 return self.single(feed, listing, id, tag.map(String::as_str)).await;
             }
-            let chosen = vec![part::any_of(if of_ids { ID } else { PATIENT }, ids)];
+            let chosen = vec![query::any_of(if of_ids { ID } else { PATIENT }, ids)];
             return self.list(feed, listing, chosen).await;
         }
         let chosen = match &listing.parts {
@@ -287,20 +287,13 @@ impl FhirConnector {
     }
 
     fn seen(&self, operation: &str, page: &Page, url: &Url) -> Result<Seen, ConnectorError> {
-        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
-        let own_link = page.self_link.as_deref().and_then(|link| url.join(link).ok());
-        let granted = own_link.as_ref().and_then(query::count_of);
-        let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
-        let matches = page.matches as u64;
-        let all = page.total.is_some_and(|total| total <= matches);
-        let cut = matches >= count && !all && self.profile.full_page_without_next == FullPage::Suspect;
         Ok(Seen {
             stamps: page.items.iter().map(|item| item.last_updated).collect(),
             entries: page.entries,
-            matches,
+            matches: page.matches as u64,
             total: page.total,
             next: self.next_link(operation, url, page.next.as_deref())?,
-            fill: if cut { Fill::PerhapsCut } else { Fill::Whole },
+            fill: self.fill(page, url),
         })
     }
 
@@ -400,8 +393,7 @@ fn is_of_patients(feed: &FeedSpec) -> bool {
 
 /// The parameter that the `self` link shows to have been ignored.
 fn ignored(page: &Page, url: &Url) -> Option<String> {
-    let link = url.join(page.self_link.as_deref()?).ok()?;
-    query::ignored(url, &link)
+    query::ignored(url, &self_link(page, url)?)
 }
 
 pub(super) fn operation(feed: &FeedSpec) -> String {

@@ -4,7 +4,6 @@ use courier_sdk::{DateWindow, Ids, RecordId};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use url::form_urlencoded;
 
 use crate::digest;
 use crate::profile::WindowRule;
@@ -202,19 +201,6 @@ impl Days {
     }
 }
 
-/// The search parameter that chooses these ids.
-pub(super) fn any_of(name: &str, ids: &[RecordId]) -> String {
-    let escaped = ids.iter().map(|id| {
-        id.as_str()
-            .replace('\\', r"\\")
-            .replace(',', r"\,")
-            .replace('|', r"\|")
-            .replace('$', r"\$")
-    });
-    let encoded = escaped.map(|id| form_urlencoded::byte_serialize(id.as_bytes()).collect::<String>());
-    format!("{name}={}", encoded.collect::<Vec<_>>().join(","))
-}
-
 fn mark(ids: &Ids) -> u64 {
     let parts: Vec<&[u8]> = ids.0.iter().map(|id| id.as_str().as_bytes()).collect();
     digest::of(&parts)
@@ -296,11 +282,5 @@ mod tests {
         assert!(place.of(&ids(&["a", "b"])).is_some());
         assert!(place.of(&ids(&["a", "c"])).is_none());
         assert!(place.of(&ids(&["a"])).is_none());
-    }
-
-    #[test]
-    fn ids_cannot_leave_their_parameter() {
-        let ids = ids(&["a", "b|7"]);
-        assert_eq!(any_of("_id", &ids.0), r"_id=a,b%5C%7C7");
     }
 }

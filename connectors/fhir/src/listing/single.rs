@@ -63,7 +63,7 @@ impl FhirConnector {
             }
             // Gone: it is not listed, and what that means a confirming read tells.
             410 => {}
-            404 if self.is_sources_own(&response) => {}
+            404 if bundle::is_outcome(&response.body, self.limits.json_depth_max) => {}
             200 => match self.read_whole(&response, &key, &operation)? {
                 Some(item) => {
                     if let Some(tag) = self.tag_of(&response, item.version_id.as_deref()) {
@@ -90,11 +90,6 @@ impl FhirConnector {
         }
         let step = listing.absorb(&Seen::one(stamps), self.rules(feed));
         Ok(self.concluded(feed, step, bound, rows))
-    }
-
-    /// Whether an answer is the source's own word and not that of something on the way.
-    fn is_sources_own(&self, response: &HttpResponse) -> bool {
-        bundle::outcome_code(&response.body, self.limits.json_depth_max).is_some()
     }
 
     /// The record, unless the answer is another one or none.
