@@ -15,7 +15,6 @@ use ehr_courier::pipeline;
 use ehr_courier::receiver;
 use ehr_courier::sandbox::{self, Ehr, Options, Pace};
 use ehr_courier::store::memory::MemoryStore;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,17 +23,11 @@ use url::Url;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::composed;
+use crate::composed::{self, loopback};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(1);
 const BAD: [&str; 4] = ["nameless", "plain", "refusing", "unreachable"];
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
-}
 
 fn configuration(sources: &[(&str, String)], hook: &Url) -> String {
     let connection = |(name, url): &(&str, String)| {

@@ -1,4 +1,5 @@
-//! Configurations read and workers put together as the service does. Nothing of them runs.
+//! Configurations read and workers put together as the service does, and where servers of the tests listen. Nothing of
+//! them runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,15 @@ use ehr_courier::clock::SystemClock;
 use ehr_courier::config::{self, Config, Environment, Secrets, Surroundings};
 use ehr_courier::pipeline::Worker;
 use ehr_courier::store::memory::MemoryStore;
+use tokio::net::TcpListener;
+use url::Url;
+
+/// Listens on a free port of this machine; answers with its address.
+pub(crate) async fn loopback() -> (TcpListener, Url) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    (listener, url)
+}
 
 /// Reads a configuration that is sound.
 pub(crate) fn config(path: &Path, text: &str, environment: &Environment) -> Config {

@@ -16,13 +16,12 @@ use ehr_courier::receiver::{self, Received};
 use ehr_courier::sandbox::{self, Ehr, Faults, Options, Pace, parse_fault};
 use ehr_courier::store::Store as _;
 use ehr_courier::store::memory::MemoryStore;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::composed;
+use crate::composed::{self, loopback};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -37,12 +36,6 @@ struct Scene {
     seen: BTreeSet<String>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
-}
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 fn configuration(hostile: &Url, good: &Url, hook: &Url) -> String {

@@ -15,13 +15,15 @@ use ehr_courier::sandbox::{self, Ehr, Options, Pace};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::composed::loopback;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -38,12 +40,6 @@ struct Scene {
     courier: Child,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
-}
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 fn connection(name: &str, url: &Url) -> String {

@@ -19,7 +19,6 @@ use ehr_courier::sandbox::{self, Access, Dialect, Ehr, Faults, Options, Pace, Sm
 use ehr_courier::store::memory::MemoryStore;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,6 +27,7 @@ use url::Url;
 
 use super::judge::{Arrived, Books};
 use super::mode::{Due, Mode, Strategy, Struck};
+use crate::composed::loopback;
 use crate::{composed, smart};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -70,12 +70,6 @@ pub(crate) struct Scene {
     received: mpsc::Receiver<Received>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
-}
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> String {

@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::front::{Arrival, Front, loopback};
+use super::front::{Arrival, Front};
 use crate::composed;
+use crate::composed::loopback;
 
 const APPOINTMENTS: usize = 12;
 

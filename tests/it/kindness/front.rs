@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
@@ -70,12 +69,6 @@ impl Front {
             }
         });
     }
-}
-
-pub(crate) async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 async fn answer(State(front): State<Front>, request: axum::extract::Request) -> Response {

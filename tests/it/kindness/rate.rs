@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::front::{Front, loopback};
+use super::front::Front;
 use crate::composed;
+use crate::composed::loopback;
 use crate::smart::elliptic;
 
 const FEEDS: usize = 60;

@@ -13,13 +13,13 @@ use ehr_courier::receiver::{self, Received};
 use ehr_courier::sandbox::{self, Ehr, Options, Pace};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use url::Url;
+
+use crate::composed::loopback;
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
@@ -39,12 +39,6 @@ pub(super) struct Ward {
     received: mpsc::Receiver<Received>,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
-}
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 impl Ward {

@@ -19,14 +19,13 @@ use ehr_courier::receiver::{self, Received};
 use ehr_courier::sandbox::{self, Ehr, Options, Pace};
 use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::server::PATIENCE;
-use crate::composed;
+use crate::composed::{self, loopback};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -82,12 +81,6 @@ pub(super) struct Outcome {
     pub(super) duplicated: u64,
     pub(super) spared: u64,
     pub(super) asked: u64,
-}
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 fn configuration(folder: &Path, ehr: &Url, hook: &Url, redis: &str) -> String {

@@ -16,13 +16,12 @@ use ehr_courier::receiver::{self, Received};
 use ehr_courier::sandbox::{self, Ehr, Options, Pace};
 use ehr_courier::store::memory::MemoryStore;
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::composed;
+use crate::composed::{self, loopback};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -36,12 +35,6 @@ pub(crate) struct Scene {
     pub(crate) arrived: Vec<(String, String, String, Vec<u8>)>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
-}
-
-async fn loopback() -> (TcpListener, Url) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-    (listener, url)
 }
 
 fn configuration(source: &Url, hook: &Url, feed: &str) -> String {
