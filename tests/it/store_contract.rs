@@ -109,6 +109,7 @@ macro_rules! contract_suite {
                     what_the_baseline_showed_is_no_creation_when_it_is_fetched_later,
                     a_claim_ends_with_its_fence,
                     a_change_shown_again_while_it_is_fetched_stays_due,
+                    what_is_shown_again_at_every_poll_keeps_nothing_else_waiting,
                     a_later_version_queues_behind_a_waiting_one,
                     contents_that_wait_keep_their_order_and_number,
                     a_superseded_version_is_entered_and_counted,

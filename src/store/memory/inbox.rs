@@ -259,11 +259,17 @@ impl ConnectionState {
         }
         let shown_again = row.generation != settlement.generation;
         if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
-            let mut row = row;
-            row.release(settle.at);
-            self.inbox.insert(settlement.id, row);
+            self.line_up_again(row, settle.at);
             settled.shown_again += 1;
         }
+    }
+
+    /// Releases a row that was shown again meanwhile behind all others: left in front, records that every poll shows anew
+    /// would be read again and again, and those behind them never.
+    fn line_up_again(&mut self, mut row: InboxRow, due_at: Timestamp) {
+        row.release(due_at);
+        let id = InboxId(self.next_row());
+        self.inbox.insert(id, row);
     }
 
     /// Leaves a row with what was read for it.
@@ -337,8 +343,7 @@ impl ConnectionState {
         let shown_again = row.generation != settlement.generation;
         if shown_again || row.change.content.is_some() {
             row.attempts = 0;
-            row.release(at);
-            self.inbox.insert(id, row);
+            self.line_up_again(row, at);
             settled.shown_again += 1;
             return;
         }

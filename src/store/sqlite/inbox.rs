@@ -303,7 +303,7 @@ fn settle_found(
     let shown_again = row.generation != settlement.generation;
     if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
         settled.shown_again += 1;
-        return release(db, settlement.id, settle.at);
+        return line_up_again(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)
 }
@@ -391,7 +391,7 @@ fn give_up(
         settled.shown_again += 1;
         db.prepare_cached("UPDATE inbox SET attempts = 0 WHERE id = ?1")?
             .execute([stored(settlement.id.0)])?;
-        return release(db, settlement.id, settle.at);
+        return line_up_again(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)?;
     if let Some(id) = known_id(&row.change) {
@@ -429,6 +429,21 @@ fn retry(db: &Connection, id: InboxId, due_at: Timestamp, reason: Option<&String
 fn release(db: &Connection, id: InboxId, due_at: Timestamp) -> Result<(), Failure> {
     db.prepare_cached("UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = 0 WHERE id = ?1")?
         .execute([stored(id.0), nanos(due_at)])?;
+    Ok(())
+}
+
+/// Releases a row that was shown again meanwhile behind all others: left in front, records that every poll shows anew
+/// would be read again and again, and those behind them never.
+fn line_up_again(db: &Connection, id: InboxId, due_at: Timestamp) -> Result<(), Failure> {
+    // By the sequence, not by the greatest id there is: no id is given twice.
+    db.prepare_cached("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'inbox'")?
+        .execute([])?;
+    db.prepare_cached(
+        "UPDATE inbox SET id = (SELECT seq FROM sqlite_sequence WHERE name = 'inbox'),
+             due_at = ?2, claimed_fence = NULL, claims = 0
+         WHERE id = ?1",
+    )?
+    .execute([stored(id.0), nanos(due_at)])?;
     Ok(())
 }
 
