@@ -5,3 +5,4 @@ mod day;
 mod front;
 mod rate;
 mod requests;
+mod rosters;

@@ -16,6 +16,11 @@ use url::Url;
 use crate::bundle::outcome;
 use crate::{answer, query};
 
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+/// Unknown search parameters are to be refused.
+const STRICT: HeaderValue = HeaderValue::from_static("handling=strict");
+
 /// Sends requests to one source.
 pub(crate) struct Exchange {
     pub(crate) base: Url,
@@ -81,7 +86,7 @@ impl Exchange {
         self.ask(operation, url, Question::Get(wanted), bytes_max).await
     }
 
-    /// Sends a `batch` Bundle of reads to the base address, likewise.
+    /// Sends a `batch` Bundle of reads or searches to the base address, likewise.
     ///
     /// # Cancel safety
     /// Dropping the future abandons the request.
@@ -159,12 +164,11 @@ fn headers(question: &Question<'_>, shown: &HeaderMap) -> HeaderMap {
         Question::Batch(_) => {
             let kind = HeaderValue::from_static("application/fhir+json");
             headers.insert(CONTENT_TYPE, kind);
+            // An entry has no such header of its own.
+            headers.insert(PREFER, STRICT);
         }
         Question::Get(Wanted::Search) => {
-            headers.insert(
-                HeaderName::from_static("prefer"),
-                HeaderValue::from_static("handling=strict"),
-            );
+            headers.insert(PREFER, STRICT);
         }
         Question::Get(Wanted::Record) => {}
         Question::Get(Wanted::RecordUnless(tag)) => {

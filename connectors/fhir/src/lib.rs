@@ -6,6 +6,7 @@
 //! or other connectors.
 
 mod answer;
+mod at_once;
 mod bundle;
 mod capability;
 mod cursor;
@@ -43,10 +44,10 @@ use url::Url;
 pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile, ReadMany};
 
+use crate::at_once::AtOnce;
 use crate::cursor::{By, CursorState};
 use detection::Known;
 use exchange::Exchange;
-use many::Together;
 use portion::Portions;
 
 /// What a connection gives its connector.
@@ -106,7 +107,8 @@ pub struct FhirConnector {
     /// The members of groups that are rosters, as they were read last.
     groups: Mutex<BTreeMap<RecordId, Ids>>,
     portions: Mutex<Portions>,
-    together: Mutex<Together>,
+    read_at_once: AtOnce,
+    searched_at_once: AtOnce,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -148,7 +150,8 @@ impl FhirConnector {
             known: Mutex::default(),
             groups: Mutex::default(),
             portions: Mutex::default(),
-            together: Mutex::default(),
+            read_at_once: AtOnce::default(),
+            searched_at_once: AtOnce::default(),
         }
     }
 }

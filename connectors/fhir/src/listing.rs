@@ -9,10 +9,12 @@
 //! **Shifting pages.** A row that moves between two pages may be left out. Nothing is lost by it: the next listing shows
 //! it, and a disappearance is confirmed by a read before it counts.
 
+mod aside;
 mod group;
 mod page;
 mod part;
 mod single;
+mod together;
 
 use courier_sdk::{Aim, FeedSpec, Start};
 use jiff::Timestamp;
@@ -22,6 +24,7 @@ use crate::cursor::{By, CursorState, Tags};
 use crate::instant::Stored;
 use crate::last_updated::{Doubt, Fill, PAGES_MAX, Visit, visit};
 use crate::profile::Cut;
+use aside::Aside;
 use part::Parts;
 
 /// The form of stored listings; raised when it changes.
@@ -34,6 +37,9 @@ pub(crate) struct Listing {
     #[serde(rename = "listing")]
     version: u8,
     parts: Parts,
+    /// What several searches at once left to be asked for by itself; the last of it is under way, before all other parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    aside: Vec<Aside>,
     /// The next page of the part under way, absolute.
     link: Option<String>,
     /// The source's time at the beginning; absent before the first answer.
@@ -124,6 +130,7 @@ impl Listing {
         Self {
             version: VERSION,
             parts,
+            aside: Vec::new(),
             link: None,
             bound: None,
             floor: cursor.map(|cursor| cursor.watermark),
@@ -176,8 +183,7 @@ impl Listing {
         }
         let cut = seen.total.is_some_and(|total| total > self.matches);
         if cut || (seen.fill == Fill::PerhapsCut && self.pages == 1) {
-            if self.parts.split() {
-                self.enter_part();
+            if self.split() {
                 return Step::Ask(Box::new(self));
             }
             self.suspect(if cut { Doubt::Cut } else { Doubt::FullPage });
@@ -187,10 +193,16 @@ impl Listing {
 
     /// Asks for less at once where the source finds too much; no step where there is no less.
     fn ask_for_less(mut self) -> Option<Self> {
-        self.parts.split().then(|| {
+        self.split().then_some(self)
+    }
+
+    /// Cuts the part under way, if there is less to ask for.
+    fn split(&mut self) -> bool {
+        let less = self.aside.is_empty() && self.parts.split();
+        if less {
             self.enter_part();
-            self
-        })
+        }
+        less
     }
 
     /// Asks for one of the list at a time; no step where it did already.
@@ -214,9 +226,16 @@ impl Listing {
 
     /// Ends the part under way.
     fn go_on(mut self, rules: Rules) -> Step {
-        self.parts.pass();
+        if self.aside.pop().is_none() {
+            self.parts.pass();
+        }
+        self.enter(rules)
+    }
+
+    /// Enters what is to be asked for next, or concludes.
+    fn enter(mut self, rules: Rules) -> Step {
         self.enter_part();
-        if self.parts.is_over() {
+        if self.aside.is_empty() && self.parts.is_over() {
             self.conclude(rules)
         } else {
             Step::Ask(Box::new(self))
@@ -228,6 +247,20 @@ impl Listing {
         self.pages = 0;
         self.matches = 0;
         self.visited.clear();
+        if let Some(Aside::Rest { link, matches }) = self.aside.last() {
+            visit(&mut self.visited, link);
+            (self.pages, self.matches) = (1, *matches);
+            self.link = Some(link.clone());
+        }
+    }
+
+    /// Whether the part under way is one of a list.
+    fn asks_for_one(&self) -> bool {
+        match self.aside.last() {
+            Some(Aside::One(_)) => true,
+            Some(Aside::Rest { .. }) => false,
+            None => self.parts.asks_for_one(),
+        }
     }
 
     fn conclude(self, rules: Rules) -> Step {

@@ -7,11 +7,8 @@
 //! such requests is read one by one for an hour.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
 
 use courier_sdk::{ConnectorError, FetchRequest, Fetched, HttpError, Record, RecordKey, RecordType};
-use jiff::Timestamp;
 
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, batch};
@@ -19,14 +16,8 @@ use crate::exchange::{NoAnswer, Wanted};
 use crate::profile::ReadMany;
 use crate::{FhirConnector, query};
 
-/// How long a server that does not take such requests, or only with fewer records, is taken at its word.
-const REMEMBERED: Duration = Duration::from_hours(1);
-
 /// The most characters of ids in an address: less than the 2,000 that every server and gateway takes.
 const IDS_CHARS_MAX: usize = 1_500;
-
-/// How many records of a type may be asked for at once, and until when that is remembered.
-pub(crate) type Together = BTreeMap<RecordType, (usize, Timestamp)>;
 
 /// What came of one request.
 enum Answer {
@@ -46,11 +37,7 @@ impl FhirConnector {
         let most = usize::try_from(self.profile.read_many_max)
             .unwrap_or(usize::MAX)
             .max(1);
-        let together = self.together();
-        match together.get(record_type) {
-            Some((fewer, until)) if self.clock.now() < *until => most.min(*fewer),
-            Some(_) | None => most,
-        }
+        self.read_at_once.of(record_type, most, self.clock.now())
     }
 
     pub(crate) async fn read_many(
@@ -162,18 +149,9 @@ impl FhirConnector {
         Ok(Answer::Records(items))
     }
 
-    fn together(&self) -> MutexGuard<'_, Together> {
-        self.together.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes that no more than so many records of a type should be asked for at once for a while.
     pub(crate) fn remember(&self, record_type: &RecordType, most: usize) {
-        let until = self.clock.now().saturating_add(REMEMBERED);
-        let mut together = self.together();
-        together.insert(
-            record_type.clone(),
-            (most.max(1), until.unwrap_or(Timestamp::MAX)),
-        );
+        self.read_at_once.remember(record_type, most, self.clock.now());
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Profile {
     pub patient_required: Vec<String>,
     /// How many patients one search may name (`patient=a,b,c`), from 1.
     pub patients_at_once: usize,
+    /// How many searches one `batch` Bundle may hold, each for patients of a roster; 1 for none.
+    pub searches_at_once: usize,
     /// The condition under which a read spares the body of a record that did not change.
     pub conditional_read: ConditionalRead,
     /// Which dates can be searched by, where changes cannot.

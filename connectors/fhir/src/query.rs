@@ -199,6 +199,18 @@ pub(crate) fn ignored(request: &Url, self_link: &Url) -> Option<String> {
     ours.into_iter().find(|name| !shown.contains(name))
 }
 
+/// Whether a link names the same ids by a parameter as a request does; what it does not name at all is no other.
+pub(crate) fn names_the_same(request: &Url, link: &Url, parameter: &str) -> bool {
+    let named = |url: &Url| -> BTreeSet<String> {
+        let pairs = url.query_pairs().filter(|(name, _)| name == parameter);
+        let values = pairs.flat_map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>());
+        let bare = |text: String| text.rsplit('/').next().unwrap_or_default().to_owned();
+        values.map(bare).collect()
+    };
+    let shown = named(link);
+    shown.is_empty() || shown == named(request)
+}
+
 /// The page size that an answer says it applied.
 pub(crate) fn count_of(link: &Url) -> Option<u64> {
     let pair = link.query_pairs().find(|(name, _)| name == "_count");
@@ -325,6 +337,21 @@ mod tests {
         let offset = Url::parse("https://e/A?_lastUpdated=ge2026&offset=9").unwrap();
         let page = Url::parse("https://e/A?_lastUpdated=ge2026").unwrap();
         assert_eq!(applied(&offset, &page, ""), Applied::All);
+    }
+
+    #[test]
+    fn a_link_of_another_patients_search_is_known_by_its_ids() {
+        let url = |query: &str| Url::parse(&format!("https://e/A?{query}")).unwrap();
+        let asked = url("patient=7,8&_count=9");
+        for (link, same) in [
+            ("patient=7,8", true),
+            ("patient=Patient/8,https://e/Patient/7&_count=5", true),
+            ("_count=9", true),
+            ("patient=7", false),
+            ("patient=7,9", false),
+        ] {
+            assert_eq!(names_the_same(&asked, &url(link), "patient"), same, "{link}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ehr_courier::sandbox::{Ehr, Request};
+use http::Method;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
     pub(crate) at: Instant,
+    pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
 }
@@ -90,6 +92,7 @@ async fn answer(State(front): State<Front>, request: axum::extract::Request) -> 
     };
     front.arrivals.lock().unwrap().push(Arrival {
         at: Instant::now(),
+        method: request.method.clone(),
         path: request.path.clone(),
         query: request.query.clone(),
     });

@@ -1,4 +1,4 @@
-//! A `batch` Bundle of reads, and its answer. Pure.
+//! A `batch` Bundle of reads or searches, and its answer. Pure.
 
 use bytes::Bytes;
 use courier_sdk::RecordKey;
@@ -12,23 +12,64 @@ use super::{BUNDLE_DEPTH, BodyError, Head, Item, checked, item, opened};
 struct Entry<'a> {
     #[serde(borrow)]
     resource: Option<&'a RawValue>,
-    response: Option<Response>,
+    #[serde(borrow)]
+    response: Option<Response<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Response {
+struct Response<'a> {
     status: Option<String>,
+    #[serde(borrow)]
+    outcome: Option<&'a RawValue>,
+}
+
+impl Response<'_> {
+    /// The code, without the reason phrase that may follow it.
+    fn code(&self) -> Option<u16> {
+        let status = self.status.as_deref()?;
+        status.split_whitespace().next()?.parse().ok()
+    }
+}
+
+/// What one entry of a batch was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// The entry's own status, where it has one.
+    pub(crate) status: Option<u16>,
+    /// Its resource, or else its outcome; empty where it has neither.
+    pub(crate) body: Bytes,
 }
 
 /// A Bundle that reads these records.
 pub(crate) fn of_reads<'a>(keys: impl IntoIterator<Item = &'a RecordKey>) -> Bytes {
-    let read = |key: &RecordKey| {
-        let url = format!("{}/{}", key.record_type, key.id);
-        json!({ "request": { "method": "GET", "url": url } })
-    };
-    let entries: Vec<_> = keys.into_iter().map(read).collect();
+    of_addresses(
+        keys.into_iter()
+            .map(|key| format!("{}/{}", key.record_type, key.id)),
+    )
+}
+
+/// A Bundle that asks for these addresses, each relative to the base.
+pub(crate) fn of_addresses(addresses: impl IntoIterator<Item = String>) -> Bytes {
+    let get = |url: String| json!({ "request": { "method": "GET", "url": url } });
+    let entries: Vec<_> = addresses.into_iter().map(get).collect();
     let bundle = json!({ "resourceType": "Bundle", "type": "batch", "entry": entries });
     Bytes::from(bundle.to_string())
+}
+
+/// What each entry of a batch of searches was answered, in the order of the answer. An entry's own page may nest as
+/// deep as one that comes alone.
+pub(crate) fn answers(body: &Bytes, depth_max: usize) -> Result<Vec<Answered>, BodyError> {
+    let body = checked(body, depth_max.saturating_add(2 * BUNDLE_DEPTH))?;
+    let bundle = opened::<Entry<'_>>(&body, "batch-response")?;
+    let answered = |entry: &Entry<'_>| {
+        let response = entry.response.as_ref();
+        let said = entry.resource.or(response.and_then(|response| response.outcome));
+        Answered {
+            status: response.and_then(Response::code),
+            body: said.map_or_else(Bytes::new, |said| body.slice_ref(said.get().as_bytes())),
+        }
+    };
+    Ok(bundle.entry.unwrap_or_default().iter().map(answered).collect())
 }
 
 /// The records of an answer: those of the entries whose own status is 200. What any other entry says is left to a read
@@ -37,9 +78,7 @@ pub(crate) fn records(body: &Bytes, depth_max: usize) -> Result<Vec<Item>, BodyE
     let body = checked(body, depth_max.saturating_add(BUNDLE_DEPTH))?;
     let bundle = opened::<Entry<'_>>(&body, "batch-response")?;
     let found = |entry: &Entry<'_>| {
-        let status = entry.response.as_ref()?.status.as_deref()?;
-        // The code, and perhaps its reason phrase.
-        if status.split_whitespace().next() != Some("200") {
+        if entry.response.as_ref()?.code()? != 200 {
             return None;
         }
         let resource = entry.resource?.get();
@@ -91,5 +130,36 @@ mod tests {
         assert_eq!(items[0].version_id.as_deref(), Some("3"));
         let searchset = answer.replace("batch-response", "searchset");
         assert!(records(&Bytes::from(searchset), 64).is_err());
+    }
+    #[test]
+    fn each_entry_of_a_batch_of_searches_has_its_own_status_and_body() {
+        let bundle = of_addresses(["Slot?schedule=1&_count=2".to_owned()]);
+        let bundle: serde_json::Value = serde_json::from_slice(&bundle).unwrap();
+        assert_eq!(
+            bundle["entry"],
+            json!([{"request": {"method": "GET", "url": "Slot?schedule=1&_count=2"}}])
+        );
+        let answer = r#"{"resourceType":"Bundle","type":"batch-response","entry":[
+            {"resource":{"resourceType":"Bundle"},"response":{"status":"200 OK"}},
+            {"response":{"status":"403 Forbidden","outcome":{"resourceType":"OperationOutcome"}}},
+            {"response":{"status":"soon"}},{}]}"#;
+        let found = answers(&Bytes::from(answer), 64).unwrap();
+        let told: Vec<(Option<u16>, &[u8])> = found
+            .iter()
+            .map(|answered| (answered.status, answered.body.as_ref()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Some(200), &br#"{"resourceType":"Bundle"}"#[..]),
+                (Some(403), br#"{"resourceType":"OperationOutcome"}"#),
+                (None, b""),
+                (None, b""),
+            ]
+        );
+        for other in ["searchset", "transaction-response"] {
+            let other = answer.replace("batch-response", other);
+            assert!(answers(&Bytes::from(other), 64).is_err());
+        }
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use url::Url;
 
+use super::aside::Aside;
 use super::part::Parts;
 use super::{Listing, Rules, Seen, Step};
 use crate::answer::{self, Asked};
@@ -21,7 +22,7 @@ use crate::query::{self, Listed};
 use crate::{FhirConnector, poll};
 
 /// The parameter that names a patient, for every type of the patient compartment that has one.
-const PATIENT: &str = "patient";
+pub(super) const PATIENT: &str = "patient";
 
 /// The parameter that names records by their ids.
 const ID: &str = "_id";
@@ -94,9 +95,20 @@ impl FhirConnector {
         cursor: Option<&CursorState>,
     ) -> Result<ChangePage, ConnectorError> {
         if let (Parts::List(place), None) = (&listing.parts, &listing.link) {
-            let ids = self.listed_ids(feed).await?;
-            let ids = place.of(&ids).ok_or_else(|| begins_anew(feed))?;
+            let all = self.listed_ids(feed).await?;
             let of_ids = is_of_patients(feed) || !feed.scope.ids.0.is_empty();
+            if !of_ids && listing.aside.is_empty() {
+                let parts = place.next(&all, self.searches_at_once(feed));
+                let parts = parts.ok_or_else(|| begins_anew(feed))?;
+                if parts.len() > 1 {
+                    return self.list_together(feed, listing, &parts).await;
+                }
+            }
+            let ids = match listing.aside.last() {
+                Some(Aside::One(at)) => place.one(&all, *at),
+                Some(Aside::Rest { .. }) | None => place.of(&all),
+            };
+            let ids = ids.ok_or_else(|| begins_anew(feed))?;
             if let ([id], true) = (ids, of_ids) {
                 let tag = cursor.and_then(|cursor| cursor.tags.get(id.as_str()));
                 return self.single(feed, listing, id, tag.map(String::as_str)).await;
@@ -129,17 +141,7 @@ impl FhirConnector {
             let url = self.kept_link(&operation, Some(link))?;
             (url, Asked::PageLink(&self.profile.expired_page_statuses))
         } else {
-            let listed = Listed {
-                record_type: &feed.record_type,
-                chosen: &chosen,
-                count: match portion {
-                    Portion::Records(count) => count,
-                    Portion::Ids => self.limits.page_count,
-                },
-                ids_only,
-                filter: &feed.filter,
-            };
-            (query::listed(&self.exchange.base, &listed), Asked::Search)
+            (self.list_address(feed, &chosen), Asked::Search)
         };
         let least = if ids_only {
             Least::OneRecord
@@ -150,7 +152,7 @@ impl FhirConnector {
             .ask_any(feed, &operation, (url.clone(), asked), least)
             .await?;
         if response.status.as_u16() != 200 {
-            let costly = self.is_too_costly(&response);
+            let costly = self.is_too_costly(&response.body);
             if costly && let Some(less) = listing.clone().ask_for_less() {
                 let next = Next::Page(Resume::new(poll::text(&less)));
                 let fresh_as_of = less
@@ -158,7 +160,7 @@ impl FhirConnector {
                     .map_or_else(|| self.source_time(&response), |bound| bound.0);
                 return Ok(empty(next, fresh_as_of));
             }
-            if listing.link.is_none() && listing.parts.asks_for_one() && is_about_one(response.status) {
+            if listing.link.is_none() && listing.asks_for_one() && is_about_one(response.status) {
                 return Ok(self.passed_over(feed, listing, &response));
             }
             return Err(answer::refusal(operation, &response, asked, self.clock.now()));
@@ -192,6 +194,22 @@ impl FhirConnector {
         Ok(self.concluded(feed, step, bound, rows))
     }
 
+    /// The address of a listing's search.
+    pub(super) fn list_address(&self, feed: &FeedSpec, chosen: &[String]) -> Url {
+        let portion = self.portion(feed);
+        let listed = Listed {
+            record_type: &feed.record_type,
+            chosen,
+            count: match portion {
+                Portion::Records(count) => count,
+                Portion::Ids => self.limits.page_count,
+            },
+            ids_only: self.lists_ids(feed, portion),
+            filter: &feed.filter,
+        };
+        query::listed(&self.exchange.base, &listed)
+    }
+
     /// Goes on after one patient or record of a list that the source does not show. The listing then names not all that
     /// there is, so that nothing is concluded from what it leaves out.
     pub(super) fn passed_over(
@@ -200,11 +218,7 @@ impl FhirConnector {
         mut listing: Listing,
         response: &HttpResponse,
     ) -> ChangePage {
-        let reason = format!("status {}", response.status.as_u16());
-        tracing::warn!(
-            feed = %feed.name, reason,
-            "the source does not show one of the list: the others go on"
-        );
+        tell_of_passing_over(feed, response.status);
         let bound = listing
             .bound
             .map_or_else(|| self.source_time(response), |bound| bound.0);
@@ -286,7 +300,7 @@ impl FhirConnector {
         rows
     }
 
-    fn seen(&self, operation: &str, page: &Page, url: &Url) -> Result<Seen, ConnectorError> {
+    pub(super) fn seen(&self, operation: &str, page: &Page, url: &Url) -> Result<Seen, ConnectorError> {
         Ok(Seen {
             stamps: page.items.iter().map(|item| item.last_updated).collect(),
             entries: page.entries,
@@ -299,7 +313,7 @@ impl FhirConnector {
 
     /// Whether ids and versions are asked for instead of records. Where a version is told by its content, nothing but
     /// the record tells it.
-    fn lists_ids(&self, feed: &FeedSpec, portion: Portion) -> bool {
+    pub(super) fn lists_ids(&self, feed: &FeedSpec, portion: Portion) -> bool {
         let wanted =
             feed.fetch == FetchMode::ByRead || feed.scope.aim == Aim::Everything || portion == Portion::Ids;
         wanted && self.profile.ids_only && self.profile.trust_version_id
@@ -355,8 +369,8 @@ impl FhirConnector {
         }
     }
 
-    fn is_too_costly(&self, response: &HttpResponse) -> bool {
-        let code = bundle::outcome_code(&response.body, self.limits.json_depth_max);
+    pub(super) fn is_too_costly(&self, body: &[u8]) -> bool {
+        let code = bundle::outcome_code(body, self.limits.json_depth_max);
         code.is_some_and(|code| self.profile.too_costly_codes.contains(&code))
     }
 }
@@ -373,8 +387,16 @@ pub(super) fn is_about_one(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 403 | 404 | 409 | 410 | 422 | 451 | 500)
 }
 
+pub(super) fn tell_of_passing_over(feed: &FeedSpec, status: StatusCode) {
+    let reason = format!("status {}", status.as_u16());
+    tracing::warn!(
+        feed = %feed.name, reason,
+        "the source does not show one of the list: the others go on"
+    );
+}
+
 /// A page of which nothing is taken.
-fn empty(next: Next, fresh_as_of: Timestamp) -> ChangePage {
+pub(super) fn empty(next: Next, fresh_as_of: Timestamp) -> ChangePage {
     ChangePage {
         changes: Vec::new(),
         oversized: Vec::new(),
@@ -392,7 +414,7 @@ fn is_of_patients(feed: &FeedSpec) -> bool {
 }
 
 /// The parameter that the `self` link shows to have been ignored.
-fn ignored(page: &Page, url: &Url) -> Option<String> {
+pub(super) fn ignored(page: &Page, url: &Url) -> Option<String> {
     query::ignored(url, &self_link(page, url)?)
 }
 

@@ -183,11 +183,32 @@ impl Parts {
 impl Place {
     /// The ids of the part under way; nothing where the list is another by now.
     pub(super) fn of<'a>(&self, ids: &'a Ids) -> Option<&'a [RecordId]> {
+        self.cut(ids, (self.at, self.size))
+    }
+
+    /// The ids of the part under way and of those after it, at most so many parts; nothing where the list is another by
+    /// now.
+    pub(super) fn next<'a>(&self, ids: &'a Ids, parts: usize) -> Option<Vec<&'a [RecordId]>> {
+        let all = self.cut(ids, (self.at, self.size.saturating_mul(parts)))?;
+        Some(all.chunks(self.size.max(1)).collect())
+    }
+
+    /// The one id at a place; nothing where the list is another by now.
+    pub(super) fn one<'a>(&self, ids: &'a Ids, at: usize) -> Option<&'a [RecordId]> {
+        self.cut(ids, (at, 1))
+    }
+
+    /// The places of the part under way.
+    pub(super) fn places(&self) -> std::ops::Range<usize> {
+        self.at..self.at.saturating_add(self.size).min(self.length)
+    }
+
+    fn cut<'a>(&self, ids: &'a Ids, (from, size): (usize, usize)) -> Option<&'a [RecordId]> {
         if ids.0.len() != self.length || mark(ids) != self.digest {
             return None;
         }
-        let end = self.at.saturating_add(self.size).min(self.length);
-        ids.0.get(self.at..end)
+        let end = from.saturating_add(size).min(self.length);
+        ids.0.get(from..end)
     }
 }
 

@@ -15,6 +15,7 @@ mod listing;
 mod many;
 mod portions;
 mod reads;
+mod rosters;
 mod server;
 mod statement;
 
