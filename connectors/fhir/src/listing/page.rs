@@ -124,6 +124,10 @@ impl FhirConnector {
     ) -> Result<ChangePage, ConnectorError> {
         let operation = operation(feed);
         let portion = self.portion(feed);
+        let usual = match portion {
+            Portion::Records(count) => count,
+            Portion::Ids => self.limits.page_count,
+        };
         let ids_only = self.lists_ids(feed, portion);
         let (url, asked) = if let Some(link) = &listing.link {
             let url = self.kept_link(&operation, Some(link))?;
@@ -132,10 +136,7 @@ impl FhirConnector {
             let listed = Listed {
                 record_type: &feed.record_type,
                 chosen: &chosen,
-                count: match portion {
-                    Portion::Records(count) => count,
-                    Portion::Ids => self.limits.page_count,
-                },
+                count: listing.larger.map_or(usual, |(count, _)| count),
                 ids_only,
                 filter: &feed.filter,
             };
@@ -188,7 +189,11 @@ impl FhirConnector {
             shortened: ids_only,
         };
         let rows = self.rows(feed, &listing, brought);
-        let step = listing.absorb(&seen, self.rules(feed));
+        let rules = Rules {
+            count: self.count_asked(&url),
+            ..self.rules(feed)
+        };
+        let step = listing.absorb(&seen, rules);
         Ok(self.concluded(feed, step, bound, rows))
     }
 
@@ -220,6 +225,8 @@ impl FhirConnector {
         Rules {
             aim: feed.scope.aim,
             cut: self.profile.granularity,
+            count: self.limits.page_count,
+            usual_count: self.limits.page_count,
         }
     }
 
