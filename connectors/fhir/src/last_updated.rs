@@ -16,12 +16,16 @@
 //! for [`IGNORED_PAGES_MAX`] pages: in the order of stamps what is new comes last, and a source that ignores the
 //! bound for good would otherwise show nothing new ever again.
 //!
+//! **Cut answers.** A full page without a further link, or a total above what was shown, concludes nothing: what is left
+//! over is asked for by a search of its own (`rest`).
+//!
 //! An order is believed when every page keeps it. A source that sorts by something else and yet shows a whole
 //! answer of several pages in the order of its stamps would deceive this.
 
 mod order;
 pub(crate) mod page;
 pub(crate) mod present;
+pub(crate) mod rest;
 mod window;
 
 use std::time::Duration;
@@ -34,6 +38,7 @@ use crate::cursor::{By, CursorState};
 use crate::instant::{self, Stored};
 use crate::profile::{Cut, Paging};
 use order::Order;
+use rest::Rest;
 pub(crate) use window::Window;
 
 /// The form of stored polls; raised when it changes.
@@ -185,6 +190,10 @@ pub(crate) struct Rules {
     pub(crate) paging: Paging,
     /// How far from a bound a row may lie that was asked for by it.
     pub(crate) precision: Duration,
+    /// How many matches the page was asked to hold.
+    pub(crate) count: u32,
+    /// How many a page is usually asked to hold.
+    pub(crate) usual_count: u32,
 }
 
 /// What to ask for next.
@@ -195,6 +204,8 @@ pub(crate) enum Target {
     Link(String),
     /// The first page of the window under way.
     Window,
+    /// What an answer left over that was cut.
+    Rest,
 }
 
 /// What follows after the present page or window.
@@ -203,6 +214,8 @@ pub(crate) enum Target {
 pub(crate) enum Onward {
     Page(String),
     End,
+    /// The answer was cut: what it left over.
+    Rest(Rest),
     /// The rest of the answer cannot be had.
     Early(Doubt),
 }
@@ -238,6 +251,9 @@ pub(crate) struct Poll {
     /// Ids were asked for instead of records; polls of before there was a choice do not say it.
     #[serde(default)]
     shortened: bool,
+    /// The search under way, after an answer that was cut.
+    #[serde(default)]
+    rest: Option<Rest>,
 }
 
 impl Poll {
@@ -259,6 +275,7 @@ impl Poll {
             doubt: None,
             window: None,
             shortened: false,
+            rest: None,
         }
     }
 
@@ -311,7 +328,10 @@ impl Poll {
             Paging::Snapshot => None,
         };
         self.reach = self.order.reach(self.reach, &shown.stamps);
-        let onward = self.onward(shown);
+        let onward = self.onward(shown, rules);
+        if self.is_deceived() {
+            self.suspect(Doubt::Cut);
+        }
         match seam {
             Some((lo, hi)) => self.open(Window::new(Some(lo), hi, onward)),
             None => self.proceed(onward, rules),
@@ -319,14 +339,14 @@ impl Poll {
     }
 
     /// Where the main search goes on after this page.
-    fn onward(&mut self, shown: &Shown) -> Onward {
+    fn onward(&mut self, shown: &Shown, rules: Rules) -> Onward {
         let Some(link) = &shown.next else {
-            if shown.total.is_some_and(|total| total > self.matches) {
-                return Onward::Early(Doubt::Cut);
-            }
-            return match shown.fill {
-                Fill::PerhapsCut if self.pages == 1 => Onward::Early(Doubt::FullPage),
-                Fill::PerhapsCut | Fill::Whole => Onward::End,
+            return match self.cut(shown) {
+                None => Onward::End,
+                Some(doubt) if self.pages == 1 && self.doubt.is_none() => {
+                    self.rest_after(shown, doubt, rules)
+                }
+                Some(doubt) => Onward::Early(doubt),
             };
         };
         if visit(&mut self.visited, link) == Visit::Again {
@@ -342,6 +362,14 @@ impl Poll {
             return Onward::Early(Doubt::TooManyPages);
         }
         Onward::Page(link.clone())
+    }
+
+    /// Why an answer that links no further page need not be whole.
+    fn cut(&self, shown: &Shown) -> Option<Doubt> {
+        if shown.total.is_some_and(|total| total > self.matches) {
+            return Some(Doubt::Cut);
+        }
+        (shown.fill == Fill::PerhapsCut && self.pages == 1).then_some(Doubt::FullPage)
     }
 
     /// The stretch between the last page and this one, if a row could be missing there for good.
@@ -375,6 +403,7 @@ impl Poll {
                 self.target = Some(Target::Link(link));
                 Step::Ask(Box::new(self))
             }
+            Onward::Rest(rest) => self.ask_for_rest(rest),
             Onward::Early(doubt) => self.stop_early(doubt),
             Onward::End => {
                 let covered_next = instant::back(self.bound.0, rules.overlap);

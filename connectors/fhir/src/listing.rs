@@ -6,6 +6,8 @@
 //! page. It guarantees that a listing concludes only if no part can have been cut: what a complete listing no longer
 //! shows has disappeared. It must not know HTTP or record bodies.
 //!
+//! **Cut answers.** A part whose answer was cut is asked for in smaller parts, and where there are none with a larger page.
+//!
 //! **Shifting pages.** A row that moves between two pages may be left out. Nothing is lost by it: the next listing shows
 //! it, and a disappearance is confirmed by a read before it counts.
 
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cursor::{By, CursorState, Tags};
 use crate::instant::Stored;
-use crate::last_updated::{Doubt, Fill, PAGES_MAX, Visit, visit};
+use crate::last_updated::{Doubt, Fill, PAGES_MAX, Visit, rest, visit};
 use crate::profile::Cut;
 use aside::Aside;
 use part::Parts;
@@ -54,6 +56,9 @@ pub(crate) struct Listing {
     doubt: Option<Doubt>,
     /// Of the records read by themselves so far.
     tags: Tags,
+    /// How many matches a page of the part under way is asked to hold, where an answer was cut; and how many that showed.
+    #[serde(default)]
+    larger: Option<(u32, u64)>,
 }
 
 /// Which rows lie before the feed's start.
@@ -76,6 +81,10 @@ struct Rules {
     aim: Aim,
     /// How finely the server writes stamps.
     cut: Cut,
+    /// How many matches the page was asked to hold.
+    count: u32,
+    /// How many a page is usually asked to hold.
+    usual_count: u32,
 }
 
 /// What one page showed, as far as the listing's course depends on it.
@@ -141,6 +150,7 @@ impl Listing {
             visited: Vec::new(),
             doubt: None,
             tags: Tags::new(),
+            larger: None,
         }
     }
 
@@ -184,6 +194,13 @@ impl Listing {
         let cut = seen.total.is_some_and(|total| total > self.matches);
         if cut || (seen.fill == Fill::PerhapsCut && self.pages == 1) {
             if self.split() {
+                return Step::Ask(Box::new(self));
+            }
+            let before = self.larger.map_or(0, |(_, shown)| shown);
+            let count = rest::larger(rules.count, rules.usual_count, seen.matches, before, seen.total);
+            if let (Some(count), 1) = (count, self.pages) {
+                self.enter_part();
+                self.larger = Some((count, seen.matches));
                 return Step::Ask(Box::new(self));
             }
             self.suspect(if cut { Doubt::Cut } else { Doubt::FullPage });
@@ -247,6 +264,7 @@ impl Listing {
         self.pages = 0;
         self.matches = 0;
         self.visited.clear();
+        self.larger = None;
         if let Some(Aside::Rest { link, matches }) = self.aside.last() {
             visit(&mut self.visited, link);
             (self.pages, self.matches) = (1, *matches);

@@ -69,6 +69,8 @@ impl FhirConnector {
                 overlap: feed.overlap,
                 paging: self.profile.paging,
                 precision: self.profile.granularity.precision(),
+                count: self.count_asked(&url),
+                usual_count: self.limits.page_count,
             };
             match poll.absorb(&shown, rules) {
                 Step::Ask(poll) => Next::Page(Resume::new(poll::text(&poll))),
@@ -113,11 +115,17 @@ impl FhirConnector {
     }
 
     fn search_address(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> Result<Url, ConnectorError> {
+        let mut own_count = None;
         let (from, to) = match stand {
             Stand::Fresh(plan) => (plan.lower, None),
             Stand::Running(poll) => match (&poll.target, &poll.window) {
                 (Some(Target::Link(link)), _) => return self.kept_link(&operation(feed), Some(link)),
                 (Some(Target::Window), Some(window)) => (window.lo.map(|lo| lo.0), Some(window.hi.0)),
+                (Some(Target::Rest), _) => {
+                    let (from, count) = poll.rest_asked();
+                    own_count = count;
+                    (from, None)
+                }
                 (Some(Target::Window), None) | (None, _) => return self.kept_link(&operation(feed), None),
             },
         };
@@ -130,7 +138,7 @@ impl FhirConnector {
             from,
             to,
             sort: &self.profile.sort,
-            count,
+            count: own_count.unwrap_or(count),
             ids_only: ids_only && self.profile.ids_only,
             filter: &feed.filter,
             cut: self.profile.granularity,
@@ -138,10 +146,15 @@ impl FhirConnector {
         Ok(query::search(&self.exchange.base, &search))
     }
 
+    /// How many matches an address asks for. A link that the source gave need not say it.
+    pub(crate) fn count_asked(&self, url: &Url) -> u32 {
+        let asked = query::count_of(url).and_then(|count| u32::try_from(count).ok());
+        asked.unwrap_or(self.limits.page_count)
+    }
+
     /// Whether a page without a `next` link could have been cut.
     pub(crate) fn fill(&self, page: &Page, url: &Url) -> Fill {
-        // A link that the source gave need not say how much was asked for, nor does its fill matter.
-        let asked = query::count_of(url).unwrap_or_else(|| u64::from(self.limits.page_count));
+        let asked = u64::from(self.count_asked(url));
         let granted = self_link(page, url).as_ref().and_then(query::count_of);
         let count = granted.unwrap_or(u64::MAX).min(asked).max(1);
         let matches = page.matches as u64;

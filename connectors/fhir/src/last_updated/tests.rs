@@ -13,6 +13,8 @@ const RULES: Rules = Rules {
     overlap: Duration::from_mins(5),
     precision: PRECISION,
     paging: Paging::Live,
+    count: 2,
+    usual_count: 2,
 };
 
 fn at(second: i64) -> Timestamp {
@@ -221,14 +223,9 @@ fn doubts_leave_the_cursor() {
         filter: Filter::Unsaid,
         ..page(&[100], None)
     };
-    let full = Shown {
-        fill: Fill::PerhapsCut,
-        ..page(&[1000], None)
-    };
     for (shown, doubt) in [
         (ignored, Doubt::FilterIgnored),
         (older, Doubt::FilterIgnored),
-        (full, Doubt::FullPage),
         (page(&[], Some("p2")), Doubt::EmptyPage),
     ] {
         let step = poll(1000, 1060).absorb(&shown, RULES);
@@ -238,19 +235,57 @@ fn doubts_leave_the_cursor() {
 
 #[test]
 fn what_an_ascending_answer_showed_counts_even_if_the_rest_cannot_be_had() {
-    let full = Shown {
-        fill: Fill::PerhapsCut,
-        ..page(&[1010, 1020], None)
+    let end = |stamps: &[i64]| {
+        let first = ask(poll(1000, 1060).absorb(&page(stamps, Some("p2")), RULES));
+        first.absorb(&page(&[], Some("p3")), RULES)
     };
-    assert_eq!(watermark(poll(1000, 1060).absorb(&full, RULES)), at(1020));
-    let descending = Shown {
+    assert_eq!(watermark(end(&[1010, 1020])), at(1020));
+    assert_eq!(
+        end(&[1010, 1030, 1020]),
+        Step::Inconclusive(Doubt::EmptyPage),
+        "in no order"
+    );
+}
+
+/// From where on and how much is asked for next.
+fn rest(poll: &Poll) -> (Timestamp, Option<u32>) {
+    assert_eq!(poll.target, Some(Target::Rest));
+    let (from, count) = poll.rest_asked();
+    (from.unwrap(), count)
+}
+
+#[test]
+fn a_full_page_without_a_link_is_gone_on_from_its_last_row_or_asked_for_larger() {
+    let full = |stamps: &[i64]| Shown {
         fill: Fill::PerhapsCut,
-        ..page(&[1020, 1010], None)
+        ..page(stamps, None)
     };
-    assert!(matches!(
-        poll(1000, 1060).absorb(&descending, RULES),
-        Step::Inconclusive(_)
-    ));
+    // The poll asks from 700 on, two at a time.
+    let next = ask(poll(1000, 1060).absorb(&full(&[900, 910]), RULES));
+    assert_eq!(rest(&next), (at(910), None), "below the cursor too");
+    let one_stamp = ask(next.absorb(&full(&[910, 910]), RULES));
+    assert_eq!(rest(&one_stamp), (at(910), Some(8)), "no step forward");
+    let rules = Rules { count: 8, ..RULES };
+    let whole = one_stamp
+        .clone()
+        .absorb(&page(&[910, 910, 910, 1020], None), rules);
+    assert_eq!(watermark(whole), at(1020));
+    let stuck = one_stamp.clone().absorb(&full(&[910, 910]), rules);
+    assert_eq!(stuck, Step::Inconclusive(Doubt::FullPage), "no more is shown");
+    let deceived = one_stamp.absorb(&page(&[1020, 910, 1030], None), rules);
+    assert_eq!(deceived, Step::Inconclusive(Doubt::Cut), "an order that was none");
+    let unordered = ask(poll(1000, 1060).absorb(&full(&[1020, 1010]), RULES));
+    assert_eq!(rest(&unordered), (at(700), Some(8)));
+    let mut larger = unordered;
+    for count in [8, 32, 100] {
+        let stamps: Vec<i64> = (0..i64::from(count)).map(|number| 1050 - number % 9).collect();
+        let rules = Rules { count, ..RULES };
+        match larger.absorb(&full(&stamps), rules) {
+            Step::Ask(next) => larger = *next,
+            end => return assert_eq!((count, end), (100, Step::Inconclusive(Doubt::FullPage))),
+        }
+    }
+    panic!("no page is larger than fifty times the usual one");
 }
 
 #[test]
@@ -261,15 +296,17 @@ fn a_total_above_what_was_shown_proves_a_cut() {
             total: Some(total),
             ..page(seconds, next)
         };
-        let cut = poll(1000, 1060).absorb(&counted(&[1010], None, 2), rules);
-        assert_eq!(cut, Step::Inconclusive(Doubt::Cut));
+        let cut = ask(poll(1000, 1060).absorb(&counted(&[1010], None, 2), rules));
+        assert_eq!(rest(&cut), (at(700), Some(8)));
+        let again = cut.absorb(&counted(&[1010], None, 2), rules);
+        assert_eq!(again, Step::Inconclusive(Doubt::Cut));
         let empty = poll(1000, 1060).absorb(&counted(&[], None, 1), rules);
         assert_eq!(empty, Step::Inconclusive(Doubt::Cut));
-        // What came in order is complete as far as it reaches, if that is a step forward.
-        let ascending = poll(1000, 1060).absorb(&counted(&[1010, 1020], None, 3), rules);
-        assert_eq!(watermark(ascending), at(1020));
-        let known = poll(1020, 1060).absorb(&counted(&[1010, 1020], None, 3), rules);
-        assert_eq!(known, Step::Inconclusive(Doubt::Cut));
+        // What came in order is complete as far as it reaches.
+        let ascending = ask(poll(1000, 1060).absorb(&counted(&[1010, 1020], None, 3), rules));
+        assert_eq!(rest(&ascending), (at(1020), None));
+        let whole = ascending.absorb(&counted(&[1020, 1030], None, 2), rules);
+        assert_eq!(watermark(whole), at(1030), "each search has its own total");
         // All pages count together, and a total that is too small says nothing.
         let first = ask(poll(1000, 1060).absorb(&counted(&[1030, 1020], Some("p2"), 3), rules));
         let whole = first.clone().absorb(&counted(&[1010], None, 3), rules);

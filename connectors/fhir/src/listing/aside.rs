@@ -64,10 +64,7 @@ impl Listing {
         if !cut && seen.fill == Fill::Whole {
             return Vec::new();
         }
-        if places.len() > 1 {
-            return places.map(Aside::One).collect();
-        }
-        self.suspect(if cut { Doubt::Cut } else { Doubt::FullPage });
-        Vec::new()
+        // By itself each may be asked for with a larger page.
+        places.map(Aside::One).collect()
     }
 }

@@ -141,7 +141,8 @@ impl FhirConnector {
             let url = self.kept_link(&operation, Some(link))?;
             (url, Asked::PageLink(&self.profile.expired_page_statuses))
         } else {
-            (self.list_address(feed, &chosen), Asked::Search)
+            let larger = listing.larger.map(|(count, _)| count);
+            (self.list_address(feed, &chosen, larger), Asked::Search)
         };
         let least = if ids_only {
             Least::OneRecord
@@ -190,20 +191,29 @@ impl FhirConnector {
             shortened: ids_only,
         };
         let rows = self.rows(feed, &listing, brought);
-        let step = listing.absorb(&seen, self.rules(feed));
+        let rules = Rules {
+            count: self.count_asked(&url),
+            ..self.rules(feed)
+        };
+        let step = listing.absorb(&seen, rules);
         Ok(self.concluded(feed, step, bound, rows))
     }
 
-    /// The address of a listing's search.
-    pub(super) fn list_address(&self, feed: &FeedSpec, chosen: &[String]) -> Url {
+    /// How many rows a page of a portion holds.
+    fn page_of(&self, portion: Portion) -> u32 {
+        match portion {
+            Portion::Records(count) => count,
+            Portion::Ids => self.limits.page_count,
+        }
+    }
+
+    /// The address of a listing's search; with a larger page than usual where that is said.
+    pub(super) fn list_address(&self, feed: &FeedSpec, chosen: &[String], larger: Option<u32>) -> Url {
         let portion = self.portion(feed);
         let listed = Listed {
             record_type: &feed.record_type,
             chosen,
-            count: match portion {
-                Portion::Records(count) => count,
-                Portion::Ids => self.limits.page_count,
-            },
+            count: larger.unwrap_or_else(|| self.page_of(portion)),
             ids_only: self.lists_ids(feed, portion),
             filter: &feed.filter,
         };
@@ -234,6 +244,8 @@ impl FhirConnector {
         Rules {
             aim: feed.scope.aim,
             cut: self.profile.granularity,
+            count: self.limits.page_count,
+            usual_count: self.limits.page_count,
         }
     }
 

@@ -5,6 +5,8 @@ use super::*;
 const CHANGES: Rules = Rules {
     aim: Aim::Changes,
     cut: Cut::Fraction,
+    count: 2,
+    usual_count: 2,
 };
 
 const EVERYTHING: Rules = Rules {
@@ -142,7 +144,10 @@ fn a_part_that_may_be_cut_is_asked_for_in_halves_and_else_the_listing_concludes_
     let halved = ask(cut(listing(Start::Beginning, None)));
     assert!(halved.doubt.is_none());
     let mut rest = ask(cut(halved));
-    assert_eq!(rest.doubt, Some(Doubt::Cut), "one record was asked for");
+    assert_eq!(rest.larger, Some((9, 1)), "one record was asked for");
+    rest = ask(cut(rest));
+    assert_eq!(rest.doubt, Some(Doubt::Cut), "no more is shown");
+    assert_eq!(rest.larger, None);
     rest = ask(rest.absorb(&seen(&[1], None), CHANGES));
     let end = rest.absorb(&seen(&[1], None), CHANGES);
     let in_spite_of_the_others = Step::Inconclusive(Doubt::Cut);
@@ -153,7 +158,12 @@ fn a_part_that_may_be_cut_is_asked_for_in_halves_and_else_the_listing_concludes_
     };
     let mut whole = listing(Start::Beginning, None);
     whole.parts = Parts::Whole(false);
-    assert_eq!(whole.absorb(&full, CHANGES), Step::Inconclusive(Doubt::FullPage));
+    let larger = ask(whole.absorb(&full, CHANGES));
+    assert_eq!(larger.larger, Some((8, 1)));
+    let same = larger.clone().absorb(&full, CHANGES);
+    assert_eq!(same, Step::Inconclusive(Doubt::FullPage));
+    let all = larger.absorb(&seen(&[1, 2, 3], None), CHANGES);
+    assert!(matches!(all, Step::Done(_)));
 }
 
 #[test]

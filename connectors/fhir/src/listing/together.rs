@@ -55,7 +55,7 @@ impl FhirConnector {
         mut listing: Listing,
         parts: &[&[RecordId]],
     ) -> Result<ChangePage, ConnectorError> {
-        let address = |ids: &&[RecordId]| self.list_address(feed, &[query::any_of(PATIENT, *ids)]);
+        let address = |ids: &&[RecordId]| self.list_address(feed, &[query::any_of(PATIENT, *ids)], None);
         let urls: Vec<Url> = parts.iter().map(address).collect();
         let (response, entries) = match self.ask_together(feed, &urls).await? {
             Answer::Entries(response, entries) => (response, entries),

@@ -9,6 +9,7 @@
 )]
 
 mod begin_now;
+mod cut;
 mod history;
 mod known_version;
 mod listing;

@@ -66,6 +66,10 @@ pub(crate) struct State {
     pub(crate) asked_ids: Vec<usize>,
     pub(crate) self_link: bool,
     pub(crate) next_base: String,
+    /// Whether there are links to further pages.
+    pub(crate) next_links: bool,
+    /// Whether answers say how many matches there are.
+    pub(crate) totals: bool,
     pub(crate) fail: Option<u16>,
     /// The status of version reads alone.
     pub(crate) fail_versions: Option<u16>,
@@ -102,6 +106,8 @@ impl Server {
             asked_ids: Vec::new(),
             self_link: true,
             next_base: "https://ehr.example/fhir".to_owned(),
+            next_links: true,
+            totals: false,
             fail: None,
             fail_versions: None,
             condition: Condition::Honoured,
@@ -276,12 +282,16 @@ impl State {
             ));
         }
         let end = offset + page_size;
-        if end < rows.len() {
+        if end < rows.len() && self.next_links {
             let next = format!("{}/Appointment?{kept}offset={end}", self.next_base);
             links.push(format!(r#"{{"relation":"next","url":"{next}"}}"#));
         }
         let (links, page) = (links.join(","), page.join(","));
-        format!(r#"{{"resourceType":"Bundle","type":"searchset","link":[{links}],"entry":[{page}]}}"#)
+        let total = match self.totals {
+            true => format!(r#""total":{},"#, rows.len()),
+            false => String::new(),
+        };
+        format!(r#"{{"resourceType":"Bundle","type":"searchset",{total}"link":[{links}],"entry":[{page}]}}"#)
     }
 
     /// The tag of a 304, where a read is answered by one.
