@@ -6,6 +6,7 @@
 //! or other connectors.
 
 mod answer;
+mod backfill;
 mod bundle;
 mod capability;
 mod cursor;
@@ -44,6 +45,7 @@ pub use include::includable;
 pub use profile::{FullPage, InvalidProfile, Paging, Profile, ReadMany};
 
 use crate::cursor::{By, CursorState};
+use backfill::Stretches;
 use detection::Known;
 use exchange::Exchange;
 use many::Together;
@@ -107,6 +109,7 @@ pub struct FhirConnector {
     groups: Mutex<BTreeMap<RecordId, Ids>>,
     portions: Mutex<Portions>,
     together: Mutex<Together>,
+    stretches: Mutex<Stretches>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -149,6 +152,7 @@ impl FhirConnector {
             groups: Mutex::default(),
             portions: Mutex::default(),
             together: Mutex::default(),
+            stretches: Mutex::default(),
         }
     }
 }
@@ -188,6 +192,10 @@ impl Connector for FhirConnector {
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
         self.detect(feed).await
+    }
+
+    async fn count_past(&self, feed: &FeedSpec) -> Result<Option<u64>, ConnectorError> {
+        self.count(feed).await
     }
 
     fn version_rule(&self, _record_type: &RecordType) -> VersionRule {
