@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use courier_sdk::{
-    ChangePage, ConnectorError, FeedName, FeedSpec, Next, PageOrder, Start, Strategy,
-};
+use courier_sdk::{ChangePage, ConnectorError, FeedName, FeedSpec, Next, PageOrder, Start, Strategy};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::answer::{self, Asked};

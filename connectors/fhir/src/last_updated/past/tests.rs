@@ -35,7 +35,12 @@ fn feed(start: Start) -> FeedSpec {
 
 fn poll(cursor: Option<i64>, until: i64) -> Poll {
     let cursor = cursor.map(|second| CursorState::of(By::LastUpdated, at(second), None));
-    let planned = plan(&feed(Start::Beginning), cursor.as_ref(), (at(until), None), Cut::Fraction);
+    let planned = plan(
+        &feed(Start::Beginning),
+        cursor.as_ref(),
+        (at(until), None),
+        Cut::Fraction,
+    );
     Poll::begin(&planned.unwrap(), at(100_000))
 }
 
@@ -79,26 +84,48 @@ fn a_long_stretch_in_order_ends_where_it_has_come_to() {
     let ends = ends_at(poll(None, 5_000), pages, |page| vec![page * 10, page * 10 + 5]);
     assert_eq!(ends, Some(at(i64::from(PAGES_MAX) * 10 + 5)));
     let tied = ends_at(poll(Some(7), 5_000), pages, |_| vec![7, 7]);
-    assert_eq!(tied, Some(at(5_000)), "one stamp over many pages is no step forward");
-    let turned = ends_at(poll(None, 5_000), pages, |page| vec![4_000 - page * 10, 4_000 - page * 10 - 5]);
-    assert_eq!(turned, Some(at(5_000)), "in another order nothing is shown before the end");
+    assert_eq!(
+        tied,
+        Some(at(5_000)),
+        "one stamp over many pages is no step forward"
+    );
+    let turned = ends_at(poll(None, 5_000), pages, |page| {
+        vec![4_000 - page * 10, 4_000 - page * 10 - 5]
+    });
+    assert_eq!(
+        turned,
+        Some(at(5_000)),
+        "in another order nothing is shown before the end"
+    );
 }
 
 #[test]
 fn a_source_that_ignores_the_upper_bound_moves_no_cursor_after_it() {
     assert_eq!(ends_at(poll(None, 50), 1, |_| vec![10, 90]), Some(at(50)));
-    let ends = ends_at(poll(None, 50), PAGES_MAX + 10, |page| vec![page * 10, page * 10 + 5]);
+    let ends = ends_at(poll(None, 50), PAGES_MAX + 10, |page| {
+        vec![page * 10, page * 10 + 5]
+    });
     assert_eq!(ends, Some(at(50)));
 }
 
 #[test]
 fn nothing_is_planned_where_nothing_is_left() {
     let cursor = CursorState::of(By::LastUpdated, at(50), None);
-    let planned = |until| plan(&feed(Start::Beginning), Some(&cursor), (until, None), Cut::Fraction);
+    let planned = |until| {
+        plan(
+            &feed(Start::Beginning),
+            Some(&cursor),
+            (until, None),
+            Cut::Fraction,
+        )
+    };
     assert!(planned(at(50)).is_none());
     assert!(planned(at(51)).is_some());
     let dated = plan(&feed(Start::At(at(9))), None, (at(50), None), Cut::Fraction).unwrap();
-    assert_eq!((dated.lower, dated.upper, dated.start), (Some(at(9)), Some(at(50)), Some(at(9))));
+    assert_eq!(
+        (dated.lower, dated.upper, dated.start),
+        (Some(at(9)), Some(at(50)), Some(at(9)))
+    );
 }
 
 #[test]
@@ -107,7 +134,13 @@ fn a_stretch_whose_links_expire_is_halved_until_it_is_short() {
     let mut longest = None;
     let mut lengths = Vec::new();
     for _ in 0..6 {
-        let planned = plan(&feed(Start::Beginning), Some(&cursor), (at(16), longest), Cut::Fraction).unwrap();
+        let planned = plan(
+            &feed(Start::Beginning),
+            Some(&cursor),
+            (at(16), longest),
+            Cut::Fraction,
+        )
+        .unwrap();
         lengths.push(planned.upper.unwrap().duration_since(at(0)).as_secs());
         longest = halved(&planned);
     }
