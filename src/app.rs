@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_fhir::{FhirConnector, Profile};
-use courier_sdk::{Clock, Connector, Http};
+use courier_sdk::{Clock, Connector, Detect, Http};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::ExposeSecret;
@@ -256,7 +256,8 @@ pub fn connection(
     ))
 }
 
-/// What is polled for a feed: itself, and where that is asked for everything there is, now and then.
+/// What is polled for a feed: itself, once what lies before it began, and, where that is asked for, everything there is
+/// now and then.
 fn polled(feed: &config::Feed, connector: &dyn Connector) -> Vec<Feed> {
     let live = Feed {
         spec: feed.spec(),
@@ -269,7 +270,12 @@ fn polled(feed: &config::Feed, connector: &dyn Connector) -> Vec<Feed> {
     };
     let rule = connector.version_rule(&feed.record_type);
     let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));
-    std::iter::once(live).chain(sweep).collect()
+    // Polls that list everything bring what lies before by themselves.
+    let backfill = match feed.detect {
+        Detect::Auto | Detect::History | Detect::LastUpdated => live.backfill(),
+        Detect::Window | Detect::Roster | Detect::Read => None,
+    };
+    std::iter::once(live).chain(backfill).chain(sweep).collect()
 }
 
 /// Makes one destination of its configuration; what it counts itself goes under one of these labels.

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, draws a random number, touches a socket or knows a wire format; instants and
 //! draws are arguments. Hence nothing here fails but on bad input, and every rule has a table of cases.
 
+pub mod backfill;
 pub mod calendar;
 pub mod canonical;
 pub mod delivery;

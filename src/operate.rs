@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_sdk::{Clock, ConnectionName, Connector, FeedName, InvalidName};
+use courier_sdk::{Clock, ConnectionName, Connector, FeedName, InvalidName, Start};
 use thiserror::Error;
 
 pub use ask::Ask;
@@ -47,6 +47,8 @@ pub struct Desk {
     pub connectors: BTreeMap<ConnectionName, Arc<dyn Connector>>,
     /// How far back of their cursors feeds look. Where that adapts and no service runs, at least so far.
     pub overlaps: BTreeMap<(ConnectionName, FeedName), Duration>,
+    /// Where feeds start that have no cursor yet.
+    pub starts: BTreeMap<(ConnectionName, FeedName), Start>,
     /// The destinations in force; one without its sender can be asked about, but not tested.
     pub destinations: BTreeMap<DestinationName, Option<Arc<dyn Destination>>>,
     /// The subscriptions in force, in the order of their names.

@@ -8,6 +8,7 @@
 //! panics ends the process: the state is safe, and a supervisor starts it again.
 
 mod agenda;
+pub mod backfill;
 pub mod bells;
 pub mod budget;
 pub mod connection;

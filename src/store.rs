@@ -155,7 +155,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Fenced`]; [`StoreError::Conflict`] when the poll is over already.
     async fn abandon_poll(&self, poll: &PollRef) -> Result<Discarded, StoreError>;
 
-    /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage. Audited.
+    /// Sets a feed's cursor by an operator's word; ends the running poll and discards a collecting stage; no first sight
+    /// proves a creation any more unless a poll from the beginning proves it anew. Audited.
     ///
     /// # Errors
     /// [`StoreError::Refused`] while a stage is being released.

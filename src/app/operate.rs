@@ -54,10 +54,12 @@ pub fn desk(
     }
     let feeds =
         |entry: &crate::config::Connection| entry.feeds.iter().map(|feed| feed.name.clone()).collect();
-    let mut overlaps = BTreeMap::new();
+    let (mut overlaps, mut starts) = (BTreeMap::new(), BTreeMap::new());
     for entry in config.connections.values() {
         for feed in &entry.feeds {
-            overlaps.insert((entry.name.clone(), feed.name.clone()), feed.overlap);
+            let place = (entry.name.clone(), feed.name.clone());
+            starts.insert(place.clone(), feed.start);
+            overlaps.insert(place, feed.overlap);
         }
     }
     Ok(Desk {
@@ -70,6 +72,7 @@ pub fn desk(
             .collect(),
         connectors,
         overlaps,
+        starts,
         destinations,
         subscriptions: config.subscriptions.values().cloned().collect(),
     })

@@ -10,7 +10,7 @@ use super::output::{Colour, Output};
 use super::{CliError, ConfigFile, duration};
 use crate::config::Environment;
 use crate::operate::ask::{SetCursor, Skip, Target};
-use crate::operate::view::CursorMove;
+use crate::operate::view::{BackfillView, CursorMove};
 use crate::operate::{Answer, Ask};
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +69,7 @@ pub(super) async fn run(
                 "overlap",
                 "found",
                 "stage",
+                "backfill",
             ];
             let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
             output.rows(&header, &rows, |row| {
@@ -82,6 +83,7 @@ pub(super) async fn run(
                         .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
                     row.found.to_string(),
                     dash(&row.stage),
+                    dash(&row.backfill.as_ref().map(in_words)),
                 ]
             });
             Ok(())
@@ -107,6 +109,14 @@ pub(super) async fn run(
     }
 }
 
+/// A backfill's state and its share of the time, where that is known.
+fn in_words(backfill: &BackfillView) -> String {
+    match backfill.percent {
+        Some(percent) => format!("{} {percent}%", backfill.state),
+        None => backfill.state.clone(),
+    }
+}
+
 fn say(set: &CursorMove, output: &mut Output) {
     if output.is_json() {
         output.value(set);
@@ -122,5 +132,10 @@ fn say(set: &CursorMove, output: &mut Output) {
         output.line(&format!(
             "{loud}: what changed in between and was not seen is never announced"
         ));
+    }
+    if set.backfill {
+        output.line(
+            "its backfill goes on where it is; the feed itself brings what lies between its cursor and now",
+        );
     }
 }

@@ -74,6 +74,8 @@ pub enum Baseline {
     /// It does not.
     #[default]
     Unproven,
+    /// It does not, and what could prove it later was given away: a filter or an operator's jump left something out.
+    Forfeited,
     /// Everything that existed was seen before: it does.
     Complete,
 }

@@ -235,10 +235,11 @@ fn desk(worker: &Worker) -> Desk {
             .collect()
     };
     let mut connections: BTreeMap<ConnectionName, Vec<_>> = BTreeMap::new();
-    let (mut connectors, mut overlaps) = (BTreeMap::new(), BTreeMap::new());
+    let (mut connectors, mut overlaps, mut starts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, connection) in &worker.connections {
         for feed in connection.live_feeds() {
             let place = (name.clone(), feed.spec.name.clone());
+            starts.insert(place.clone(), feed.spec.start);
             overlaps.insert(place, connection.spec_in_force(feed).overlap);
         }
         connections.insert(name.clone(), feeds(connection));
@@ -255,6 +256,7 @@ fn desk(worker: &Worker) -> Desk {
         connections,
         connectors,
         overlaps,
+        starts,
         destinations,
         subscriptions: worker.subscriptions.clone(),
     }

@@ -5,13 +5,14 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use super::ask::{SetCursor, Skip, Target};
-use super::view::{Answer, CursorMove, CursorView, text};
+use super::view::{Answer, BackfillView, CursorMove, CursorView, text};
 use super::{Desk, Refusal, instant};
-use crate::store::{self, FeedState, StageState};
+use crate::domain::backfill::{self, Standing};
+use crate::store::{self, CursorRow, FeedState, StageState};
 
 pub(super) async fn list(desk: &Desk) -> Result<Answer, Refusal> {
-    let mut rows = Vec::new();
-    for row in desk.store.cursors().await? {
+    let (mut rows, states) = (Vec::new(), desk.store.cursors().await?);
+    for row in &states {
         let stage = match row.state.stage {
             StageState::None => None,
             StageState::Collecting => Some("collecting"),
@@ -28,9 +29,49 @@ pub(super) async fn list(desk: &Desk) -> Result<Answer, Refusal> {
             fresh_as_of: text(row.state.fresh_as_of),
             advanced_at: text(row.state.advanced_at),
             stage: stage.map(str::to_owned),
+            backfill: backfill_view(desk, row, &states),
         });
     }
     Ok(Answer::Cursors(rows))
+}
+
+/// How a backfill stands beside its feed.
+fn backfill_view(desk: &Desk, row: &CursorRow, all: &[CursorRow]) -> Option<BackfillView> {
+    let live = backfill::filled_by(&row.feed)?;
+    let state = match standing(&row.state) {
+        Standing::NotOwed => return None,
+        Standing::UnderWay => "under-way",
+        Standing::Complete => "complete",
+    };
+    let followed = all
+        .iter()
+        .find(|it| it.connection == row.connection && it.feed == live);
+    let live_at = followed.and_then(|it| stands_at(desk, &it.connection, &it.state));
+    let stands_at = stands_at(desk, &row.connection, &row.state);
+    let start = desk.starts.get(&(row.connection.clone(), live));
+    Some(BackfillView {
+        state: state.to_owned(),
+        stretches: row.state.poll.0.saturating_sub(1),
+        percent: match standing(&row.state) {
+            Standing::Complete => Some(100),
+            Standing::NotOwed | Standing::UnderWay => {
+                start.and_then(|start| backfill::percent(*start, stands_at, live_at))
+            }
+        },
+    })
+}
+
+fn standing(state: &FeedState) -> Standing {
+    Standing::of(state.poll.0, state.baseline)
+}
+
+/// Whether the backfill beside a feed is under way.
+async fn is_filled(desk: &Desk, connection: &ConnectionName, feed: &FeedName) -> Result<bool, Refusal> {
+    let Some(name) = backfill::beside(feed) else {
+        return Ok(false);
+    };
+    let state = desk.store.feed(connection, &name).await?;
+    Ok(standing(&state) == Standing::UnderWay)
 }
 
 /// Moves a cursor. The running poll ends without effect: nothing that it found moves the cursor any more.
@@ -55,6 +96,13 @@ pub(super) async fn set(desk: &Desk, set: &SetCursor) -> Result<Answer, Refusal>
              seen yet will ever be announced; say --yes if that is meant"
         )));
     }
+    let filled = is_filled(desk, &connection, &feed).await?;
+    if skipped && filled {
+        return Err(Refusal::Conflict(format!(
+            "the backfill of {connection}/{feed} is under way and goes up to where the feed stands: it would bring what \
+             is to be left out; wait for its end, or move the cursor back"
+        )));
+    }
     let was = from.map_or_else(|| "nowhere".to_owned(), |from| from.to_string());
     desk.store
         .set_cursor(&store::SetCursor {
@@ -76,6 +124,7 @@ pub(super) async fn set(desk: &Desk, set: &SetCursor) -> Result<Answer, Refusal>
         from: text(from),
         to: to.to_string(),
         skipped,
+        backfill: filled,
     }))
 }
 

@@ -240,10 +240,25 @@ pub struct CursorView {
     pub overlap_seconds: Option<u64>,
     /// When its last complete poll ended that had anything to write.
     pub completed_at: Option<String>,
-    /// Changes that its polls brought and that were new; of a sweep, what every poll had missed.
+    /// Changes that its polls brought and that were new; of a sweep, what every poll had missed; of a backfill, what it
+    /// has brought so far.
     pub found: u64,
     /// `collecting` or `releasing`, while it has a stage.
     pub stage: Option<String>,
+    /// How it stands, where it is a backfill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillView>,
+}
+
+/// How a backfill stands. What it has brought so far is its `found`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfillView {
+    /// `under-way` or `complete`.
+    pub state: String,
+    /// Stretches of time that it has brought so far, or parts of one.
+    pub stretches: u64,
+    /// How much of the time between a start that is a date and the live feed's cursor it has brought, in percent.
+    pub percent: Option<u8>,
 }
 
 /// How a cursor moved.
@@ -259,6 +274,9 @@ pub struct CursorMove {
     pub to: String,
     /// Whether it moved past what was not seen: nothing of that will be announced.
     pub skipped: bool,
+    /// Whether the feed's backfill is under way, which goes on where it is.
+    #[serde(default)]
+    pub backfill: bool,
 }
 
 /// A subscription on one connection.

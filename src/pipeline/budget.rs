@@ -375,6 +375,12 @@ impl Budget {
         self.per_second.is_some() || peak.is_some_and(|peak| peak.requests_per_second.is_some())
     }
 
+    /// Whether the source is to be spared now, in its peak hours.
+    #[must_use]
+    pub fn is_peak(&self) -> bool {
+        self.peak().is_some()
+    }
+
     fn peak(&self) -> Option<&Peak> {
         let hours = self.hours.as_ref()?;
         hours.calendar.peak_at(hours.clock.now())

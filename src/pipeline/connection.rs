@@ -95,6 +95,8 @@ pub struct Condition {
     pub lateness: Lateness,
     /// What the sweep that runs has brought so far.
     pub recovered: u64,
+    /// When a page of it was handed over last, where it is a backfill.
+    pub paged_at: Option<Instant>,
 }
 
 /// How a feed's changes are found for now.
@@ -144,9 +146,9 @@ impl Connection {
         }
     }
 
-    /// The feeds that find changes, without their sweeps.
+    /// The feeds that find changes, without their sweeps and backfills.
     pub fn live_feeds(&self) -> impl Iterator<Item = &Feed> {
-        self.feeds.iter().filter(|feed| feed.sweeps().is_none())
+        self.feeds.iter().filter(|feed| feed.is_live())
     }
 
     /// The feed of that name, if it is polled.
@@ -283,6 +285,12 @@ impl Connection {
     pub fn take_recovered(&self, sweep: &FeedName) -> u64 {
         let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut conditions.entry(sweep.clone()).or_default().recovered)
+    }
+
+    /// Notes that a page of a backfill was handed over.
+    pub fn note_paged(&self, backfill: &FeedName) {
+        let mut conditions = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        conditions.entry(backfill.clone()).or_default().paged_at = Some(Instant::now());
     }
 
     /// Notes a live feed that was refused leave to ask.

@@ -5,15 +5,16 @@ mod sabotaged;
 
 use std::ops::ControlFlow;
 
-use courier_sdk::{ChangePage, ChangeRef, ConnectionName, Cursor, Next, PageOrder, Resume, VersionRule};
+use courier_sdk::{Aim, ChangePage, ChangeRef, ConnectionName, Cursor, Next, PageOrder, Resume, VersionRule};
 use metrics::Label;
 use tracing::{info, warn};
 
 use super::Worker;
+use super::backfill::{self, Beside, Past};
 use super::connection::{Connection, Feed};
 use super::reconcile::{self, Horizon};
 use super::traces::Begun;
-use super::turn::{TurnEnd, proves_baseline};
+use super::turn::TurnEnd;
 use super::{overlap, roll, stage};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
@@ -27,6 +28,16 @@ use crate::store::{
 
 /// How many entries without a usable id a log line names by their places: enough to find them at the source.
 const PLACES_TOLD_MAX: usize = 10;
+
+/// What a poll is for.
+pub(super) enum Errand {
+    /// To find changes.
+    Live(Beside),
+    /// To list everything there is, but for what is left to the live feed.
+    Sweep(Horizon),
+    /// To bring what lies before the live feed's beginning.
+    Backfill(Past),
+}
 
 /// A poll under way.
 pub(super) struct Poll<'a> {
@@ -43,10 +54,8 @@ pub(super) struct Poll<'a> {
     /// The span of the answer at hand, where it is traced.
     pub(super) span: Option<Begun>,
     id: PollId,
-    baseline: BaselineProof,
     brought: u64,
-    /// What is left to the live feed, where this is a sweep.
-    horizon: Option<Horizon>,
+    errand: Errand,
 }
 
 impl<'a> Poll<'a> {
@@ -55,13 +64,8 @@ impl<'a> Poll<'a> {
         connection: &'a Connection,
         feed: &'a Feed,
         fence: Fence,
-        (state, horizon): (FeedState, Option<Horizon>),
+        (state, errand): (FeedState, Errand),
     ) -> Self {
-        let baseline = if proves_baseline(feed, &state) {
-            BaselineProof::Proven
-        } else {
-            BaselineProof::Unproven
-        };
         Self {
             connection,
             feed,
@@ -70,17 +74,33 @@ impl<'a> Poll<'a> {
             resume: state.resume,
             span: None,
             id: state.poll,
-            baseline,
             brought: 0,
-            horizon,
+            errand,
+        }
+    }
+
+    /// What the connector is asked for.
+    pub(super) fn aim(&self) -> Aim {
+        match &self.errand {
+            Errand::Live(live) => live.aim,
+            Errand::Sweep(_) => Aim::Everything,
+            Errand::Backfill(past) => past.aim(),
+        }
+    }
+
+    /// How many pages a turn takes: a backfill looks after each whether others come first.
+    pub(super) fn pages_per_turn(&self, worker: &Worker) -> usize {
+        match self.errand {
+            Errand::Live(_) | Errand::Sweep(_) => worker.limits.pages_per_turn,
+            Errand::Backfill(_) => 1,
         }
     }
 
     /// The cursor that the connector is asked to go on from: a sweep knows by the live feed's where that began.
     pub(super) fn asks_from(&self) -> Option<&Cursor> {
-        match &self.horizon {
-            Some(horizon) => Some(horizon.cursor()),
-            None => self.cursor.as_ref(),
+        match &self.errand {
+            Errand::Sweep(horizon) => Some(horizon.cursor()),
+            Errand::Live(_) | Errand::Backfill(_) => self.cursor.as_ref(),
         }
     }
 
@@ -125,7 +145,7 @@ impl<'a> Poll<'a> {
         }
         let moves_nothing = matches!(&page.next, Next::Done(cursor) if self.cursor.as_ref() == Some(cursor))
             && self.resume.is_none()
-            && self.horizon.is_none();
+            && matches!(&self.errand, Errand::Live(live) if live.baseline == BaselineProof::Unproven);
         let progress = self.progress(&page.next);
         if changes.is_empty() && page.oversized.is_empty() && moves_nothing {
             // The commonest poll of all, an empty one, costs no write.
@@ -176,28 +196,37 @@ impl<'a> Poll<'a> {
         {
             self.conclude(worker).await?;
         }
-        Ok(self.go_on(worker, page.next, order, page.fresh_as_of))
+        let shown_again = self.aim() == Aim::Present && page.order == PageOrder::NewestFirst;
+        let next = self.go_on(worker, page.next, order, page.fresh_as_of);
+        Ok(match next {
+            // A history's first answer only finds out where the feed begins; what it shows the next one hands over.
+            ControlFlow::Break(TurnEnd::Complete) if shown_again => ControlFlow::Break(TurnEnd::MoreToCome),
+            next => next,
+        })
     }
 
     /// Draws the conclusions from a poll that is complete and handed over.
     async fn conclude(&self, worker: &Worker) -> Result<(), StoreError> {
         let disappeared = roll::conclude(worker, self.connection, self.feed, self.fence).await?;
-        if self.horizon.is_some() {
-            reconcile::tell(self.connection, self.feed, disappeared);
+        match &self.errand {
+            Errand::Live(_) => {}
+            Errand::Sweep(_) => reconcile::tell(self.connection, self.feed, disappeared),
+            Errand::Backfill(_) => backfill::tell(worker, self.connection, self.feed).await?,
         }
         Ok(())
     }
 
-    /// What of a page is handed over: all but what is known, and what a sweep leaves to its live feed.
+    /// What of a page is handed over: all but what is known, and what a sweep or a backfill leaves to its live feed.
     async fn taken(
         &mut self,
         worker: &Worker,
         changes: Vec<ChangeRef>,
         asked_at: jiff::Timestamp,
     ) -> Vec<Change> {
-        let shown = match &self.horizon {
-            Some(horizon) => horizon.cut(changes),
-            None => changes,
+        let shown = match &self.errand {
+            Errand::Live(_) => changes,
+            Errand::Sweep(horizon) => horizon.cut(changes),
+            Errand::Backfill(past) => past.cut(changes),
         };
         self.identified(worker, shown, asked_at).await
     }
@@ -260,9 +289,18 @@ impl<'a> Poll<'a> {
             Next::Page(resume) => Progress::Page(resume.clone()),
             Next::Done(cursor) => Progress::Done {
                 cursor: cursor.clone(),
-                baseline: self.baseline,
+                baseline: self.proof(cursor),
             },
             Next::Inconclusive { .. } => Progress::Inconclusive,
+        }
+    }
+
+    /// What the poll proves, if it is complete with this cursor.
+    fn proof(&self, cursor: &Cursor) -> BaselineProof {
+        match &self.errand {
+            Errand::Live(live) => live.baseline,
+            Errand::Sweep(_) => BaselineProof::Unproven,
+            Errand::Backfill(past) => past.proof(self.connection, cursor),
         }
     }
 
@@ -275,12 +313,14 @@ impl<'a> Poll<'a> {
             PageOrder::OldestFirst => {
                 let accepted = worker.store.accept_page(&slice).await?;
                 self.brought += accepted.appended + accepted.enqueued;
-                if self.horizon.is_some() {
-                    reconcile::observe(worker, self.connection, self.feed, &accepted);
-                } else {
-                    let cursor = self.cursor.as_ref();
-                    let stood_at = cursor.and_then(|cursor| self.connection.connector.describe(cursor));
-                    overlap::observe(worker, self.connection, self.feed, (stood_at, &accepted));
+                match self.errand {
+                    Errand::Live(_) => {
+                        let cursor = self.cursor.as_ref();
+                        let stood_at = cursor.and_then(|cursor| self.connection.connector.describe(cursor));
+                        overlap::observe(worker, self.connection, self.feed, (stood_at, &accepted));
+                    }
+                    Errand::Sweep(_) => reconcile::observe(worker, self.connection, self.feed, &accepted),
+                    Errand::Backfill(_) => backfill::observe(worker, self.connection, self.feed, &accepted),
                 }
                 worker.announce(&self.connection.name, &accepted).await;
                 Ok(())
@@ -316,7 +356,7 @@ impl<'a> Poll<'a> {
                 metrics::counter!("courier_polls_failed_total", labels.iter()).increment(1);
                 // Repeated at the feed's pace it would read the whole source every minute for nothing.
                 let failures = self.connection.note_failure(feed, reason);
-                let wait = self.horizon.as_ref().map(|_| self.feed.every);
+                let wait = matches!(self.errand, Errand::Sweep(_)).then_some(self.feed.every);
                 ControlFlow::Break(TurnEnd::Failed { failures, wait })
             }
         }

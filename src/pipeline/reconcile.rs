@@ -10,10 +10,9 @@ use courier_sdk::{Aim, ChangeRef, Cursor, FeedName, FetchMode, Novelty, VersionR
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::Worker;
 use super::connection::{Connection, Feed};
-use super::roll;
 use super::turn::TurnEnd;
+use super::{Worker, backfill, roll};
 use crate::domain::delivery::Fence;
 use crate::domain::plan;
 use crate::store::{Accepted, FeedState, StageState, StoreError};
@@ -24,8 +23,8 @@ pub const SUFFIX: &str = ".sweep";
 /// A sweep that cannot begin, or failed, is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// A sweep gives way to live polls for so long.
-const GIVES_WAY: Duration = Duration::from_secs(1);
+/// A sweep, like a backfill, gives way to live polls for so long.
+pub(super) const GIVES_WAY: Duration = Duration::from_secs(1);
 
 /// A sweep that is not due is looked at this often: a wall clock may be set.
 const LOOK_ANYWAY: Duration = Duration::from_hours(1);
@@ -43,7 +42,7 @@ impl Feed {
         if rule.trust_version_id {
             spec.fetch = FetchMode::ByRead;
         }
-        self.sweeps().is_none().then_some(Self {
+        self.is_live().then_some(Self {
             spec,
             every,
             ..self.clone()
@@ -54,7 +53,7 @@ impl Feed {
     #[must_use]
     pub fn sweeps(&self) -> Option<FeedName> {
         match self.spec.scope.aim {
-            Aim::Changes => None,
+            Aim::Changes | Aim::Present | Aim::Past { .. } => None,
             Aim::Everything => FeedName::parse(self.spec.name.as_str().strip_suffix(SUFFIX)?).ok(),
         }
     }
@@ -63,7 +62,8 @@ impl Feed {
     #[must_use]
     pub fn pace(&self) -> Duration {
         match self.spec.scope.aim {
-            Aim::Changes => self.every,
+            Aim::Changes | Aim::Present => self.every,
+            Aim::Past { .. } => self.every.min(backfill::PACE),
             Aim::Everything => self.every.min(LOOK_AGAIN),
         }
     }
@@ -94,6 +94,10 @@ pub(super) async fn review(
     let (Some(cursor), StageState::None) = (&followed.cursor, followed.stage) else {
         return wait(LOOK_AGAIN);
     };
+    if backfill::is_under_way(worker, connection, live).await? {
+        // It would read all that the backfill is about to show.
+        return wait(LOOK_AGAIN);
+    }
     if state.resume.is_none() {
         if roll::is_unfinished(connection, &feed.spec.name, fence) {
             // The inbox had no room for all that disappeared.

@@ -159,8 +159,9 @@ fn after(worker: &Worker, name: &ConnectionName, index: usize, end: TurnEnd) -> 
     };
     let every = connection.budget.every(feed.every);
     match end {
+        TurnEnd::Complete if feed.fills().is_some() => now,
         // How long ago the last sweep was is counted from its end, over restarts too.
-        TurnEnd::Complete | TurnEnd::Skipped if feed.sweeps().is_some() => soon(feed.pace()),
+        TurnEnd::Complete | TurnEnd::Skipped if !feed.is_live() => soon(feed.pace()),
         TurnEnd::Complete | TurnEnd::Skipped => {
             plan::next_turn(now, every, plan::phase(&connection.name, &feed.spec.name))
         }

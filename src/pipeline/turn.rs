@@ -9,9 +9,8 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::connection::{Connection, Feed};
-use super::poll::Poll;
-use super::reconcile;
-use super::stage;
+use super::poll::{Errand, Poll};
+use super::{backfill, reconcile, stage};
 use crate::domain::delivery::Fence;
 use crate::domain::trace::SpanOutcome;
 use crate::store::{FeedState, StageState, StoreError};
@@ -99,23 +98,39 @@ async fn poll(
     state: FeedState,
     stop: &CancellationToken,
 ) -> Result<TurnEnd, StoreError> {
-    let horizon = match feed.sweeps() {
-        None => None,
-        Some(live) => match reconcile::review(worker, connection, (feed, &live), fence, &state).await? {
-            ControlFlow::Continue(horizon) => Some(horizon),
-            ControlFlow::Break(end) => return Ok(end),
-        },
+    let errand = match errand(worker, (connection, feed), fence, &state).await? {
+        ControlFlow::Continue(errand) => errand,
+        ControlFlow::Break(end) => return Ok(end),
     };
-    let poll = Poll::new(connection, feed, fence, (state.clone(), horizon));
+    let poll = Poll::new(connection, feed, fence, (state.clone(), errand));
     match stage::review(worker, &poll, &state).await? {
         ControlFlow::Continue(()) => pages(worker, poll, stop).await,
         ControlFlow::Break(end) => Ok(end),
     }
 }
 
-/// Notes a live feed that is refused leave: sweeps wait for it.
+/// What the turn is for, or why it is not the feed's now.
+async fn errand(
+    worker: &Worker,
+    (connection, feed): (&Connection, &Feed),
+    fence: Fence,
+    state: &FeedState,
+) -> Result<ControlFlow<TurnEnd, Errand>, StoreError> {
+    if let Some(live) = feed.sweeps() {
+        let reviewed = reconcile::review(worker, connection, (feed, &live), fence, state).await?;
+        return Ok(reviewed.map_continue(Errand::Sweep));
+    }
+    if let Some(live) = feed.fills() {
+        let reviewed = backfill::review(worker, connection, (feed, &live), state).await?;
+        return Ok(reviewed.map_continue(Errand::Backfill));
+    }
+    let live = backfill::beside(worker, (connection, feed), fence, state).await?;
+    Ok(ControlFlow::Continue(Errand::Live(live)))
+}
+
+/// Notes a live feed that is refused leave: sweeps and backfills wait for it.
 fn note_waits(connection: &Connection, feed: &Feed) {
-    if feed.sweeps().is_none() {
+    if feed.is_live() {
         connection.note_waits(&feed.spec.name);
     }
 }
@@ -133,8 +148,9 @@ async fn is_backed_up(worker: &Worker, connection: &Connection) -> Result<bool, 
 }
 
 async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) -> Result<TurnEnd, StoreError> {
-    let spec = poll.connection.spec_in_force(poll.feed);
-    for _ in 0..worker.limits.pages_per_turn {
+    let mut spec = poll.connection.spec_in_force(poll.feed);
+    spec.scope.aim = poll.aim();
+    for _ in 0..poll.pages_per_turn(worker) {
         let request = PollRequest {
             feed: &spec,
             cursor: poll.asks_from(),
@@ -265,13 +281,4 @@ fn held_back(connection: &Connection, error: &ConnectorError) -> Option<Duration
         | ConnectorError::Refused { .. }
         | ConnectorError::Forbidden { .. } => maintenance(),
     }
-}
-
-/// Whether a state proves a baseline once its poll is complete: from the beginning, without a filter, without a
-/// cursor so far.
-pub(super) fn proves_baseline(feed: &Feed, state: &FeedState) -> bool {
-    // A sweep leaves out what is newer and what is older than it is asked about.
-    let is_live = feed.sweeps().is_none();
-    let all = feed.spec.filter.is_empty() && feed.spec.start == courier_sdk::Start::Beginning;
-    is_live && state.cursor.is_none() && all
 }

@@ -14,7 +14,7 @@ use crate::domain::delivery::Fence;
 use crate::domain::event::{Change, Event};
 use crate::domain::fan_out::{Owed, Position, Standing, Subscription};
 use crate::domain::identity::EventId;
-use crate::domain::ledger::Head;
+use crate::domain::ledger::{Baseline, Head};
 use crate::domain::name::{DestinationName, SubscriptionName};
 
 pub use control::*;
@@ -94,6 +94,8 @@ pub struct FeedState {
     pub completed_at: Option<Timestamp>,
     /// How many changes its polls brought that were new.
     pub found: u64,
+    /// Whether a first sight of it proves a creation; of a backfill, whether it has come to its end.
+    pub baseline: Baseline,
 }
 
 /// Whether a feed has a stage, and what happens to it.

@@ -66,6 +66,14 @@ impl CursorState {
         }
     }
 
+    /// The same cursor of a feed that starts elsewhere; `None` is at the beginning.
+    pub(crate) fn since(self, start: Option<Timestamp>) -> Self {
+        Self {
+            start: start.map(Stored),
+            ..self
+        }
+    }
+
     /// The same cursor with what reads are conditioned on.
     pub(crate) fn conditioned_on(self, tags: Tags) -> Self {
         Self { tags, ..self }

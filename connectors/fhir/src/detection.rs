@@ -44,6 +44,9 @@ impl FhirConnector {
             // Written by another release of the courier: the poll begins again, which loses nothing.
             let poll =
                 Poll::parse(resume.as_str()).ok_or(ConnectorError::PageExpired { operation, status: 0 })?;
+            if poll.upper().is_some() {
+                return self.past_page(feed, Stand::Running(Box::new(poll))).await;
+            }
             return self.search_page(feed, Stand::Running(Box::new(poll))).await;
         }
         let (strategy, _) = self.strategy(feed, cursor.as_ref()).await?;
@@ -51,6 +54,14 @@ impl FhirConnector {
             return match strategy {
                 Strategy::History | Strategy::LastUpdated => self.begin_listing(feed, strategy, cursor).await,
                 Strategy::Window | Strategy::Roster | Strategy::Read => Ok(self.swept_by_polls()),
+            };
+        }
+        if let Aim::Past { until } = feed.scope.aim {
+            return match strategy {
+                Strategy::History | Strategy::LastUpdated => {
+                    self.begin_past(feed, cursor.as_ref(), until).await
+                }
+                Strategy::Window | Strategy::Roster | Strategy::Read => Ok(self.told_until(until)),
             };
         }
         tell_of_change(feed, cursor.as_ref(), strategy);
@@ -61,6 +72,7 @@ impl FhirConnector {
                 self.begin_listing(feed, strategy, cursor).await
             }
             Strategy::History => match self.history_page(feed, Stand::Fresh(plan)).await {
+                Ok(page) if cursor.is_none() && feed.scope.aim == Aim::Present => Ok(told_of_later(page)),
                 Err(error @ ConnectorError::Refused { .. }) if feed.detect == Detect::Auto => {
                     tracing::warn!(
                         feed = %feed.name, %error,
@@ -96,7 +108,7 @@ impl FhirConnector {
         Ok(report::of(feed, &self.profile, strategy, why))
     }
 
-    async fn strategy(
+    pub(crate) async fn strategy(
         &self,
         feed: &FeedSpec,
         cursor: Option<&CursorState>,
@@ -117,7 +129,8 @@ impl FhirConnector {
             operation: format!("poll {}", feed.record_type),
             reason: reason.to_owned(),
         })?;
-        if cursor.is_none() && feed.start == Start::Beginning && strategy == Strategy::History {
+        let is_baseline = feed.start == Start::Beginning && feed.scope.aim != Aim::Present;
+        if cursor.is_none() && is_baseline && strategy == Strategy::History {
             let why = "a baseline is the current state".to_owned();
             return Ok((Strategy::LastUpdated, why));
         }
@@ -201,6 +214,17 @@ fn choose(
         }
     };
     Ok((Strategy::Window, no_search.to_owned()))
+}
+
+/// The first answer of a history that begins now, of which nothing is handed over: it may end in the middle, with the
+/// newest. The next poll shows all of it again, and what came before.
+fn told_of_later(page: ChangePage) -> ChangePage {
+    ChangePage {
+        changes: Vec::new(),
+        oversized: Vec::new(),
+        unusable: Vec::new(),
+        ..page
+    }
 }
 
 fn tell_of_change(feed: &FeedSpec, cursor: Option<&CursorState>, strategy: Strategy) {

@@ -24,13 +24,14 @@
 
 mod order;
 pub(crate) mod page;
+pub(crate) mod past;
 pub(crate) mod present;
 pub(crate) mod rest;
 mod window;
 
 use std::time::Duration;
 
-use courier_sdk::{FeedSpec, Start};
+use courier_sdk::{Aim, FeedSpec, Start};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) floor: Option<Timestamp>,
     pub(crate) start: Option<Timestamp>,
     pub(crate) first: First,
+    /// Upper bound of the search, inclusive, where it is for the past alone.
+    pub(crate) upper: Option<Timestamp>,
 }
 
 /// Whether the source's present is where the feed begins.
@@ -84,7 +87,15 @@ pub(crate) fn plan(feed: &FeedSpec, cursor: Option<&CursorState>, cut: Cut, now:
         floor: None,
         start: None,
         first: First::Known,
+        upper: None,
     };
+    if cursor.is_none() && feed.scope.aim == Aim::Present {
+        return Plan {
+            lower: Some(cut.floor(instant::back(now, feed.overlap))),
+            first: First::Now(now),
+            ..known
+        };
+    }
     match (cursor, feed.start) {
         (Some(cursor), Start::Now | Start::Beginning | Start::At(_)) => Plan {
             lower: Some(cut.floor(instant::back(cursor.watermark.0, rewind(feed)))),
@@ -248,6 +259,9 @@ pub(crate) struct Poll {
     visited: Vec<u64>,
     doubt: Option<Doubt>,
     pub(crate) window: Option<Window>,
+    /// The search's upper bound, where it is for the past alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upper: Option<Stored>,
     /// Ids were asked for instead of records; polls of before there was a choice do not say it.
     #[serde(default)]
     shortened: bool,
@@ -274,6 +288,7 @@ impl Poll {
             visited: Vec::new(),
             doubt: None,
             window: None,
+            upper: plan.upper.map(Stored),
             shortened: false,
             rest: None,
         }
@@ -357,6 +372,9 @@ impl Poll {
             // Seen of HAPI (its tracker, 7711): empty pages that link to further ones for ever.
             return Onward::Early(Doubt::EmptyPage);
         }
+        if self.has_come_far() {
+            return Onward::Early(Doubt::TooManyPages);
+        }
         let ignored = self.doubt == Some(Doubt::FilterIgnored);
         if self.pages >= if ignored { IGNORED_PAGES_MAX } else { PAGES_MAX } {
             return Onward::Early(Doubt::TooManyPages);
@@ -387,7 +405,7 @@ impl Poll {
                 (self.lower.map_or(Timestamp::UNIX_EPOCH, |lower| lower.0), reach)
             }
         };
-        let covered_next = instant::back(self.bound.0, overlap);
+        let covered_next = self.not_shown_again(overlap);
         (lo < covered_next).then(|| (lo, hi.min(covered_next)))
     }
 
@@ -406,7 +424,7 @@ impl Poll {
             Onward::Rest(rest) => self.ask_for_rest(rest),
             Onward::Early(doubt) => self.stop_early(doubt),
             Onward::End => {
-                let covered_next = instant::back(self.bound.0, rules.overlap);
+                let covered_next = self.not_shown_again(rules.overlap);
                 let at_stake = self.lower.is_none_or(|lower| lower.0 < covered_next);
                 let shifting = rules.paging == Paging::Live && self.pages > 1 && self.order == Order::Mixed;
                 if shifting && at_stake && self.doubt.is_none() {
@@ -415,6 +433,7 @@ impl Poll {
                     let lower = self.lower.map(|lower| lower.0);
                     return self.open(Window::new(lower, covered_next, Onward::End));
                 }
+                self.reach_the_end();
                 self.conclude()
             }
         }
@@ -433,7 +452,7 @@ impl Poll {
         if let Some(doubt) = self.doubt {
             return Step::Inconclusive(doubt);
         }
-        let seen = self.greatest.max(self.floor);
+        let seen = self.within(self.greatest.max(self.floor));
         let watermark = seen.map_or(Timestamp::UNIX_EPOCH, |seen| seen.0);
         Step::Done(CursorState::of(
             By::LastUpdated,

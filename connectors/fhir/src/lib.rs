@@ -7,6 +7,7 @@
 
 mod answer;
 mod at_once;
+mod backfill;
 mod bundle;
 mod capability;
 mod cursor;
@@ -46,6 +47,7 @@ pub use profile::{FullPage, InvalidProfile, Paging, Profile, ReadMany};
 
 use crate::at_once::AtOnce;
 use crate::cursor::{By, CursorState};
+use backfill::Stretches;
 use detection::Known;
 use exchange::Exchange;
 use portion::Portions;
@@ -109,6 +111,7 @@ pub struct FhirConnector {
     portions: Mutex<Portions>,
     read_at_once: AtOnce,
     searched_at_once: AtOnce,
+    stretches: Mutex<Stretches>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -152,6 +155,7 @@ impl FhirConnector {
             portions: Mutex::default(),
             read_at_once: AtOnce::default(),
             searched_at_once: AtOnce::default(),
+            stretches: Mutex::default(),
         }
     }
 }
@@ -191,6 +195,10 @@ impl Connector for FhirConnector {
 
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError> {
         self.detect(feed).await
+    }
+
+    async fn count_past(&self, feed: &FeedSpec) -> Result<Option<u64>, ConnectorError> {
+        self.count(feed).await
     }
 
     fn version_rule(&self, _record_type: &RecordType) -> VersionRule {

@@ -293,7 +293,7 @@ impl Listing {
             Silence::All => Some(rules.cut.earliest_stamp(bound)),
         };
         let watermark = match rules.aim {
-            Aim::Changes => seen,
+            Aim::Changes | Aim::Present | Aim::Past { .. } => seen,
             // A sweep stands for the time at which it began: it moves nobody's cursor.
             Aim::Everything => bound,
         };

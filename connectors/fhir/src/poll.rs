@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use courier_sdk::{
-    ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpError, HttpResponse, Next,
-    Novelty, PageOrder, Record,
+    Aim, ChangePage, ChangeRef, ConnectorError, Cursor, FeedSpec, FetchMode, HttpError, HttpResponse, Next,
+    Novelty, PageOrder, Record, Start,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -217,9 +217,17 @@ fn begin_now(feed: &FeedSpec, cut: Cut, (by, asked): (By, present::Asked), shown
             "the source's date and our clock differ, and no record shows which is right: the feed begins at the earlier"
         ),
     }
+    let (state, silent_below) = match (feed.scope.aim, feed.start) {
+        // What lies before is told too, by a backfill: nothing of it may be silent.
+        (Aim::Present, Start::Beginning | Start::Now) => (state.since(None), None),
+        (Aim::Present, Start::At(start)) => (state.since(Some(start)), Some(start)),
+        (Aim::Changes | Aim::Past { .. } | Aim::Everything, _) => {
+            (state.starting_by(cut), Some(present::silent_below(asked.bound)))
+        }
+    };
     Course {
-        next: Next::Done(cursor(&state.starting_by(cut))),
-        start: Some(present::silent_below(asked.bound)),
+        next: Next::Done(cursor(&state)),
+        start: silent_below,
         fresh_as_of: asked.bound,
     }
 }

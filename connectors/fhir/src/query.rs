@@ -96,6 +96,13 @@ pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
     url
 }
 
+/// The address of a search that is counted instead of shown.
+pub(crate) fn counted(base: &Url, asked: &Search<'_>) -> Url {
+    let mut url = search(base, asked);
+    url.query_pairs_mut().append_pair("_summary", "count");
+    url
+}
+
 /// The address of a search that lists.
 pub(crate) fn listed(base: &Url, listed: &Listed<'_>) -> Url {
     let mut url = with_segments(base, &[listed.record_type.as_str()]);

@@ -73,7 +73,8 @@ pub struct PollRequest<'a> {
     /// The feed.
     pub feed: &'a FeedSpec,
     /// The feed's durable cursor, absent before its first complete poll. For a sweep ([`crate::Aim::Everything`]) that of
-    /// the feed which it is for: what lies before that feed's start is silent.
+    /// the feed which it is for: what lies before that feed's start is silent. A backfill ([`crate::Aim::Past`]) has its
+    /// own.
     pub cursor: Option<&'a Cursor>,
     /// Where the running poll goes on; absent for its first page.
     pub resume: Option<&'a Resume>,
@@ -214,6 +215,18 @@ pub trait Connector: Send + Sync {
     /// # Cancel safety
     /// Safe: no cursor moves.
     async fn probe(&self, feed: &FeedSpec) -> Result<Detection, ConnectorError>;
+
+    /// Asks how many records a backfill of a feed would show; `None` where the source does not say, or every poll of the
+    /// feed shows them anyway.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; the same request may be repeated.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn count_past(&self, _feed: &FeedSpec) -> Result<Option<u64>, ConnectorError> {
+        Ok(None)
+    }
 
     /// How versions of a record type are told apart.
     fn version_rule(&self, record_type: &RecordType) -> VersionRule;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::id::RecordId;
 
 /// Which records a feed looks at.
@@ -25,6 +27,16 @@ pub enum Aim {
     /// To find what changed since the last one.
     #[default]
     Changes,
+    /// The same, but without a cursor it begins at the source's present, wherever the feed starts: what lies before is
+    /// told by a backfill beside it. Nothing that the first answer shows and a later one may leave out is silent.
+    Present,
+    /// To show the current version of every record that changed last between the feed's start and this instant by the
+    /// source's clock: a backfill. A poll may end earlier, with a cursor that says how far it came; what it shows of
+    /// after the instant is left to the feed beside it.
+    Past {
+        /// Up to and including this instant; where it does not lie after the cursor, nothing is left.
+        until: Timestamp,
+    },
     /// To list every record with its version, so that what all other polls missed is found: a reconcile sweep.
     Everything,
 }

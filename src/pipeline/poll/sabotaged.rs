@@ -29,7 +29,7 @@ impl Poll<'_> {
             oversized: Vec::new(),
             progress: Progress::Done {
                 cursor: cursor.clone(),
-                baseline: self.baseline,
+                baseline: self.proof(&cursor),
             },
             context: super::context_rule(self.feed),
             sights: super::sights(self.feed),

@@ -64,7 +64,7 @@ impl ConnectionState {
     /// A first sight is a creation only if the baseline was complete when the change was shown, and still is.
     pub(super) fn proven_by_both(&self, row: &InboxRow) -> Baseline {
         match row.baseline {
-            Baseline::Unproven => Baseline::Unproven,
+            Baseline::Unproven | Baseline::Forfeited => Baseline::Unproven,
             Baseline::Complete => self.baseline_of(&row.feed),
         }
     }

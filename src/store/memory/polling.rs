@@ -92,7 +92,7 @@ impl State {
             feed.roll.clear();
         }
         // What the jump leaves out was never seen: a first sight no longer proves a creation.
-        feed.baseline = Baseline::Unproven;
+        feed.baseline = Baseline::Forfeited;
         self.note(
             "cursors set",
             (format!("{}/{}", set.connection, set.feed), set.note.clone()),
@@ -110,6 +110,7 @@ impl FeedRow {
         };
         FeedState {
             staged,
+            baseline: self.baseline,
             ..self.state.clone()
         }
     }
@@ -139,7 +140,7 @@ impl FeedRow {
     pub(super) fn note_sights(&mut self, sights: Sights) {
         match sights {
             Sights::All => {}
-            Sights::Filtered => self.baseline = Baseline::Unproven,
+            Sights::Filtered => self.baseline = Baseline::Forfeited,
         }
     }
 

@@ -144,7 +144,7 @@ pub(super) fn set_cursor(db: &Connection, set: &SetCursor) -> Result<(), Failure
     feed.state.cursor.clone_from(&set.cursor);
     feed.state.advanced_at = Some(set.at);
     // What the jump leaves out was never seen: a first sight no longer proves a creation.
-    feed.baseline = Baseline::Unproven;
+    feed.baseline = Baseline::Forfeited;
     if set.cursor.is_none() {
         roll::forget(db, &set.connection, &set.feed)?;
     }
@@ -219,7 +219,7 @@ impl Feed {
     pub(super) fn note_sights(&mut self, sights: Sights) {
         match sights {
             Sights::All => {}
-            Sights::Filtered => self.baseline = Baseline::Unproven,
+            Sights::Filtered => self.baseline = Baseline::Forfeited,
         }
     }
 
@@ -275,8 +275,10 @@ fn decode(
         fresh_as_of: columns.instant_if_any()?,
         completed_at: None,
         found: 0,
+        baseline: Baseline::default(),
     };
     let baseline = parse_baseline(&columns.text()?)?;
+    state.baseline = baseline;
     let after = (
         columns.sealed_text(db, place("after_cursor"))?,
         columns.get::<Option<String>>()?,

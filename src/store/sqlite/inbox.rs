@@ -373,7 +373,7 @@ fn keep(db: &Connection, connection: &ConnectionName, id: InboxId, read: &Change
 /// A first sight is a creation only if the baseline was complete when the change was shown, and still is.
 fn baseline_of(db: &Connection, settle: &SettleChanges, row: &InboxRow) -> Result<Baseline, Failure> {
     match row.baseline {
-        Baseline::Unproven => Ok(Baseline::Unproven),
+        Baseline::Unproven | Baseline::Forfeited => Ok(Baseline::Unproven),
         Baseline::Complete => Ok(feed::load(db, &settle.connection, &row.feed)?.baseline),
     }
 }

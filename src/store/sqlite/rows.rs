@@ -373,6 +373,7 @@ fn order_number(stored: i64) -> u64 {
 pub(super) fn baseline_word(baseline: Baseline) -> &'static str {
     match baseline {
         Baseline::Unproven => "unproven",
+        Baseline::Forfeited => "forfeited",
         Baseline::Complete => "complete",
     }
 }
@@ -380,6 +381,7 @@ pub(super) fn baseline_word(baseline: Baseline) -> &'static str {
 pub(super) fn parse_baseline(word: &str) -> Result<Baseline, Failure> {
     match word {
         "unproven" => Ok(Baseline::Unproven),
+        "forfeited" => Ok(Baseline::Forfeited),
         "complete" => Ok(Baseline::Complete),
         _ => Err(damaged("baseline")),
     }

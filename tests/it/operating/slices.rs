@@ -34,6 +34,7 @@ fn open(folder: &TempDir) -> (Arc<SqliteStore>, Desk) {
         connections: BTreeMap::from([(mercy(), Vec::new())]),
         connectors: BTreeMap::new(),
         overlaps: BTreeMap::new(),
+        starts: BTreeMap::new(),
         destinations: BTreeMap::new(),
         subscriptions: Vec::new(),
     };

@@ -17,6 +17,7 @@ fn poll() -> History {
         floor: Some(at(1000)),
         start: None,
         first: First::Known,
+        upper: None,
     };
     History::begin(&plan, at(2000))
 }
@@ -145,6 +146,7 @@ fn a_search_under_way_is_no_history_and_the_other_way_round() {
         floor: None,
         start: None,
         first: First::Known,
+        upper: None,
     };
     let search = serde_json::to_string(&crate::last_updated::Poll::begin(&plan, at(0))).unwrap();
     assert!(History::parse(&search).is_none());

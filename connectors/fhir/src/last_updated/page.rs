@@ -6,7 +6,7 @@ use courier_sdk::{
 use jiff::Timestamp;
 use url::Url;
 
-use super::{Doubt, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target};
+use super::{Doubt, Fill, Filter, Plan, Poll, Rules, Shown, Step, Target, past};
 use crate::answer::{self, Asked};
 use crate::bundle::{self, Item, Page, Row};
 use crate::cursor::By;
@@ -117,14 +117,14 @@ impl FhirConnector {
     fn search_address(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> Result<Url, ConnectorError> {
         let mut own_count = None;
         let (from, to) = match stand {
-            Stand::Fresh(plan) => (plan.lower, None),
+            Stand::Fresh(plan) => (plan.lower, plan.upper),
             Stand::Running(poll) => match (&poll.target, &poll.window) {
                 (Some(Target::Link(link)), _) => return self.kept_link(&operation(feed), Some(link)),
                 (Some(Target::Window), Some(window)) => (window.lo.map(|lo| lo.0), Some(window.hi.0)),
                 (Some(Target::Rest), _) => {
                     let (from, count) = poll.rest_asked();
                     own_count = count;
-                    (from, None)
+                    (from, poll.upper())
                 }
                 (Some(Target::Window), None) | (None, _) => return self.kept_link(&operation(feed), None),
             },
@@ -133,6 +133,7 @@ impl FhirConnector {
             Portion::Records(count) => (count, feed.fetch == FetchMode::ByRead),
             Portion::Ids => (self.limits.page_count, true),
         };
+        let count = count.min(past::page_max(feed, ids_only));
         let search = Search {
             record_type: &feed.record_type,
             from,

@@ -55,7 +55,7 @@ impl FhirConnector {
         cursor: Option<CursorState>,
     ) -> Result<ChangePage, ConnectorError> {
         let parts = match strategy {
-            Strategy::Window if feed.scope.aim == Aim::Changes => self.window(feed),
+            Strategy::Window if feed.scope.aim != Aim::Everything => self.window(feed),
             Strategy::Window | Strategy::History | Strategy::LastUpdated => Parts::Whole(false),
             Strategy::Roster => {
                 let at_once = if is_of_patients(feed) {
