@@ -8,8 +8,9 @@ use super::fan_out::{ContentLevel, Format};
 use super::name::{DestinationName, SubscriptionName};
 
 /// The renderer that writes today's notifications. A delivery row names the one it was frozen with; a binary
-/// that lacks a pending row's renderer refuses to start. 2 writes what 1 wrote, and `cloudevents-binary`.
-pub const RENDERER: u32 = 2;
+/// that lacks a pending row's renderer refuses to start. 2 writes what 1 wrote, and `cloudevents-binary`; 3
+/// what 2 wrote, and what a change means.
+pub const RENDERER: u32 = 3;
 
 /// The oldest renderer whose bytes are still written as they were.
 pub const RENDERER_FIRST: u32 = 1;

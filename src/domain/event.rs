@@ -1,6 +1,6 @@
 //! Changes on their way to becoming events, and events: one changed record version, built once.
 
-use courier_sdk::{ConnectionName, Context, FeedName, Novelty, Record, RecordKey, Shown};
+use courier_sdk::{ConnectionName, Context, FeedName, Meaning, Novelty, Record, RecordKey, Shown};
 use jiff::Timestamp;
 
 use super::canonical::ContentHash;
@@ -16,6 +16,8 @@ pub enum EventKind {
     Updated,
     /// The record is gone, by the source's own word.
     Deleted,
+    /// The record was merged into another, by its own word.
+    Merged,
     /// The record may not be read by us, or no longer: whether it changed or is gone, the source does not tell.
     Unavailable,
 }
@@ -28,6 +30,7 @@ impl EventKind {
             Self::Created => "created",
             Self::Updated => "updated",
             Self::Deleted => "deleted",
+            Self::Merged => "merged",
             Self::Unavailable => "unavailable",
         }
     }
@@ -35,9 +38,15 @@ impl EventKind {
     /// Reads that word back.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Created, Self::Updated, Self::Deleted, Self::Unavailable]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        [
+            Self::Created,
+            Self::Updated,
+            Self::Deleted,
+            Self::Merged,
+            Self::Unavailable,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
     }
 }
 
@@ -91,6 +100,8 @@ pub struct Content {
     pub record: Record,
     /// The content hash under the connection's rule.
     pub hash: ContentHash,
+    /// What it says of the record as a whole.
+    pub meaning: Option<Meaning>,
     /// What it refers to, where that was asked for and read.
     pub context: Option<Context>,
 }
@@ -133,6 +144,8 @@ pub struct Event {
     pub version_id: Option<String>,
     /// What happened.
     pub kind: EventKind,
+    /// What it means, where the record says more than that it changed; into which record it was merged.
+    pub meaning: Option<Meaning>,
     /// When the record changed by the source's clock.
     pub changed_at: Option<Timestamp>,
     /// The source's time at the start of the poll that found it.

@@ -299,6 +299,7 @@ mod tests {
             version,
             version_id: Some("1".to_owned()),
             kind: EventKind::Updated,
+            meaning: None,
             changed_at: None,
             fresh_as_of: Timestamp::UNIX_EPOCH,
             recorded_at: Timestamp::UNIX_EPOCH,

@@ -1,6 +1,6 @@
 //! From what a connector saw to what the ledger can judge: the version-key rungs applied to one change.
 
-use courier_sdk::{ChangeRef, ConnectionName, Shown, VersionRule};
+use courier_sdk::{ChangeRef, ConnectionName, Meaning, Record, Shown, VersionRule};
 
 use super::canonical::ContentHash;
 use super::event::{Change, Content, VersionClue, VersionOrder};
@@ -19,13 +19,20 @@ pub fn id_at_first_rung(
     Some((version, id))
 }
 
-/// Works out a change's identity as far as the answer allows, on the first rung that the profile trusts.
+/// Works out a change's identity as far as the answer allows, on the first rung that the profile trusts, and asks what
+/// its record says, if it came along.
 #[must_use]
-pub fn identify(connection: &ConnectionName, change: ChangeRef, rule: &VersionRule) -> Change {
+pub fn identify(
+    connection: &ConnectionName,
+    change: ChangeRef,
+    rule: &VersionRule,
+    meaning: impl Fn(&Record) -> Option<Meaning>,
+) -> Change {
     let content = change.record.clone().map(|record| {
         let hash = ContentHash::of_record(record.bytes(), &rule.volatile_paths)
             .unwrap_or_else(|_| ContentHash::of_bytes(record.bytes()));
         Content {
+            meaning: meaning(&record),
             record,
             hash,
             context: None,
@@ -110,7 +117,7 @@ mod tests {
     }
 
     fn rung(change: ChangeRef, rule: &VersionRule) -> String {
-        match identify(&ConnectionName::parse("c").unwrap(), change, rule).version {
+        match identify(&ConnectionName::parse("c").unwrap(), change, rule, |_| None).version {
             VersionClue::Known(version, _) => version.as_str().chars().take(2).collect(),
             VersionClue::ByContent => "h:".to_owned(),
             VersionClue::InferredDelete => "d:".to_owned(),
@@ -138,8 +145,12 @@ mod tests {
     fn the_same_instant_in_two_spellings_is_one_version() {
         let rule = rule(false, true);
         let connection = ConnectionName::parse("c").unwrap();
-        let [a, b] = ["2026-01-01T00:00:00.898575850+00:00", "2026-01-01T00:00:00.898Z"]
-            .map(|stamp| identify(&connection, change(None, Some(stamp), Some("{}")), &rule).version);
+        let [a, b] = ["2026-01-01T00:00:00.898575850+00:00", "2026-01-01T00:00:00.898Z"].map(|stamp| {
+            identify(&connection, change(None, Some(stamp), Some("{}")), &rule, |_| {
+                None
+            })
+            .version
+        });
         assert_eq!(a, b);
     }
 
@@ -147,21 +158,36 @@ mod tests {
     fn numbers_order_only_where_they_are_trusted() {
         let connection = ConnectionName::parse("c").unwrap();
         assert_eq!(
-            identify(&connection, change(Some("7"), None, None), &rule(true, true))
-                .order
-                .number,
+            identify(
+                &connection,
+                change(Some("7"), None, None),
+                &rule(true, true),
+                |_| None
+            )
+            .order
+            .number,
             Some(7)
         );
         assert_eq!(
-            identify(&connection, change(Some("7"), None, None), &rule(false, true))
-                .order
-                .number,
+            identify(
+                &connection,
+                change(Some("7"), None, None),
+                &rule(false, true),
+                |_| None
+            )
+            .order
+            .number,
             None
         );
         assert_eq!(
-            identify(&connection, change(Some("a7"), None, None), &rule(true, true))
-                .order
-                .number,
+            identify(
+                &connection,
+                change(Some("a7"), None, None),
+                &rule(true, true),
+                |_| None
+            )
+            .order
+            .number,
             None
         );
     }

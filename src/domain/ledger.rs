@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use courier_sdk::{ConnectionName, Novelty, RecordKey, Shown};
+use courier_sdk::{ConnectionName, Meaning, Novelty, RecordKey, Shown};
 use jiff::Timestamp;
 
 use super::canonical::ContentHash;
@@ -25,6 +25,8 @@ pub struct Head {
     pub hash: Option<ContentHash>,
     /// Whether the record exists.
     pub life: Life,
+    /// Whether it says that the record was merged into another.
+    pub merged: bool,
     /// How many changes of content were counted, for the third rung.
     pub changes: u64,
 }
@@ -91,6 +93,8 @@ pub enum Verdict {
         event_id: EventId,
         /// What happened.
         kind: EventKind,
+        /// What it means beyond that.
+        meaning: Option<Meaning>,
         /// Whether it keeps the record's order.
         timeliness: Timeliness,
     },
@@ -167,10 +171,11 @@ fn decide_one(
         Some(head) if order.is_before(&head.order) => Timeliness::Late,
         Some(_) | None => Timeliness::InOrder,
     };
-    let kind = if unavailable {
-        EventKind::Unavailable
-    } else {
-        kind_of(change, record.head.as_ref(), baseline)
+    let meaning = meaning_of(change, record.head.as_ref(), timeliness);
+    let kind = match (unavailable, &meaning) {
+        (true, _) => EventKind::Unavailable,
+        (false, Some(Meaning::MergedInto(_))) => EventKind::Merged,
+        (false, _) => kind_of(change, record.head.as_ref(), baseline),
     };
     let told = timeliness == Timeliness::InOrder && names_a_told_delete(change, record.head.as_ref());
     // What may not be read says nothing of the record's state: its head stays.
@@ -183,6 +188,7 @@ fn decide_one(
             version,
             event_id,
             kind,
+            meaning,
             timeliness,
         },
         Novelty::Announce | Novelty::Silent => Verdict::Silence { event_id },
@@ -311,6 +317,14 @@ fn kind_of(change: &Change, head: Option<&Head>, baseline: Baseline) -> EventKin
     }
 }
 
+/// What a version means: its own word, or, where the version before it was merged and it no longer says so, that it was
+/// parted again.
+fn meaning_of(change: &Change, head: Option<&Head>, timeliness: Timeliness) -> Option<Meaning> {
+    let content = change.content.as_ref()?;
+    let parted = timeliness == Timeliness::InOrder && head.is_some_and(|head| head.merged);
+    content.meaning.clone().or(parted.then_some(Meaning::Unmerged))
+}
+
 fn next_head(change: &Change, head: Option<&Head>, version: &VersionKey, event_id: &EventId) -> Head {
     let hash = change.content.as_ref().map(|content| content.hash.clone());
     let changes = match head {
@@ -329,10 +343,22 @@ fn next_head(change: &Change, head: Option<&Head>, version: &VersionKey, event_i
         order: place(change, head),
         hash,
         life,
+        merged: is_merged(change),
         changes,
     }
 }
 
+fn is_merged(change: &Change) -> bool {
+    let said = change
+        .content
+        .as_ref()
+        .and_then(|content| content.meaning.as_ref());
+    matches!(said, Some(Meaning::MergedInto(_)))
+}
+
+#[cfg(test)]
+#[path = "ledger/meaning_tests.rs"]
+mod meaning_tests;
 #[cfg(test)]
 #[path = "ledger/tests.rs"]
 mod tests;

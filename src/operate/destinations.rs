@@ -62,6 +62,7 @@ fn sample(
         version,
         version_id: Some(version_id),
         kind: EventKind::Updated,
+        meaning: None,
         changed_at: Some(now),
         fresh_as_of: now,
         recorded_at: now,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::FlowWord;
 use crate::store::{AuditRow, DeadLetterRow, EventDetail, EventRow, QuarantineRow};
-use crate::wire::cloudevents::version_label;
+use crate::wire::cloudevents::{reason, version_label};
 
 /// One answer, named after what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,8 +92,10 @@ pub struct EventDetailView {
     pub record: String,
     /// The source's version id, or the version key.
     pub version: String,
-    /// `created`, `updated`, `deleted` or `unavailable`.
+    /// `created`, `updated`, `deleted`, `merged` or `unavailable`.
     pub change: String,
+    /// What it means beyond that: `reason` or `mergedinto`, and the attribute's value.
+    pub meaning: Option<String>,
     /// When it changed by the source's clock.
     pub changed_at: Option<String>,
     /// When it was written to the log.
@@ -149,6 +151,7 @@ impl EventDetailView {
             record: event.key.to_string(),
             version: version_label(event.version_id.as_deref(), &event.version).to_owned(),
             change: event.kind.as_str().to_owned(),
+            meaning: reason(event).map(|(name, value)| format!("{name} {value}")),
             changed_at: event.changed_at.map(|at| at.to_string()),
             recorded_at: event.recorded_at.to_string(),
             fresh_as_of: event.fresh_as_of.to_string(),

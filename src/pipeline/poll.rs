@@ -239,10 +239,8 @@ impl<'a> Poll<'a> {
         asked_at: jiff::Timestamp,
     ) -> Vec<Change> {
         let connection = &self.connection.name;
-        let rule = self
-            .connection
-            .connector
-            .version_rule(&self.feed.spec.record_type);
+        let connector = &self.connection.connector;
+        let rule = connector.version_rule(&self.feed.spec.record_type);
         let shown = changes.len();
         let unknown = leave_out_known(worker, connection, changes, &rule).await;
         metrics::counter!("courier_duplicates_suppressed_total", "by" => worker.dedup.name())
@@ -255,7 +253,7 @@ impl<'a> Poll<'a> {
             .into_iter()
             .map(|change| Change {
                 trace,
-                ..identify(connection, change, &rule)
+                ..identify(connection, change, &rule, |record| connector.meaning(record))
             })
             .collect()
     }

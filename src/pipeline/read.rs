@@ -168,7 +168,9 @@ fn judged(
             connection.gone.note_found(&claimed.change.key);
             let rule = connection.connector.version_rule(&found.key.record_type);
             found.record = Some(record);
-            let mut fetched = identify(&connection.name, found, &rule);
+            let mut fetched = identify(&connection.name, found, &rule, |record| {
+                connection.connector.meaning(record)
+            });
             fetched.trace = claimed.change.trace;
             if fetched.version == claimed.change.version {
                 // A read shows the state only; what showed the change may have told how it came about.

@@ -6,11 +6,12 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use courier_sdk::Meaning;
 use jiff::Timestamp;
 
 use super::{Mode, Rendered, context};
 use crate::domain::delivery::Delivery;
-use crate::domain::event::{Event, Timeliness};
+use crate::domain::event::{Event, EventKind, Timeliness};
 use crate::domain::fan_out::ContentLevel;
 use crate::domain::identity::VersionKey;
 
@@ -81,10 +82,21 @@ fn attributes(event: &Event, delivery: &Delivery) -> Vec<(&'static str, String)>
         ("partitionkey", event.key.to_string()),
         ("freshasof", instant(event.fresh_as_of)),
     ]);
+    all.extend(reason(event));
     if event.timeliness == Timeliness::Late {
         all.push(("late", "true".to_owned()));
     }
     all
+}
+
+/// What a change means where its type does not say it, as an attribute: the `reason` of an update, or the record that one
+/// was `mergedinto`.
+#[must_use]
+pub fn reason(event: &Event) -> Option<(&'static str, String)> {
+    match (event.kind, event.meaning.as_ref()?) {
+        (EventKind::Merged, Meaning::MergedInto(reference)) => Some(("mergedinto", reference.clone()?)),
+        (_, meaning) => Some(("reason", meaning.word().to_owned())),
+    }
 }
 
 /// The version as people know it: the source's version id where there is one, else the version key.

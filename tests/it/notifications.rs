@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use courier_fhir::Profile;
-use courier_sdk::{ConnectionName, Context, FeedName, Record, RecordId, RecordKey, RecordType};
+use courier_sdk::{ConnectionName, Context, FeedName, Meaning, Record, RecordId, RecordKey, RecordType};
 use ehr_courier::domain::delivery::{Delivery, DeliveryId, DeliveryState, RENDERER, Replay};
 use ehr_courier::domain::event::{Event, EventKind, Timeliness};
 use ehr_courier::domain::fan_out::{ContentLevel, Format};
@@ -30,6 +30,10 @@ const BODY: &str = "{ \"resourceType\":\"Appointment\", \"id\":\"17\",\n  \"stat
 
 /// What the appointment refers to, as its server writes it.
 const PATIENT: &str = "{\"resourceType\": \"Patient\",\n\"id\":\"p-1\", \"multipleBirthInteger\" : 2e0}";
+
+/// A patient that is replaced by another.
+const MERGED: &str = "{\"resourceType\":\"Patient\", \"id\":\"17\",\"active\" : false,\n  \
+    \"link\":[{\"other\":{\"reference\":\"Patient\\/p-2\"},\"type\":\"replaced-by\"}],\"meta\":{\"versionId\":\"3\"} }";
 
 fn body(version_id: &str) -> String {
     BODY.replace("VERSION", version_id)
@@ -61,7 +65,13 @@ fn problems(validator: &Validator, value: &Value) -> Vec<String> {
 fn event(kind: EventKind, id: &str) -> Event {
     let connection = ConnectionName::parse("mercy").unwrap();
     let key = RecordKey {
-        record_type: RecordType::parse("Appointment").unwrap(),
+        record_type: RecordType::parse(match kind {
+            EventKind::Merged => "Patient",
+            EventKind::Created | EventKind::Updated | EventKind::Deleted | EventKind::Unavailable => {
+                "Appointment"
+            }
+        })
+        .unwrap(),
         id: RecordId::parse(id).unwrap(),
     };
     let shown = |version_id: &str| {
@@ -73,7 +83,7 @@ fn event(kind: EventKind, id: &str) -> Event {
     };
     let (version, version_id, changed_at) = match kind {
         EventKind::Created => shown("1"),
-        EventKind::Updated => shown("3"),
+        EventKind::Updated | EventKind::Merged => shown("3"),
         // What a read answered with 410 leads to: no version id and no time of the source's own.
         EventKind::Deleted => {
             let head = VersionKey::of_version_id("3");
@@ -89,8 +99,13 @@ fn event(kind: EventKind, id: &str) -> Event {
             )
         }
     };
+    let meaning = match kind {
+        EventKind::Merged => Some(Meaning::merged_into(Some("Patient/p-2".to_owned()))),
+        EventKind::Created | EventKind::Updated | EventKind::Deleted | EventKind::Unavailable => None,
+    };
     let record = match kind {
         EventKind::Created | EventKind::Updated => version_id.as_deref().map(body),
+        EventKind::Merged => Some(MERGED.to_owned()),
         EventKind::Deleted | EventKind::Unavailable => None,
     };
     let record = record.map(|body| Record::new(Bytes::from(body)));
@@ -102,6 +117,7 @@ fn event(kind: EventKind, id: &str) -> Event {
         version,
         version_id,
         kind,
+        meaning,
         changed_at,
         fresh_as_of: "2026-11-20T10:00:30Z".parse().unwrap(),
         recorded_at: "2026-11-20T10:00:31.250Z".parse().unwrap(),
@@ -139,6 +155,7 @@ fn examples() -> Vec<(String, Bytes)> {
         EventKind::Created,
         EventKind::Updated,
         EventKind::Deleted,
+        EventKind::Merged,
         EventKind::Unavailable,
     ] {
         for content in [
@@ -164,6 +181,13 @@ fn examples() -> Vec<(String, Bytes)> {
     late.timeliness = Timeliness::Late;
     let rendered = wire::render(&late, &delivery(ContentLevel::IdOnly));
     all.push(("updated-id-only-late.json".to_owned(), rendered.body));
+    for meaning in [Meaning::Cancelled, Meaning::EnteredInError, Meaning::Unmerged] {
+        let name = format!("updated-id-only-{}.json", meaning.word());
+        let mut with_reason = event(EventKind::Updated, "17");
+        with_reason.meaning = Some(meaning);
+        let rendered = wire::render(&with_reason, &delivery(ContentLevel::IdOnly));
+        all.push((name, rendered.body));
+    }
     all
 }
 
@@ -210,7 +234,7 @@ fn every_example_fits_the_schema_which_describes_each_of_its_members() {
 fn the_notification_schema_refuses_what_is_not_a_notification() {
     let validator = validator(&schema("notification"));
     let good: Value = serde_json::from_slice(&examples()[1].1).unwrap();
-    let breaks: [(&str, Value); 10] = [
+    let breaks: [(&str, Value); 12] = [
         ("specversion", "0.3".into()),
         ("id", "ev_1".into()),
         ("source", "mercy".into()),
@@ -220,6 +244,8 @@ fn the_notification_schema_refuses_what_is_not_a_notification() {
         ("sequence", 12.into()),
         ("freshasof", "2026-11-20".into()),
         ("late", false.into()),
+        ("reason", "merged".into()),
+        ("mergedinto", "".into()),
         ("data", serde_json::json!({"reference": "Appointment/17"})),
     ];
     for (member, value) in breaks {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use courier_sdk::{Cursor, FeedName, Novelty, Record, Resume, Shown};
+use courier_sdk::{Cursor, FeedName, Meaning, Novelty, Record, Resume, Shown};
 use ehr_courier::domain::canonical::ContentHash;
 use ehr_courier::domain::delivery::{AttemptOutcome, AttemptRecord, DeliveryState, Fence};
 use ehr_courier::domain::event::{Change, Content, VersionClue, VersionOrder};
@@ -26,8 +26,8 @@ use ehr_courier::store::{
 use rusqlite::Connection;
 
 use earlier::{
-    CONTEXT, CONTROL, DEAD, DONE, EPOCH, INCLUDED, OWED, QUARANTINED, STAGED, STEPS, TRACE, TRACES, WAITING,
-    at, body, event_id, file_of_version, key, mercy,
+    CONTEXT, CONTROL, DEAD, DONE, EPOCH, INCLUDED, MEANING, OWED, QUARANTINED, STAGED, STEPS, TRACE, TRACES,
+    WAITING, at, body, event_id, file_of_version, key, mercy,
 };
 
 fn feed(name: &str) -> FeedName {
@@ -83,6 +83,7 @@ fn version(id: &str, number: u64) -> Change {
         content: Some(Content {
             record: Record::new(Bytes::from(body(id, number))),
             hash: ContentHash::from_stored(format!("hash {number}")),
+            meaning: None,
             context: None,
         }),
         trace: None,
@@ -127,6 +128,8 @@ async fn keeps_its_rows(store: &SqliteStore, written_by: usize) {
         let context = detail.event.context.map(|context| context.included);
         let included = Record::new(Bytes::from_static(INCLUDED.as_bytes()));
         assert_eq!(context, (written_by >= CONTEXT).then_some(vec![included]));
+        let merged = Meaning::merged_into(Some("Patient/7".to_owned()));
+        assert_eq!(detail.event.meaning, (written_by >= MEANING).then_some(merged));
     }
     let depths = store.depths().await.unwrap()[&mercy()];
     let counts = depths.places().map(|(_, count)| count);

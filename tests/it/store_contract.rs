@@ -10,6 +10,7 @@ mod fan_out;
 mod inbox;
 mod kept;
 mod leases;
+mod meaning;
 mod operate;
 mod outbox;
 mod polling;
@@ -188,6 +189,11 @@ macro_rules! contract_suite {
                     a_redriven_delivery_waits_for_the_one_in_flight,
                     a_replayed_event_is_owed_again_under_its_number,
                     claims_are_lost_with_the_process,
+                ];
+                meaning: [
+                    what_a_version_means_goes_into_the_event_and_to_the_delivery,
+                    what_waits_with_its_record_keeps_what_that_says,
+                    a_merged_record_is_remembered_until_it_no_longer_says_so,
                 ];
                 traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,];
                 operate: [

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
     ChangePage, Connector, ConnectorError, Cursor, Detection, FeedSpec, FetchRequest, Fetched, Http,
-    HttpError, HttpRequest, HttpResponse, Include, PollRequest, Record, RecordKey, RecordType, Reference,
-    VersionRule,
+    HttpError, HttpRequest, HttpResponse, Include, Meaning, PollRequest, Record, RecordKey, RecordType,
+    Reference, VersionRule,
 };
 use ehr_courier::sandbox::{Answer as Reply, Ehr, Request};
 use http::{HeaderMap, StatusCode};
@@ -340,6 +340,10 @@ impl<C: Connector> Connector for Watched<C> {
 
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {
         self.0.references(record, include)
+    }
+
+    fn meaning(&self, record: &Record) -> Option<Meaning> {
+        self.0.meaning(record)
     }
 
     async fn read_context(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {

@@ -21,6 +21,7 @@ mod instant;
 mod last_updated;
 mod listing;
 mod many;
+mod meaning;
 mod poll;
 mod portion;
 mod profile;
@@ -36,7 +37,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_sdk::{
     ChangePage, Clock, Connector, ConnectorError, Credentials, Cursor, Detection, FeedSpec, FetchRequest,
-    Fetched, Http, Ids, Include, PollRequest, Record, RecordId, RecordKey, RecordType, Reference,
+    Fetched, Http, Ids, Include, Meaning, PollRequest, Record, RecordId, RecordKey, RecordType, Reference,
     VersionRule,
 };
 use jiff::Timestamp;
@@ -179,6 +180,10 @@ impl Connector for FhirConnector {
         requests: &[FetchRequest<'_>],
     ) -> Result<Vec<Option<Fetched>>, ConnectorError> {
         self.read_many(requests).await
+    }
+
+    fn meaning(&self, record: &Record) -> Option<Meaning> {
+        meaning::of(record.bytes())
     }
 
     fn references(&self, record: &Record, include: &[Include]) -> Vec<Reference> {

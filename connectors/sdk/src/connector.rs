@@ -21,6 +21,7 @@ use crate::context::{Include, Reference};
 use crate::detection::{Detect, Detection};
 use crate::error::ConnectorError;
 use crate::id::{FeedName, RecordKey, RecordType};
+use crate::meaning::Meaning;
 use crate::record::{Cursor, Record, Resume};
 use crate::scope::Scope;
 
@@ -180,6 +181,11 @@ pub trait Connector: Send + Sync {
     /// The references of a record that the includes name, each once, in the record's order. Pure.
     fn references(&self, _record: &Record, _include: &[Include]) -> Vec<Reference> {
         Vec::new()
+    }
+
+    /// What a record's content says of the record as a whole, if anything. Pure: the same at every showing.
+    fn meaning(&self, _record: &Record) -> Option<Meaning> {
+        None
     }
 
     /// Reads the current state of a record that another refers to; `None` where the source has none to show us.

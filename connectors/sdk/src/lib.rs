@@ -16,6 +16,7 @@ pub mod detection;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod meaning;
 pub mod record;
 pub mod scope;
 
@@ -30,5 +31,6 @@ pub use detection::{DeleteSight, Detect, Detection, Granularity, Strategy};
 pub use error::ConnectorError;
 pub use http::{AtLimit, Http, HttpError, HttpRequest, HttpResponse};
 pub use id::{ConnectionName, FeedName, InvalidName, RecordId, RecordKey, RecordType};
+pub use meaning::Meaning;
 pub use record::{Cursor, Record, Resume};
 pub use scope::{Aim, DateWindow, Ids, Roster, Scope};

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::event::{Content, VersionOrder};
 
-fn mercy() -> ConnectionName {
+pub(super) fn mercy() -> ConnectionName {
     ConnectionName::parse("mercy").unwrap()
 }
 
@@ -20,7 +20,7 @@ fn key(id: &str) -> RecordKey {
 }
 
 /// A change of record `1` with nothing but its clue.
-fn change(version: VersionClue) -> Change {
+pub(super) fn change(version: VersionClue) -> Change {
     Change {
         key: key("1"),
         shown: Shown::State,
@@ -39,12 +39,13 @@ fn content(body: &str) -> Content {
     Content {
         hash: ContentHash::of_record(&body, &[]).unwrap(),
         record: Record::new(body),
+        meaning: None,
         context: None,
     }
 }
 
 /// A numbered version that came along.
-fn version(number: u64) -> Change {
+pub(super) fn version(number: u64) -> Change {
     let version = VersionKey::of_version_id(&number.to_string());
     let id = EventId::derive(&mercy(), &key("1"), &version);
     Change {
@@ -73,14 +74,14 @@ fn worded(word: &str) -> Change {
     }
 }
 
-fn deleted(number: u64) -> Change {
+pub(super) fn deleted(number: u64) -> Change {
     Change {
         shown: Shown::Deleted,
         ..reference(number)
     }
 }
 
-fn gone() -> Change {
+pub(super) fn gone() -> Change {
     Change {
         shown: Shown::Deleted,
         ..change(VersionClue::InferredDelete)
@@ -91,7 +92,7 @@ fn shown(shown: Shown, change: Change) -> Change {
     Change { shown, ..change }
 }
 
-fn silent(change: Change) -> Change {
+pub(super) fn silent(change: Change) -> Change {
     Change {
         novelty: Novelty::Silent,
         ..change
@@ -132,7 +133,7 @@ fn check(changes: &[Change], expected: &[&str]) {
 }
 
 #[track_caller]
-fn check_from(mut view: LedgerView, changes: &[Change], source: Source, expected: &[&str]) {
+pub(super) fn check_from(mut view: LedgerView, changes: &[Change], source: Source, expected: &[&str]) {
     let mut apart = view.clone();
     let verdicts = decide(&mercy(), &mut view, changes, source);
     let words: Vec<String> = verdicts.iter().map(word).collect();
@@ -404,6 +405,7 @@ fn a_read_may_be_spared_only_where_the_head_can_be_what_was_shown() {
         },
         hash: None,
         life: Life::Live,
+        merged: false,
         changes: 1,
     };
     let stamped = |stamp| Change {

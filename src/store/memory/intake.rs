@@ -90,6 +90,7 @@ impl ConnectionState {
                 version,
                 event_id,
                 kind,
+                meaning,
                 timeliness,
             } => {
                 self.accept(&event_id, change.order, batch.at);
@@ -101,6 +102,7 @@ impl ConnectionState {
                     version,
                     version_id: change.version_id.clone(),
                     kind,
+                    meaning,
                     changed_at: ledger::changed_at(change),
                     fresh_as_of: *fresh_as_of,
                     recorded_at: batch.at,

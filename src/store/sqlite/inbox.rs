@@ -29,7 +29,7 @@ pub(super) fn put(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Resu
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO inbox (connection, feed, fresh_as_of, baseline, due_at, written_at, generation, attempts, claims,
              {CHANGE_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
     ))?;
     let own = [
         text(batch.connection.as_str()),
@@ -101,7 +101,8 @@ fn show_again(
              record_type = ?4, record_id = ?5, shown = ?6,
              novelty = CASE WHEN novelty = 'announce' THEN novelty ELSE ?7 END,
              version_id = ?8, clue = ?9, version = ?10, event_id = ?11, order_number = ?12, order_stamp = ?13,
-             first_version = ?14, hash = coalesce(?15, hash), body = coalesce(?16, body), trace = coalesce(trace, ?17)
+             first_version = ?14, hash = coalesce(?15, hash), body = coalesce(?16, body),
+             meaning = CASE WHEN ?15 IS NULL THEN meaning ELSE ?17 END, trace = coalesce(trace, ?18)
          WHERE id = ?1",
     )?;
     let own = [
@@ -360,7 +361,7 @@ fn keep(db: &Connection, connection: &ConnectionName, id: InboxId, read: &Change
         "UPDATE inbox SET record_type = ?2, record_id = ?3, shown = ?4,
              novelty = CASE WHEN novelty = 'announce' THEN novelty ELSE ?5 END,
              version_id = ?6, clue = ?7, version = ?8, event_id = ?9, order_number = ?10, order_stamp = ?11,
-             first_version = ?12, hash = ?13, body = ?14, trace = coalesce(trace, ?15)
+             first_version = ?12, hash = ?13, body = ?14, meaning = ?15, trace = coalesce(trace, ?16)
          WHERE id = ?1",
     )?;
     let values = change_values(db, connection, read)?;

@@ -183,6 +183,7 @@ fn write(
             version,
             event_id,
             kind,
+            meaning,
             timeliness,
         } => {
             ledger_rows::accept(db, batch.connection, &event_id, order, batch.at)?;
@@ -190,6 +191,7 @@ fn write(
                 id: &event_id,
                 version: &version,
                 kind,
+                meaning: meaning.as_ref(),
                 timeliness,
                 position: loaded.log.last + 1,
             };

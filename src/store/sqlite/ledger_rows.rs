@@ -1,11 +1,11 @@
 //! The ledger's rows: heads, accepted ids, and the event log's end.
 
-use courier_sdk::{ConnectionName, Record, RecordKey};
+use courier_sdk::{ConnectionName, Meaning, Record, RecordKey};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
 use super::connection::Connection;
-use super::rows::{Columns, Failure, body, nanos, stored, stored_order_number, trace};
+use super::rows::{Columns, Failure, body, meaning, nanos, stored, stored_order_number, trace};
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{EventKind, Timeliness, VersionOrder};
 use crate::domain::identity::{EventId, VersionKey};
@@ -21,7 +21,7 @@ pub(super) fn head(
     key: &RecordKey,
 ) -> Result<Option<Head>, Failure> {
     let mut select = db.prepare_cached(
-        "SELECT version, event_id, order_number, order_stamp, hash, deleted, changes
+        "SELECT version, event_id, order_number, order_stamp, hash, deleted, changes, merged
          FROM head WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3",
     )?;
     let mut rows = select.query([connection.as_str(), key.record_type.as_str(), key.id.as_str()])?;
@@ -36,6 +36,7 @@ pub(super) fn head(
         hash: columns.get::<Option<String>>()?.map(ContentHash::from_stored),
         life: if columns.get()? { Life::Deleted } else { Life::Live },
         changes: columns.count()?,
+        merged: columns.get()?,
     }))
 }
 
@@ -49,8 +50,8 @@ pub(super) fn move_head(
 ) -> Result<(), Failure> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO head (connection, record_type, record_id, version, event_id, order_number, order_stamp,
-             hash, deleted, changes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             hash, deleted, changes, merged)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         connection.as_str(),
@@ -63,6 +64,7 @@ pub(super) fn move_head(
         head.hash.as_ref().map(ContentHash::as_str),
         head.life == Life::Deleted,
         stored(head.changes),
+        head.merged,
     ])?;
     let mut mark =
         db.prepare_cached("UPDATE accepted SET head = ?3 WHERE connection = ?1 AND event_id = ?2")?;
@@ -142,6 +144,7 @@ pub(super) struct NewEvent<'a> {
     pub(super) id: &'a EventId,
     pub(super) version: &'a VersionKey,
     pub(super) kind: EventKind,
+    pub(super) meaning: Option<&'a Meaning>,
     pub(super) timeliness: Timeliness,
     pub(super) position: u64,
 }
@@ -161,8 +164,8 @@ pub(super) fn append(
     let names = [batch.connection.as_str(), event.id.as_str()];
     let mut insert = db.prepare_cached(
         "INSERT INTO event (connection, position, id, record_type, record_id, version, version_id, kind, changed_at,
-             fresh_as_of, recorded_at, late, feed, body, context, trace)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+             fresh_as_of, recorded_at, late, feed, body, context, trace, meaning)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
          ON CONFLICT (id, connection) DO NOTHING",
     )?;
     let written = insert.execute(params![
@@ -186,6 +189,7 @@ pub(super) fn append(
         )?,
         body(db, context.as_ref(), Place::new("context", &names))?,
         trace(change.trace),
+        meaning(event.meaning),
     ])?;
     Ok(written == 1)
 }

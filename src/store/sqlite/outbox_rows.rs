@@ -17,7 +17,8 @@ use crate::wire::sealed::Place;
 
 /// The columns that [`event`] reads, of a table named `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.connection, e.position, e.id, e.record_type, e.record_id, e.version, \
-     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context, e.trace";
+     e.version_id, e.kind, e.changed_at, e.fresh_as_of, e.recorded_at, e.late, e.feed, e.body, e.context, e.trace, \
+     e.meaning";
 
 /// The columns that [`delivery`] reads, of a table named `d`.
 pub(super) const DELIVERY_COLUMNS: &str = "d.id, d.subscription, d.number, d.destination, d.content, d.format, \
@@ -36,6 +37,7 @@ pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Ev
         version: VersionKey::from_stored(columns.text()?),
         version_id: columns.get()?,
         kind: columns.parsed(event_kind)?,
+        meaning: None,
         changed_at: columns.instant_if_any()?,
         fresh_as_of: columns.instant()?,
         recorded_at: columns.instant()?,
@@ -53,6 +55,7 @@ pub(super) fn event(db: &Connection, columns: &mut Columns<'_, '_>) -> Result<Ev
     event.record = columns.record(db, Place::new("event", &names))?;
     event.context = columns.context(db, Place::new("context", &names))?;
     event.trace = columns.trace()?;
+    event.meaning = columns.meaning()?;
     Ok(event)
 }
 

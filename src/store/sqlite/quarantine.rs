@@ -28,7 +28,7 @@ pub(super) struct Entry<'a> {
 pub(super) fn put(db: &Connection, entry: &Entry<'_>) -> Result<bool, Failure> {
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO quarantine (connection, feed, fresh_as_of, baseline, reason, at, {CHANGE_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
          ON CONFLICT DO NOTHING"
     ))?;
     let own = [

@@ -6,7 +6,7 @@ use std::error::Error;
 
 use bytes::Bytes;
 use courier_sdk::{
-    ConnectionName, Context, FeedName, Novelty, Record, RecordId, RecordKey, RecordType, Shown,
+    ConnectionName, Context, FeedName, Meaning, Novelty, Record, RecordId, RecordKey, RecordType, Shown,
 };
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -211,6 +211,27 @@ impl<'a, 'b> Columns<'a, 'b> {
         Ok(stored.as_deref().and_then(TraceContext::parse))
     }
 
+    /// What a version means; the word, and the reference that belongs to a merge behind it.
+    pub(super) fn meaning(&mut self) -> Result<Option<Meaning>, Failure> {
+        let Some(stored) = self.get::<Option<String>>()? else {
+            return Ok(None);
+        };
+        let (word, reference) = match stored.split_once(' ') {
+            Some((word, reference)) => (word, Some(reference.to_owned())),
+            None => (stored.as_str(), None),
+        };
+        [
+            Meaning::MergedInto(reference),
+            Meaning::Unmerged,
+            Meaning::EnteredInError,
+            Meaning::Cancelled,
+        ]
+        .into_iter()
+        .find(|meaning| meaning.word() == word)
+        .map(Some)
+        .ok_or_else(|| damaged("meaning"))
+    }
+
     /// The columns of [`CHANGE_COLUMNS`], of a change on this connection.
     pub(super) fn change(&mut self, db: &Connection, connection: &ConnectionName) -> Result<Change, Failure> {
         let key = self.key()?;
@@ -222,10 +243,13 @@ impl<'a, 'b> Columns<'a, 'b> {
         let first_version = self.get()?;
         let hash: Option<String> = self.get()?;
         let names = change_names(connection, &key, hash.as_deref());
-        let content = match (self.record(db, Place::new("change", &names))?, hash) {
+        let body = self.record(db, Place::new("change", &names))?;
+        let meaning = self.meaning()?;
+        let content = match (body, hash) {
             (Some(record), Some(hash)) => Some(Content {
                 record,
                 hash: ContentHash::from_stored(hash),
+                meaning,
                 context: None,
             }),
             (None, None) => None,
@@ -263,14 +287,14 @@ impl<'a, 'b> Columns<'a, 'b> {
 
 /// The columns of a change, in the order in which [`change_values`] writes and [`Columns::change`] reads them.
 pub(super) const CHANGE_COLUMNS: &str = "record_type, record_id, shown, novelty, version_id, clue, version, event_id, \
-     order_number, order_stamp, first_version, hash, body, trace";
+     order_number, order_stamp, first_version, hash, body, meaning, trace";
 
 /// The values of [`CHANGE_COLUMNS`].
 pub(super) fn change_values(
     db: &Connection,
     connection: &ConnectionName,
     change: &Change,
-) -> Result<[Value; 14], Failure> {
+) -> Result<[Value; 15], Failure> {
     let (clue, version, event_id) = match &change.version {
         VersionClue::Known(version, id) => ("known", Some(version.as_str()), Some(id.as_str())),
         VersionClue::ByContent => ("by-content", None, None),
@@ -294,6 +318,12 @@ pub(super) fn change_values(
         Value::Integer(i64::from(change.first_version)),
         text_if_any(hash),
         body(db, record, Place::new("change", &names))?,
+        meaning(
+            change
+                .content
+                .as_ref()
+                .and_then(|content| content.meaning.as_ref()),
+        ),
         trace(change.trace),
     ])
 }
@@ -327,6 +357,16 @@ pub(super) fn int_if_any(value: Option<i64>) -> Value {
 /// The context of a trace, as the `traceparent` header spells it.
 pub(super) fn trace(context: Option<TraceContext>) -> Value {
     context.map_or(Value::Null, |context| Value::Text(context.to_string()))
+}
+
+/// What a version means, as [`Columns::meaning`] reads it.
+pub(super) fn meaning(meaning: Option<&Meaning>) -> Value {
+    match meaning {
+        Some(Meaning::MergedInto(Some(reference))) => {
+            Value::Text(format!("{} {reference}", Meaning::MergedInto(None).word()))
+        }
+        other => text_if_any(other.map(Meaning::word)),
+    }
 }
 
 /// A body, sealed.

@@ -15,7 +15,7 @@ use super::rows::Failure;
 use crate::store::StoreError;
 
 /// What each version of the file adds to the one before; the file's `user_version` counts those that were applied.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("schema/0005.sql"),
     include_str!("schema/0006.sql"),
     include_str!("schema/0007.sql"),
+    include_str!("schema/0008.sql"),
 ];
 
 /// How long a statement waits for an operator's tool that holds the file.

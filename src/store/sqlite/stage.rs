@@ -114,7 +114,7 @@ fn append(db: &Connection, page: &AcceptPage) -> Result<(), Failure> {
     let mut place = stored(last_place(db, &page.poll.connection, &page.poll.feed)?);
     let mut insert = db.prepare_cached(&format!(
         "INSERT INTO stage (connection, feed, place, fresh_as_of, {CHANGE_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
     ))?;
     for change in &page.changes {
         place += 1;

@@ -46,6 +46,7 @@ fn change(record: usize, version: &str, body: Option<&'static [u8]>) -> Change {
         content: body.map(|body| Content {
             record: Record::new(Bytes::from_static(body)),
             hash: ContentHash::of_bytes(body),
+            meaning: None,
             context: None,
         }),
         trace: None,

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use courier_sdk::{Http, HttpError, HttpRequest, HttpResponse};
+use courier_sdk::{Http, HttpError, HttpRequest, HttpResponse, Meaning};
 use ehr_courier::destination::signature::SigningKey;
 use ehr_courier::destination::webhook::{DEADLINE, Settings, Webhook};
 use ehr_courier::destination::{Destination as _, Notification};
@@ -33,6 +33,7 @@ fn rendered() -> Vec<(String, Rendered)> {
         EventKind::Created,
         EventKind::Updated,
         EventKind::Deleted,
+        EventKind::Merged,
         EventKind::Unavailable,
     ] {
         for content in [
@@ -53,6 +54,12 @@ fn rendered() -> Vec<(String, Rendered)> {
     all.push((
         "updated-id-only-late.txt".to_owned(),
         wire::render(&late, &delivery),
+    ));
+    let mut cancelled = event(EventKind::Updated, "17");
+    cancelled.meaning = Some(Meaning::Cancelled);
+    all.push((
+        "updated-id-only-cancelled.txt".to_owned(),
+        wire::render(&cancelled, &delivery),
     ));
     all
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 /// The schema's steps as they were released: they never change.
-pub(super) const STEPS: [&str; 7] = [
+pub(super) const STEPS: [&str; 8] = [
     include_str!("../../../src/store/sqlite/schema/0001.sql"),
     include_str!("../../../src/store/sqlite/schema/0002.sql"),
     include_str!("../../../src/store/sqlite/schema/0003.sql"),
@@ -17,12 +17,14 @@ pub(super) const STEPS: [&str; 7] = [
     include_str!("../../../src/store/sqlite/schema/0005.sql"),
     include_str!("../../../src/store/sqlite/schema/0006.sql"),
     include_str!("../../../src/store/sqlite/schema/0007.sql"),
+    include_str!("../../../src/store/sqlite/schema/0008.sql"),
 ];
 
-/// The versions that brought an epoch with pauses and an audit, traces, and context.
+/// The versions that brought an epoch with pauses and an audit, traces, context, and meaning.
 pub(super) const CONTROL: usize = 3;
 pub(super) const TRACES: usize = 4;
 pub(super) const CONTEXT: usize = 5;
+pub(super) const MEANING: usize = 8;
 
 /// The records by what became of their first event: arrived, given up, and still owed.
 pub(super) const DONE: &str = "17";
@@ -129,6 +131,12 @@ pub(super) fn file_of_version(path: &Path, version: usize) {
     }
     if version >= CONTEXT {
         db.execute("UPDATE event SET context = ?1", [context()]).unwrap();
+    }
+    if version >= MEANING {
+        db.execute("UPDATE event SET meaning = 'merged Patient/7'", [])
+            .unwrap();
+        db.execute("UPDATE stage SET meaning = 'cancelled'", []).unwrap();
+        db.execute("UPDATE head SET merged = 1", []).unwrap();
     }
 }
 

@@ -145,6 +145,7 @@ fn content(body: &str) -> Content {
     Content {
         hash: ContentHash::of_record(body.as_bytes(), &[]).unwrap(),
         record: Record::new(Bytes::copy_from_slice(body.as_bytes())),
+        meaning: None,
         context: None,
     }
 }

@@ -1,0 +1,110 @@
+//! What a version means goes with its change, by every way that leads to an event.
+
+use courier_sdk::Meaning;
+use ehr_courier::domain::event::{Change, Content, EventKind};
+use ehr_courier::store::{Lane, SettleResult};
+
+use super::Home;
+use super::world::*;
+
+fn into(id: &str) -> Meaning {
+    Meaning::merged_into(Some(format!("Patient/{id}")))
+}
+
+fn saying(change: Change, meaning: Meaning) -> Change {
+    let content = change.content.map(|content| Content {
+        meaning: Some(meaning),
+        ..content
+    });
+    Change { content, ..change }
+}
+
+async fn told(world: &World) -> Vec<(String, EventKind, Option<Meaning>)> {
+    let log = world.view(&Lane::Common).await.events;
+    log.into_iter()
+        .map(|event| (event.key.id.to_string(), event.kind, event.meaning))
+        .collect()
+}
+
+pub(super) async fn what_a_version_means_goes_into_the_event_and_to_the_delivery(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.define(&[subscription("a")]).await;
+    world
+        .poll(vec![
+            saying(version("1", 1), into("7")),
+            reference("2", 1),
+            version("3", 1),
+        ])
+        .await;
+    let claimed = world.claim(60).await;
+    let fetched = saying(version("2", 1), Meaning::MergedInto(None));
+    world.settle(&claimed[0], SettleResult::Fetched(fetched)).await;
+    world
+        .stage(vec![saying(version("4", 1), Meaning::Cancelled)])
+        .await;
+    world.release(10).await;
+    let expected = [
+        ("1".to_owned(), EventKind::Merged, Some(into("7"))),
+        ("3".to_owned(), EventKind::Updated, None),
+        ("2".to_owned(), EventKind::Merged, Some(Meaning::MergedInto(None))),
+        ("4".to_owned(), EventKind::Updated, Some(Meaning::Cancelled)),
+    ];
+    assert_eq!(told(&world).await, expected);
+    world.fan_out_all().await;
+    let taken: Vec<_> = world
+        .take(60)
+        .await
+        .into_iter()
+        .map(|one| (one.event.key.id.to_string(), one.event.kind, one.event.meaning))
+        .collect();
+    assert_eq!(taken, expected);
+}
+
+pub(super) async fn what_waits_with_its_record_keeps_what_that_says(home: &dyn Home) {
+    let world = World::open(home).await;
+    // Behind an unread version of the record, with what it says; and shown again without its record.
+    world.poll(vec![reference("1", 1)]).await;
+    world
+        .poll(vec![saying(version("1", 2), Meaning::EnteredInError)])
+        .await;
+    world.poll(vec![reference("1", 2)]).await;
+    // Whatever came along last counts.
+    world
+        .poll(vec![saying(worded("2", "a"), Meaning::Cancelled)])
+        .await;
+    let first = world.claim(60).await;
+    world
+        .settle(&first[0], SettleResult::Fetched(version("1", 1)))
+        .await;
+    let behind = world.claim(60).await;
+    let given_up = SettleResult::Quarantine {
+        reason: "for a test".to_owned(),
+    };
+    world.settle(&behind[0], given_up).await;
+    world.store.redrive_quarantine(&mercy(), at(60)).await.unwrap();
+    let again = world.claim(60).await;
+    let carried = again[0].change.clone();
+    world.settle(&again[0], SettleResult::Fetched(carried)).await;
+    let told = told(&world).await;
+    assert_eq!(
+        told,
+        [
+            ("2".to_owned(), EventKind::Updated, Some(Meaning::Cancelled)),
+            ("1".to_owned(), EventKind::Updated, None),
+            ("1".to_owned(), EventKind::Updated, Some(Meaning::EnteredInError)),
+        ]
+    );
+}
+
+pub(super) async fn a_merged_record_is_remembered_until_it_no_longer_says_so(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![saying(version("1", 1), into("7"))]).await;
+    world.poll(vec![version("1", 2)]).await;
+    world.poll(vec![version("1", 3)]).await;
+    let meanings: Vec<_> = told(&world)
+        .await
+        .into_iter()
+        .map(|(_, _, meaning)| meaning)
+        .collect();
+    assert_eq!(meanings, [Some(into("7")), Some(Meaning::Unmerged), None]);
+}
