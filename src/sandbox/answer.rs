@@ -55,7 +55,10 @@ impl World {
                 draft = self.perhaps_stale(request, draft);
             }
             draft = self.perhaps_spoiled(draft);
-            draft = self.perhaps_refused_in_band(draft);
+            if let Some(mut refused) = self.perhaps_refused_in_band() {
+                self.date(&mut refused);
+                draft = only(refused);
+            }
         }
         let hang = self.faults.hang;
         if self.strikes.are_below("hang", hang.times) && self.chance(hang.share) {
@@ -87,10 +90,10 @@ impl World {
     }
 
     /// A refusal that looks like an answer.
-    fn perhaps_refused_in_band(&mut self, draft: Draft) -> Draft {
+    fn perhaps_refused_in_band(&mut self) -> Option<Answer> {
         if self.chance(self.faults.inband_throttled.share) {
             self.strikes.count("inband_throttled");
-            return only(outcome(StatusCode::OK, "throttled", "slow down"));
+            return Some(outcome(StatusCode::OK, "throttled", "slow down"));
         }
         let vendor = self.faults.inband_vendor_error;
         if self.chance(vendor.share) {
@@ -101,9 +104,9 @@ impl World {
                     "system": "urn:oid:1.2.840.114350.1.13.0.1.7.2.657369", "code": vendor.code.to_string(),
                 }]}}],
             });
-            return only(fhir(Bytes::from(body.to_string())));
+            return Some(fhir(Bytes::from(body.to_string())));
         }
-        draft
+        None
     }
 
     pub(super) fn route(&mut self, request: &Request) -> Draft {

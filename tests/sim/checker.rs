@@ -7,12 +7,15 @@ mod arrivals;
 mod cursors;
 mod numbers;
 mod shown;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::book::Pages;
 use crate::life::{Op, Side};
+use crate::naive::{self, Naive};
+use crate::plan::Course;
 use crate::world::World;
 use shown::View;
 
@@ -28,6 +31,8 @@ pub(crate) struct Findings {
     pub(crate) strikes: BTreeMap<String, u64>,
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) violations: Vec<String>,
+    /// What a poller by the letter would have come to, in a long world.
+    pub(crate) naive: Naive,
     /// A sum over everything that arrived, in order: two runs of one seed must agree.
     pub(crate) digest: u64,
 }
@@ -41,8 +46,11 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     findings.versions = view.versions.len() as u64;
     shown::check_ledgers(world, &view, &mut findings);
     view.note_standing(world);
-    shown::check_truth(world, &view, &mut findings);
     let dead = numbers::dead_letters(world).await;
+    match world.plan.course {
+        Course::Brief => shown::check_truth(world, &view, &mut findings),
+        Course::Long(_) => standing::check(world, &pages, &view, &dead, &mut findings),
+    }
     findings.dead = dead.len() as u64;
     arrivals::check_each(world, &pages, &view, &mut findings);
     arrivals::check_lost(world, &pages, &view, &dead, &mut findings);
@@ -50,7 +58,7 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     arrivals::check_deletes(&pages, &view, &mut findings);
     arrivals::check_order(&pages, &view, &mut findings);
     numbers::check(world, &pages, &mut findings).await;
-    cursors::check(&pages, &view, &mut findings);
+    cursors::check(world, &pages, &view, &mut findings);
     count(world, &pages, &view, &mut findings);
     findings
 }
@@ -77,7 +85,12 @@ fn count(world: &World, pages: &Pages, view: &View, findings: &mut Findings) {
     for (name, strikes) in world.dedup.strikes() {
         *findings.strikes.entry(name.to_owned()).or_default() += strikes;
     }
-    findings.counts.clone_from(&pages.counts);
+    for (name, count) in &pages.counts {
+        *findings.counts.entry(name).or_default() += count;
+    }
+    if let Course::Long(course) = &world.plan.course {
+        findings.naive = naive::poll_all(world, course.length);
+    }
     findings.counts.insert("fenced writes", pages.fenced);
     findings
         .counts

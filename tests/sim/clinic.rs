@@ -20,7 +20,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use url::Url;
 
@@ -32,6 +32,9 @@ tokio::task_local! {
     /// The feed on whose behalf a request is sent.
     static FEED: String;
 }
+
+/// Nobody waits longer for an answer.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Stands for a feed where a record is read because another refers to it.
 const CONTEXT: &str = "(context)";
@@ -108,6 +111,7 @@ impl Entry<'_> {
 struct Resource {
     #[serde(rename = "resourceType")]
     kind: String,
+    #[serde(deserialize_with = "text")]
     id: String,
     meta: Meta,
 }
@@ -115,6 +119,7 @@ struct Resource {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Meta {
+    #[serde(deserialize_with = "text")]
     version_id: String,
     last_updated: String,
     #[serde(default)]
@@ -124,6 +129,14 @@ struct Meta {
 #[derive(Deserialize)]
 struct Tag {
     code: String,
+}
+
+/// A text, or a number in its place.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    })
 }
 
 fn showing(raw: &str) -> Option<Showing> {
@@ -151,7 +164,7 @@ fn asked(url: &Url) -> Asked {
     }
     let further = url
         .query_pairs()
-        .any(|(name, value)| name == "_page" || value.starts_with("le"));
+        .any(|(name, value)| name == "_page" || name == "_offset" || value.starts_with("le"));
     if further { Asked::Page } else { Asked::FirstPage }
 }
 
@@ -216,6 +229,9 @@ impl ClinicHttp {
         let showings = showings(asked, url, reply);
         if matches!(asked, Asked::Record | Asked::Several) && feed == CONTEXT {
             asked = Asked::Context;
+        } else if matches!(asked, Asked::Record | Asked::Several) && !feed.is_empty() {
+            // A part of what its poll lists.
+            asked = Asked::FirstPage;
         }
         let mut pages = self.book.open();
         let tick = pages.next();
@@ -297,9 +313,13 @@ impl Http for ClinicHttp {
             request.headers.clone(),
         ));
         self.note(&request.url, &reply);
-        tokio::time::sleep(back + reply.delay.unwrap_or_default()).await;
+        let delay = reply.delay.unwrap_or_default();
+        tokio::time::sleep(back + delay.min(DEADLINE)).await;
         self.life.gate().await;
         self.under_way.fetch_sub(1, Ordering::Relaxed);
+        if delay > DEADLINE {
+            return Err(HttpError::Timeout { deadline: DEADLINE });
+        }
         respond(&request, reply)
     }
 }

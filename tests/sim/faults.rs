@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use courier_sdk::{Detect, FetchMode};
+use courier_sdk::{Detect, FetchMode, Scope};
+use ehr_courier::domain::calendar::Calendar;
 use ehr_courier::domain::fan_out::ContentLevel;
 use ehr_courier::pipeline::limits::Limits;
-use ehr_courier::sandbox::Faults;
+use ehr_courier::pipeline::connection::Overlap;
+use ehr_courier::sandbox::{Dialect, Faults};
 
 use crate::checker::Findings;
-use crate::plan::{self, FeedPlan, Kind, Plan, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
+use crate::plan::{self, Course, FeedPlan, Kind, Plan, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
 use crate::remembering::DedupPlan;
 use crate::run::{live_all, report, say};
 
@@ -53,6 +55,9 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
         fetch,
         detect: Detect::LastUpdated,
         include: Vec::new(),
+        scope: Scope::default(),
+        overlap: Overlap::Fixed,
+        reconcile: None,
     };
     let source = SourcePlan {
         name: "mercy".to_owned(),
@@ -62,6 +67,7 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
             patients: 100,
             page_count: 20,
             version_read: true,
+            dialect: Dialect::default(),
             expired: 0.0,
         },
         feeds: vec![
@@ -72,6 +78,8 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
             feed("Patient", FetchMode::FromPage),
         ],
         concurrent: 3,
+        calendar: Calendar::default(),
+        per_day: None,
     };
     let subscription = SubscriptionPlan {
         name: "everything".to_owned(),
@@ -96,6 +104,7 @@ fn world(seed: u64, names: &[&'static str]) -> Plan {
         step_every: Duration::from_millis(step_every),
         dedup: DedupPlan::Faithful,
         versions_min: VERSIONS_MIN,
+        course: Course::Brief,
     }
 }
 

@@ -23,9 +23,15 @@ mod journal;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod long;
+#[cfg(test)]
+mod naive;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod remembering;
+#[cfg(test)]
+mod rhythm;
 #[cfg(test)]
 mod run;
 #[cfg(test)]

@@ -3,25 +3,34 @@
 
 mod faults;
 mod histories;
+mod long;
+mod long_faults;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use courier_sdk::{Detect, FetchMode};
+use courier_sdk::{Detect, FetchMode, Scope};
+use ehr_courier::domain::calendar::Calendar;
 use ehr_courier::domain::fan_out::ContentLevel;
 use ehr_courier::pipeline::limits::Limits;
-use ehr_courier::sandbox::Faults;
+use ehr_courier::pipeline::{overlap, reconcile};
+use ehr_courier::pipeline::connection::Overlap;
+use ehr_courier::sandbox::{Dialect, Faults};
+use jiff::Timestamp;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 pub(crate) use self::faults::switches;
+pub(crate) use self::long::Span;
+use crate::rhythm::Rhythm;
 use self::faults::{faults_of, mixed};
 use crate::dice::{fork, pick};
 use crate::journal::JournalFaults;
 use crate::life::{Op, Side};
 use crate::remembering::DedupPlan;
 
-/// How far back of the cursor each poll looks again.
+/// How far back of the cursor each poll looks again, in a brief world.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
 
 /// The longest that a version stays invisible; shared stamps and the time between two polls come on top.
@@ -53,6 +62,25 @@ pub(crate) struct Plan {
     pub(crate) dedup: DedupPlan,
     /// The day lasts until so many versions were shown.
     pub(crate) versions_min: usize,
+    /// How long its time is, and how it passes.
+    pub(crate) course: Course,
+}
+
+/// How a world's time passes.
+#[derive(Debug, Clone)]
+pub(crate) enum Course {
+    /// Minutes, at one pace, until every fault struck and enough was seen.
+    Brief,
+    /// Hours or days, from an instant on, at the pace of a clinic.
+    Long(LongCourse),
+}
+
+/// A day or a week.
+#[derive(Debug, Clone)]
+pub(crate) struct LongCourse {
+    pub(crate) begins: Timestamp,
+    pub(crate) length: Duration,
+    pub(crate) rhythm: Rhythm,
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +89,8 @@ pub(crate) struct SourcePlan {
     pub(crate) kind: Kind,
     pub(crate) feeds: Vec<FeedPlan>,
     pub(crate) concurrent: usize,
+    pub(crate) calendar: Calendar,
+    pub(crate) per_day: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +104,7 @@ pub(crate) enum Kind {
         patients: usize,
         page_count: u32,
         version_read: bool,
+        dialect: Dialect,
         /// How often the link to a further page has expired, as a probability per request.
         expired: f64,
     },
@@ -95,6 +126,23 @@ pub(crate) struct FeedPlan {
     pub(crate) detect: Detect,
     /// References that are followed, as `Type:parameter`.
     pub(crate) include: Vec<&'static str>,
+    pub(crate) scope: Scope,
+    pub(crate) overlap: Overlap,
+    /// How often everything is listed beside.
+    pub(crate) reconcile: Option<Duration>,
+}
+
+impl FeedPlan {
+    /// The names under which it is polled: its own, and its sweep's.
+    pub(crate) fn polled(&self) -> Vec<String> {
+        let sweep = self.reconcile.map(|_| format!("{}{}", self.name, reconcile::SUFFIX));
+        std::iter::once(self.name.clone()).chain(sweep).collect()
+    }
+
+    /// Whether each of its polls lists all that it looks at.
+    pub(crate) fn lists(&self) -> bool {
+        matches!(self.detect, Detect::Window | Detect::Roster | Detect::Read)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +260,15 @@ impl Plan {
             step_every: Duration::from_millis(dice.random_range(step_every)),
             dedup: dedup(&mut fork(seed, "dedup")),
             versions_min: VERSIONS_MIN,
+            course: Course::Brief,
+        }
+    }
+
+    /// The least that each poll looks back.
+    pub(crate) fn overlap(&self) -> Duration {
+        match self.course {
+            Course::Brief => OVERLAP,
+            Course::Long(_) => overlap::LEAST,
         }
     }
 
@@ -249,6 +306,7 @@ fn source(seed: u64, index: u64) -> SourcePlan {
         patients: if many { 100 } else { dice.random_range(8..25) },
         page_count: if drifts { 5 } else { page_count },
         version_read: dice.random_bool(0.6),
+        dialect: Dialect::default(),
         expired: 0.0,
     };
     let first = dice.random_range(0..CLINIC_TYPES.len());
@@ -277,6 +335,8 @@ fn source(seed: u64, index: u64) -> SourcePlan {
         kind,
         feeds,
         concurrent: dice.random_range(1..=3),
+        calendar: Calendar::default(),
+        per_day: None,
     };
     histories::choose(&mut source, &mut fork(seed, &format!("histories {index}")));
     source
@@ -303,6 +363,8 @@ fn journal(dice: &mut StdRng, name: String) -> SourcePlan {
         kind,
         feeds,
         concurrent: dice.random_range(1..=2),
+        calendar: Calendar::default(),
+        per_day: None,
     }
 }
 
@@ -324,6 +386,9 @@ fn feed(dice: &mut StdRng, record_type: &str, name: String) -> FeedPlan {
         },
         detect: Detect::LastUpdated,
         include: Vec::new(),
+        scope: Scope::default(),
+        overlap: Overlap::Fixed,
+        reconcile: None,
     }
 }
 

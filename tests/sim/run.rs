@@ -70,7 +70,7 @@ fn run(plan: Plan) -> Findings {
     clippy::disallowed_methods,
     reason = "the tests' own switches, not configuration of the courier"
 )]
-fn switch(name: &str) -> Option<u64> {
+pub(crate) fn switch(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 

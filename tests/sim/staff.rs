@@ -4,14 +4,16 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
-use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, Include, RecordType, Scope, Start};
+use courier_fhir::{ConditionalRead, Cut, FhirConnector, Limits as FhirLimits, Profile, Settings};
+use courier_sdk::{ConnectionName, Connector, FeedName, FeedSpec, Include, RecordType, Start};
 use ehr_courier::domain::fan_out::{ConnectionSet, Format, From, Subscription, Topic};
 use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
-use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
+use ehr_courier::pipeline::budget::metered::Metered;
+use ehr_courier::pipeline::connection::{Connection, Feed};
 use ehr_courier::pipeline::{Outlet, Worker};
+use ehr_courier::sandbox::{ConditionalRead as Honoured, Dialect, Granularity};
 use ehr_courier::store::Holder;
 
 use crate::clinic::{ClinicHttp, Watched};
@@ -120,12 +122,22 @@ fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (Destinat
 }
 
 fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connection {
-    let budget = Budget::new(None, source.concurrent);
-    let feeds = source.feeds.iter().map(|feed| spec(world, feed)).collect();
+    let budget = Budget::new(None, source.concurrent)
+        .daily(source.per_day)
+        .keeping(source.calendar.clone(), Arc::new(world.clock));
+    let budget = Arc::new(budget);
+    let connector = connector(world, life, source, &budget);
+    let feeds = source.feeds.iter().flat_map(|feed| {
+        let live = spec(world, feed);
+        let rule = connector.version_rule(&live.spec.record_type);
+        let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));
+        std::iter::once(live).chain(sweep)
+    });
+    let feeds = feeds.collect();
     let name = ConnectionName::parse(&source.name).unwrap();
     Connection::new(
         name,
-        connector(world, life, source),
+        connector,
         feeds,
         budget,
         source.concurrent,
@@ -152,24 +164,50 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
                 .iter()
                 .map(|text| Include::parse(text).unwrap())
                 .collect(),
-            scope: Scope::default(),
+            scope: plan.scope.clone(),
         },
         every: plan.every,
-        overlap: Overlap::Fixed,
+        overlap: plan.overlap,
     }
 }
 
+/// What is known of a kind of server.
+fn profile(dialect: Dialect, version_read: bool) -> Profile {
+    let mut profile = Profile::builtin("sandbox").unwrap();
+    profile.version_read = version_read && !dialect.no_history;
+    profile.granularity = match dialect.granularity {
+        Granularity::Millisecond => Cut::Fraction,
+        Granularity::Second => Cut::Second,
+        Granularity::Day => Cut::Day,
+    };
+    profile.conditional_read = match dialect.conditional_read {
+        Honoured::NotMatch | Honoured::FullSupport => ConditionalRead::NoneMatch,
+        Honoured::ModifiedSince => ConditionalRead::ModifiedSince,
+        Honoured::NotSupported => ConditionalRead::None,
+    };
+    if dialect.needs_patient {
+        profile.patient_required = vec!["*".to_owned()];
+    }
+    // A roster is asked for in two parts, a list of ids in two or three.
+    profile.patients_at_once = 20;
+    profile
+}
+
 /// The connector of one source; also used by the checker, which only asks it what a cursor stands for.
-pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Arc<dyn Connector> {
+pub(crate) fn connector(
+    world: &World,
+    life: &Arc<Life>,
+    source: &SourcePlan,
+    budget: &Arc<Budget>,
+) -> Arc<dyn Connector> {
     match &source.kind {
         Kind::Clinic {
             page_count,
             version_read,
+            dialect,
             expired,
             ..
         } => {
-            let mut profile = Profile::builtin("sandbox").unwrap();
-            profile.version_read = *version_read;
             let http = ClinicHttp {
                 connection: source.name.clone(),
                 ehr: Arc::clone(&world.clinics[&source.name]),
@@ -181,11 +219,12 @@ pub(crate) fn connector(world: &World, life: &Arc<Life>, source: &SourcePlan) ->
                 expired: *expired,
                 calm: Arc::clone(&world.calm),
             };
+            let label = source.name.clone().into();
             Arc::new(Watched(FhirConnector::new(Settings {
                 base_url: base_url(),
                 credentials: Arc::new(courier_sdk::Fixed::none()),
-                profile,
-                http: Arc::new(http),
+                profile: profile(*dialect, *version_read),
+                http: Arc::new(Metered::new(Arc::new(http), Arc::clone(budget), label)),
                 clock: Arc::new(world.clock),
                 limits: FhirLimits {
                     page_bytes_max: PAGE_BYTES_MAX,

@@ -1,6 +1,8 @@
 //! One world from its beginning to its end: lives come and go on one store until the script is over, then the world
 //! calms down, and when nothing moves any more the checker reads the book.
 
+mod long;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use courier_sdk::Clock as _;
 use ehr_courier::domain::name::SubscriptionName;
+use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::sandbox::{Ehr, Faults, Options};
 use ehr_courier::store::memory::MemoryStore;
@@ -22,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::book::{Asked, Book, FeedRef};
-use crate::clock::SimClock;
+use crate::clock::{SimClock, usual_beginning};
 use crate::dice::fork;
 use crate::journal::Journal;
 use crate::life::{Blow, Life, Trigger};
-use crate::plan::{BlowPlan, How, Kind, LATE_MAX, Plan, TemperPlan};
+use crate::plan::{BlowPlan, Course, FeedPlan, How, Kind, LATE_MAX, Plan, TemperPlan};
 use crate::remembering::Remembering;
 use crate::sink::{SinkState, Temper};
 
@@ -94,12 +97,18 @@ pub(crate) fn base_url() -> Url {
     Url::parse("https://ehr.example/fhir").unwrap()
 }
 
+/// After a long world's end the next sweep is up to a day away, and half of what it finds is read anew an hour later.
+const QUIET_MAX_LONG: Duration = Duration::from_hours(72);
+
 /// What is said of a world in which a fault had no occasion to strike.
 pub(crate) const UNSTRUCK: &str = "faults never struck";
 
 impl World {
     pub(crate) fn begin(plan: Plan) -> Arc<Self> {
-        let clock = SimClock::begin();
+        let clock = SimClock::begin(match &plan.course {
+            Course::Brief => usual_beginning(),
+            Course::Long(course) => course.begins,
+        });
         let calm = Arc::new(AtomicBool::new(false));
         let book = Arc::new(Book::default());
         let mut world = Self {
@@ -125,10 +134,16 @@ impl World {
         for source in &self.plan.sources {
             let dice = fork(self.plan.seed, &source.name);
             match &source.kind {
-                Kind::Clinic { faults, patients, .. } => {
+                Kind::Clinic {
+                    faults,
+                    patients,
+                    dialect,
+                    ..
+                } => {
                     let mut options = Options::new(self.plan.seed, base_url());
                     options.patients = *patients;
                     options.history_days = 3;
+                    options.dialect = *dialect;
                     let ehr = Ehr::new(options, Arc::new(self.clock));
                     ehr.set_faults(*faults);
                     self.clinics.insert(source.name.clone(), Arc::new(ehr));
@@ -238,7 +253,8 @@ impl World {
             let source = sources
                 .find(|source| source.name == row.connection.as_str())
                 .unwrap();
-            let connector = crate::staff::connector(self, life, source);
+            let unlimited = Arc::new(Budget::new(None, source.concurrent));
+            let connector = crate::staff::connector(self, life, source, &unlimited);
             if let Some(watermark) = row.state.cursor.and_then(|cursor| connector.describe(&cursor)) {
                 let mut pages = self.book.open();
                 let tick = pages.next();
@@ -304,6 +320,9 @@ impl World {
 
     /// The sources change until enough was seen and the script is over.
     async fn day(&self) {
+        if let Course::Long(course) = &self.plan.course {
+            return self.long_day(course).await;
+        }
         let mut dice = fork(self.plan.seed, "revivals");
         loop {
             tokio::time::sleep(self.plan.step_every).await;
@@ -360,15 +379,16 @@ impl World {
                 ..Faults::default()
             });
         }
-        tokio::time::sleep(LATE_MAX + Duration::from_secs(5)).await;
+        let (settling, look, quiet_max) = self.patience();
+        tokio::time::sleep(settling).await;
         let mut last_look = LastLook {
             since: self.book.open().next(),
             polls: BTreeMap::new(),
         };
-        let give_up = Instant::now() + QUIET_MAX;
+        let give_up = Instant::now() + quiet_max;
         let (mut quiet_looks, mut redrives) = (0, 0);
         while quiet_looks < 3 {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            tokio::time::sleep(look).await;
             match self.stirring(&mut last_look).await {
                 None if redrives < 2 && self.redrive().await => {
                     redrives += 1;
@@ -385,6 +405,14 @@ impl World {
         }
     }
 
+    /// How long late changes take to show, how often to look whether it is quiet, and when to give up.
+    fn patience(&self) -> (Duration, Duration, Duration) {
+        match self.plan.course {
+            Course::Brief => (LATE_MAX + Duration::from_secs(5), Duration::from_millis(700), QUIET_MAX),
+            Course::Long(_) => (Duration::from_mins(30), Duration::from_mins(5), QUIET_MAX_LONG),
+        }
+    }
+
     /// What still moves, if anything.
     async fn stirring(&self, last_look: &mut LastLook) -> Option<String> {
         let workers = self.workers.lock().unwrap().clone();
@@ -394,10 +422,10 @@ impl World {
             if backlog.inbox + backlog.log + backlog.outbox > 0 {
                 return Some(format!("{}: {backlog:?}", source.name));
             }
-            for feed in &source.feeds {
-                let name = courier_sdk::FeedName::parse(&feed.name).unwrap();
+            for feed in source.feeds.iter().flat_map(FeedPlan::polled) {
+                let name = courier_sdk::FeedName::parse(&feed).unwrap();
                 let state = self.store.feed(&connection, &name).await.unwrap();
-                let began = last_look.poll_began(self, &source.name, &feed.name);
+                let began = last_look.poll_began(self, &source.name, &feed);
                 let polled = workers.iter().any(|worker| {
                     let condition = worker.connections[&connection].condition(&name);
                     let succeeded_at = condition.and_then(|it| it.succeeded_at);
@@ -409,7 +437,7 @@ impl World {
                         .iter()
                         .map(|worker| worker.connections[&connection].condition(&name))
                         .collect();
-                    return Some(format!("{} {}: {state:?} {conditions:?}", source.name, feed.name));
+                    return Some(format!("{} {feed}: {state:?} {conditions:?}", source.name));
                 }
             }
         }

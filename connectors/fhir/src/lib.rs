@@ -44,7 +44,7 @@ use jiff::Timestamp;
 use url::Url;
 
 pub use include::includable;
-pub use profile::{FullPage, InvalidProfile, Paging, Profile, ReadMany};
+pub use profile::{ConditionalRead, Cut, FullPage, InvalidProfile, Paging, Profile, ReadMany};
 
 use crate::at_once::AtOnce;
 use crate::cursor::{By, CursorState};

@@ -3,11 +3,11 @@
 use super::Findings;
 use super::shown::View;
 use crate::book::Pages;
-use crate::plan::OVERLAP;
+use crate::world::World;
 
-pub(super) fn check(pages: &Pages, view: &View, findings: &mut Findings) {
+pub(super) fn check(world: &World, pages: &Pages, view: &View, findings: &mut Findings) {
     for (tick, feed, watermark) in &pages.cursors {
-        let Ok(covered) = watermark.checked_sub(OVERLAP) else {
+        let Ok(covered) = watermark.checked_sub(world.plan.overlap()) else {
             continue;
         };
         let showings = view.counted.iter();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use courier_sdk::{Detect, FetchMode};
+use ehr_courier::pipeline::reconcile;
 use ehr_courier::sandbox::Request;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use super::Findings;
 use crate::book::{Answer, Asked, Extent, FeedRef, Pages, RecordRef};
 use crate::clinic::showings;
 use crate::identity::{event_id, sha256};
-use crate::plan::{Kind, OVERLAP, SourcePlan, StartPlan};
+use crate::plan::{Course, Kind, SourcePlan, StartPlan};
 
 /// So many stages lost in a row let a feed catch up by its current state, as is documented.
 const LOST_STAGES_MAX: usize = 3;
@@ -74,6 +75,14 @@ pub(super) struct View {
     caught_up: BTreeMap<(String, String), u64>,
     /// What stands at the end in the sources of which that is so.
     standing: BTreeSet<(RecordRef, u64)>,
+    /// Feeds each of whose polls lists everything.
+    listings: BTreeSet<FeedRef>,
+    /// Records that an answer of a listing or of a sweep named that was handed over.
+    pub(super) listed: BTreeSet<RecordRef>,
+    /// Of long worlds: the deletes that the sources made, by the numbers of their versions.
+    pub(super) deletes: BTreeMap<RecordRef, BTreeSet<u64>>,
+    /// Of long worlds: records that the sources withhold.
+    pub(super) withheld: BTreeSet<RecordRef>,
     /// Feeds whose source tells of every version, and since when: the beginning of the poll that was complete first.
     told_since: BTreeMap<FeedRef, Timestamp>,
 }
@@ -94,7 +103,14 @@ impl View {
             caught_up: BTreeMap::new(),
             standing: BTreeSet::new(),
             told_since: BTreeMap::new(),
+            listings: listings(world),
+            listed: BTreeSet::new(),
+            deletes: BTreeMap::new(),
+            withheld: BTreeSet::new(),
         };
+        if let Course::Long(_) = world.plan.course {
+            view.enter_kept(world);
+        }
         let fates = Fates::of(pages);
         for answer in &pages.answers {
             view.enter(answer, fates.handed(pages, answer));
@@ -106,6 +122,9 @@ impl View {
     }
 
     fn enter(&mut self, answer: &Answer, handed: Option<u64>) {
+        let is_sweep = answer.feed.ends_with(reconcile::SUFFIX);
+        let listing = (answer.connection.clone(), answer.feed.clone());
+        let lists = is_sweep || self.listings.contains(&listing);
         let mut searched = Vec::new();
         for showing in &answer.showings {
             let record = showing.record(&answer.connection);
@@ -123,15 +142,12 @@ impl View {
                 self.contexts.insert((record, showing.number), showing.sha256);
                 continue;
             }
-            let (connection, record_type, id) = &record;
-            let event_id = event_id(connection, record_type, id, &format!("v:{}", showing.number));
-            self.by_event
-                .insert(event_id.clone(), (record.clone(), showing.number));
+            let by_event = &mut self.by_event;
             let version = self
                 .versions
                 .entry((record.clone(), showing.number))
-                .or_insert_with(|| Version {
-                    event_id,
+                .or_insert_with_key(|named| Version {
+                    event_id: entered(by_event, named),
                     stamp: showing.stamp,
                     sha256: None,
                     first: answer.tick,
@@ -143,6 +159,13 @@ impl View {
             }
             if answer.asked == Asked::Several {
                 // It may be delivered; owed is what a page shows, or a read by itself.
+                continue;
+            }
+            if lists && handed.is_some() {
+                self.listed.insert(record.clone());
+            }
+            if is_sweep {
+                // What is newer than its horizon it leaves to the live feed, which may find the next version.
                 continue;
             }
             if answer.since.is_some_and(|since| showing.stamp < since) {
@@ -164,6 +187,21 @@ impl View {
                 feed: (answer.connection.clone(), answer.feed.clone()),
                 versions: searched,
             });
+        }
+    }
+
+    fn enter_kept(&mut self, world: &World) {
+        for (connection, ehr) in &world.clinics {
+            for kept in ehr.kept() {
+                let record = (connection.clone(), kept.record_type, kept.id);
+                if kept.withheld_since.is_some() {
+                    self.withheld.insert(record.clone());
+                }
+                if kept.deleted {
+                    let number = kept.version_id.parse().unwrap();
+                    self.deletes.entry(record).or_default().insert(number);
+                }
+            }
         }
     }
 
@@ -205,7 +243,7 @@ impl View {
                 (Kind::Clinic { names, .. }, None)
                     if feed.detect == Detect::History && !names.contains(&"ignored_filters") =>
                 {
-                    let since = begin_now(pages, &name).always_from;
+                    let since = begin_now(pages, &name, world.plan.overlap()).always_from;
                     self.told_since.insert(name.clone(), since);
                 }
                 (Kind::Clinic { .. } | Kind::Journal { .. }, _) => {}
@@ -219,7 +257,7 @@ impl View {
                     never_before: world.began - how_long,
                     always_from: world.began - how_long,
                 },
-                StartPlan::Now => begin_now(pages, &name),
+                StartPlan::Now => begin_now(pages, &name, world.plan.overlap()),
             };
             let of_type = (source.name.clone(), feed.record_type.clone());
             if let Some(other) = self.begins.get_mut(&of_type) {
@@ -290,10 +328,28 @@ impl View {
     }
 }
 
+/// The event that tells of a version, entered.
+fn entered(by_event: &mut BTreeMap<String, (RecordRef, u64)>, (record, number): &(RecordRef, u64)) -> String {
+    let (connection, record_type, id) = record;
+    let event_id = event_id(connection, record_type, id, &format!("v:{number}"));
+    by_event.insert(event_id.clone(), (record.clone(), *number));
+    event_id
+}
+
+fn listings(world: &World) -> BTreeSet<FeedRef> {
+    let of = |source: &SourcePlan| -> Vec<FeedRef> {
+        let feeds = source.feeds.iter().filter(|feed| feed.lists());
+        feeds
+            .map(|feed| (source.name.clone(), feed.name.clone()))
+            .collect()
+    };
+    world.plan.sources.iter().flat_map(of).collect()
+}
+
 /// A feed that starts now starts at the source's own time in its first answer, which names no fractions of a second;
 /// until its first poll is complete it may have to begin anew. What was stamped within the overlap before it and not
 /// shown by then (a late commit, a stale answer) may be announced and need not be.
-fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
+fn begin_now(pages: &Pages, feed: &FeedRef, overlap: Duration) -> Begin {
     let complete = pages.complete.get(feed).copied().unwrap_or(u64::MAX);
     let dates: Vec<Timestamp> = pages
         .answers
@@ -303,7 +359,7 @@ fn begin_now(pages: &Pages, feed: &FeedRef) -> Begin {
         .map(|it| it.date)
         .collect();
     Begin {
-        never_before: dates.iter().min().map_or(Timestamp::MAX, |date| *date - OVERLAP),
+        never_before: dates.iter().min().map_or(Timestamp::MAX, |date| *date - overlap),
         always_from: dates
             .iter()
             .max()
