@@ -185,6 +185,7 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
             hash: ContentHash::of_bytes(body.as_bytes()),
             record: Record::new(Bytes::from(body)),
             context: None,
+            meaning: None,
         }),
         trace: None,
     })

@@ -135,13 +135,7 @@ fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connectio
     });
     let feeds = feeds.collect();
     let name = ConnectionName::parse(&source.name).unwrap();
-    Connection::new(
-        name,
-        connector,
-        feeds,
-        budget,
-        source.concurrent,
-    )
+    Connection::new(name, connector, feeds, budget, source.concurrent)
 }
 
 fn spec(world: &World, plan: &FeedPlan) -> Feed {

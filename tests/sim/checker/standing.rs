@@ -41,7 +41,12 @@ pub(super) fn check(
     dead: &BTreeSet<(String, String)>,
     findings: &mut Findings,
 ) {
-    debug_assert!(world.sinks.values().any(|sink: &std::sync::Arc<SinkState>| sink.subscription == EVERYTHING));
+    debug_assert!(
+        world
+            .sinks
+            .values()
+            .any(|sink: &std::sync::Arc<SinkState>| sink.subscription == EVERYTHING)
+    );
     let told = told(pages, view, dead);
     for source in &world.plan.sources {
         let kept = visible(world, source);
@@ -89,7 +94,14 @@ fn visible(world: &World, source: &SourcePlan) -> BTreeMap<(String, String), Vec
 
 /// Whether a feed looks at a record of its type.
 fn looks_at(feed: &FeedPlan, id: &str) -> bool {
-    feed.detect != Detect::Read || feed.scope.ids.0.iter().map(RecordId::as_str).any(|listed| listed == id)
+    feed.detect != Detect::Read
+        || feed
+            .scope
+            .ids
+            .0
+            .iter()
+            .map(RecordId::as_str)
+            .any(|listed| listed == id)
 }
 
 fn check_record(
@@ -133,7 +145,8 @@ fn check_record(
     let Some(before) = told.versions.range(..last_number).next_back() else {
         return;
     };
-    let is_told = told.versions.contains(&last_number) || told.inferred.range(before..&last_number).next().is_some();
+    let is_told =
+        told.versions.contains(&last_number) || told.inferred.range(before..&last_number).next().is_some();
     let ended_already = versions
         .iter()
         .any(|version| version.deleted && number(version) == *before);

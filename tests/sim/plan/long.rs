@@ -85,7 +85,12 @@ impl Plan {
                 pick(&mut dice, &WAYS)
             };
             let name = ["mercy", "st_anne"][index];
-            sources.push(source(&mut fork(seed, &format!("{label} {index}")), name, way, span));
+            sources.push(source(
+                &mut fork(seed, &format!("{label} {index}")),
+                name,
+                way,
+                span,
+            ));
         }
         let busy = match (span, count) {
             (Span::Day, 1) => 34.0,
@@ -149,11 +154,15 @@ fn dialect(dice: &mut StdRng, way: Way, names: &mut Vec<&'static str>) -> Dialec
     if way == Way::Read {
         let condition = pick(dice, &["modified-since", "full-support", "not-supported"]);
         if dice.random_bool(0.5) {
-            perhaps(dice, 1.0, match condition {
-                "modified-since" => "conditional_read=modified-since",
-                "full-support" => "conditional_read=full-support",
-                _ => "conditional_read=not-supported",
-            });
+            perhaps(
+                dice,
+                1.0,
+                match condition {
+                    "modified-since" => "conditional_read=modified-since",
+                    "full-support" => "conditional_read=full-support",
+                    _ => "conditional_read=not-supported",
+                },
+            );
         }
     }
     words
@@ -174,9 +183,13 @@ fn source(dice: &mut StdRng, name: &str, way: Way, span: Span) -> SourcePlan {
     names.append(&mut struck);
     let types: &[&str] = match way {
         Way::Window | Way::Roster | Way::Read => &["Appointment", "Observation", "Encounter"],
-        Way::History | Way::LastUpdated | Way::LastUpdatedRead => {
-            &["Appointment", "Observation", "Encounter", "Patient", "DiagnosticReport"]
-        }
+        Way::History | Way::LastUpdated | Way::LastUpdatedRead => &[
+            "Appointment",
+            "Observation",
+            "Encounter",
+            "Patient",
+            "DiagnosticReport",
+        ],
     };
     // The busiest type is always among them.
     let second = types[dice.random_range(1..types.len())];
@@ -218,9 +231,7 @@ fn feed(
             pick(dice, &[1, 2, 5, 5, 10, 15])
         }
         (Span::Day, Way::Window | Way::Roster | Way::Read) => pick(dice, &[5, 10, 15]),
-        (Span::Week, Way::History | Way::LastUpdated | Way::LastUpdatedRead) => {
-            pick(dice, &[5, 10, 15, 15])
-        }
+        (Span::Week, Way::History | Way::LastUpdated | Way::LastUpdatedRead) => pick(dice, &[5, 10, 15, 15]),
         (Span::Week, Way::Window | Way::Roster | Way::Read) => 15,
     };
     let start = match dice.random_range(0..10) {
