@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use courier_sdk::{Aim, ChangeRef, Cursor, FeedName, FetchMode, Novelty, VersionRule};
+use courier_sdk::{Aim, ChangeRef, Cursor, FeedName, FetchMode, VersionRule};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -143,14 +143,13 @@ impl Horizon {
         &self.cursor
     }
 
-    /// Leaves out what lies before the feed's start, and what its next poll shows.
+    /// Leaves out what the live feed's next poll shows. What lies before its start enters in silence: of what nobody knows
+    /// nobody sees that it is gone.
     pub(super) fn cut(&self, changes: Vec<ChangeRef>) -> Vec<ChangeRef> {
         let shown_live = |stamp: Timestamp| self.from.is_some_and(|from| stamp >= from);
         changes
             .into_iter()
-            .filter(|change| {
-                change.novelty == Novelty::Announce && !change.last_updated.is_some_and(shown_live)
-            })
+            .filter(|change| !change.last_updated.is_some_and(shown_live))
             .collect()
     }
 }
