@@ -155,6 +155,12 @@ impl Connection {
         self.feeds.iter().find(|feed| feed.spec.name == *name)
     }
 
+    /// How long this worker has had it.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.made_at.elapsed()
+    }
+
     /// The sweep of a feed, if it has one.
     #[must_use]
     pub fn sweep_of(&self, live: &FeedName) -> Option<FeedName> {

@@ -93,8 +93,10 @@ pub(super) fn gather(worker: &Worker, poll: &Poll<'_>, page: &ChangePage) -> Opt
         {
             earlier
         }
-        // Its first pages were another life's.
-        (Some(_) | None, Some(_)) => return Some(named),
+        // Its first pages were another life's, or too many.
+        (Some(_) | None, Some(_)) => {
+            return (!listings.all().too_long.contains(feed)).then_some(named);
+        }
     };
     listing.ids.extend(named.iter().cloned());
     if listing.ids.len() > worker.limits.roll {

@@ -301,9 +301,13 @@ pub(crate) fn listing() -> Feed {
 
 /// A feed that searches, and its sweep each day.
 pub(crate) fn swept(ehr: &Ehr) -> Vec<Feed> {
+    swept_every(ehr, Duration::from_hours(24))
+}
+
+pub(crate) fn swept_every(ehr: &Ehr, every: Duration) -> Vec<Feed> {
     let live = feed(Detect::LastUpdated, Overlap::Adaptive);
     let rule = ehr.version_rule(&live.spec.record_type);
-    let sweep = live.sweep(Duration::from_hours(24), &rule).unwrap();
+    let sweep = live.sweep(every, &rule).unwrap();
     vec![live, sweep]
 }
 
