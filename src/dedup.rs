@@ -27,6 +27,10 @@ pub trait Dedup: Send + Sync {
     /// Remembers ids whose events are committed. A failure only costs later look-ups.
     async fn mark(&self, connection: &ConnectionName, ids: &[EventId]);
 
+    /// Forgets ids whose showing is news again: of records that were found deleted, and may come back under the same
+    /// version. A failure only keeps such a showing from the store for as long as ids are remembered.
+    async fn forget(&self, connection: &ConnectionName, ids: &[EventId]);
+
     /// What it is called in metrics.
     fn name(&self) -> &'static str;
 

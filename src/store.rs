@@ -127,7 +127,7 @@ pub trait Store: Send + Sync {
     async fn feed(&self, connection: &ConnectionName, feed: &FeedName) -> Result<FeedState, StoreError>;
 
     /// Atomic point 1. Hands a slice of a page's changes over: new ones to the inbox, with their record to the event
-    /// log; and, by [`Progress`], the resume link or the cursor, by compare-and-set on the cursor and the poll that
+    /// log; its records to the roll ([`Joins`]); and, by [`Progress`], the resume link or the cursor, by compare-and-set on the cursor and the poll that
     /// the slice came from.
     ///
     /// # Errors
@@ -172,6 +172,17 @@ pub trait Store: Send + Sync {
         feed: &FeedName,
         after: Option<&RecordId>,
         limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError>;
+
+    /// Which of some records are news to a feed's roll: not on it, or asked about because a listing left them out.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`] only.
+    async fn off_roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        ids: &[RecordId],
     ) -> Result<Vec<RecordId>, StoreError>;
 
     /// Brings a feed's roll up to date with a complete listing. A record that the ledger knows alive and that is no

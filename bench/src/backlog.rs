@@ -112,6 +112,7 @@ async fn accept(
             from: state.cursor,
             changes: changes?,
             oversized: Vec::new(),
+            joins: None,
             progress: Progress::Done {
                 cursor: cursor.clone(),
                 baseline: BaselineProof::Unproven,

@@ -70,6 +70,15 @@ impl Dedup for MemoryDedup {
         }
     }
 
+    async fn forget(&self, connection: &ConnectionName, ids: &[EventId]) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            let entry = (connection.clone(), id.clone());
+            generations.young.remove(&entry);
+            generations.old.remove(&entry);
+        }
+    }
+
     fn name(&self) -> &'static str {
         "memory"
     }

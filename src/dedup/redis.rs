@@ -49,13 +49,14 @@ struct Condition {
     /// Why the breaker is open.
     away: Option<String>,
     /// What it does not do though it answers, such as taking ids when it is full.
-    refused: [Option<String>; 2],
+    refused: [Option<String>; 3],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Seen,
     Mark,
+    Forget,
 }
 
 impl Operation {
@@ -63,6 +64,7 @@ impl Operation {
         match self {
             Self::Seen => "seen",
             Self::Mark => "mark",
+            Self::Forget => "forget",
         }
     }
 }
@@ -82,7 +84,7 @@ impl RedisDedup {
             condition: Mutex::new(Condition {
                 breaker: Breaker::untried(Instant::now()),
                 away: None,
-                refused: [None, None],
+                refused: [None, None, None],
             }),
         })
     }
@@ -208,14 +210,25 @@ impl Dedup for RedisDedup {
         let _marked: Option<()> = self.ask(Operation::Mark, &commands).await;
     }
 
+    async fn forget(&self, connection: &ConnectionName, ids: &[EventId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let mut commands = Pipeline::new();
+        for id in ids {
+            commands.cmd("DEL").arg(self.key(connection, id)).ignore();
+        }
+        let _forgotten: Option<()> = self.ask(Operation::Forget, &commands).await;
+    }
+
     fn name(&self) -> &'static str {
         "redis"
     }
 
     fn trouble(&self) -> Option<String> {
         let condition = self.condition();
-        let [seen, mark] = &condition.refused;
-        let first = condition.away.as_ref().or(seen.as_ref()).or(mark.as_ref());
+        let refused = condition.refused.iter().flatten().next();
+        let first = condition.away.as_ref().or(refused);
         first.map(|reason| format!("redis: {reason}"))
     }
 }

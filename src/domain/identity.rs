@@ -74,10 +74,12 @@ impl VersionKey {
         Self(format!("v:{version_id}"))
     }
 
-    /// The source's own version id, where the key stands on the first rung.
+    /// The source's own version id, where the key stands on the first rung; of a record that lives again, the one that it
+    /// lives again under.
     #[must_use]
     pub fn version_id(&self) -> Option<&str> {
-        self.0.strip_prefix("v:")
+        let lives = !self.is_inferred_delete();
+        self.as_shown().strip_prefix("v:").filter(|_| lives)
     }
 
     /// The second rung: when the record changed, to the millisecond, and its content.
@@ -102,6 +104,27 @@ impl VersionKey {
     #[must_use]
     pub fn is_inferred_delete(&self) -> bool {
         self.0.strip_prefix("d:").is_some_and(|ended| ended.contains(':'))
+    }
+
+    /// A record that lives again under the version that an inferred delete ended: derived from the delete. From the second
+    /// time on the times are counted, so that the key stays short.
+    #[must_use]
+    pub fn of_return(deleted: &VersionKey) -> Self {
+        let Some(returned) = deleted.0.strip_prefix("d:r:") else {
+            return Self(format!("r:{deleted}"));
+        };
+        let (times, ended) = returned.split_once("d:").unwrap_or(("", returned));
+        let times: u64 = times.trim_end_matches(':').parse().unwrap_or(1);
+        Self(format!("r:{}:d:{ended}", times.saturating_add(1)))
+    }
+
+    /// The source's own version behind inferred deletes and returns: it shows only that.
+    #[must_use]
+    pub fn as_shown(&self) -> &str {
+        let inferred = self.0.strip_prefix("d:").filter(|_| self.is_inferred_delete());
+        let living = inferred.unwrap_or(&self.0);
+        let returned = living.strip_prefix("r:").and_then(|it| it.split_once("d:"));
+        returned.map_or(living, |(_, ended)| ended)
     }
 
     /// A version that we may not read, or a record of which nothing more is known: derived from what was asked for, else
@@ -186,6 +209,34 @@ mod tests {
         "ev_5zuvj7a62nkacolgdxvefkmxiqned3mi",
         "ev_tyh7fji56pn642wo3nhdmi6wy7hpes2q",
     ];
+
+    #[test]
+    fn deletes_and_returns_go_on_from_each_other_and_stay_short() {
+        let shown = VersionKey::of_version_id("d:7");
+        let mut head = shown.clone();
+        let mut keys = vec![head.clone()];
+        for _ in 0..12 {
+            let deleted = VersionKey::of_inferred_delete(&head);
+            assert!(deleted.is_inferred_delete() && deleted.version_id().is_none());
+            head = VersionKey::of_return(&deleted);
+            assert_eq!((deleted.as_shown(), head.as_shown()), ("v:d:7", "v:d:7"));
+            assert_eq!(
+                (head.version_id(), head.is_inferred_delete()),
+                (Some("d:7"), false)
+            );
+            keys.extend([deleted, head.clone()]);
+        }
+        assert_eq!(keys[2].as_str(), "r:d:v:d:7");
+        assert_eq!(keys[4].as_str(), "r:2:d:v:d:7");
+        assert_eq!(head.as_str(), "r:12:d:v:d:7");
+        let count = keys.len();
+        assert_eq!(
+            keys.into_iter().collect::<std::collections::BTreeSet<_>>().len(),
+            count
+        );
+        let by_time = VersionKey::of_delete_time(Timestamp::UNIX_EPOCH);
+        assert_eq!(by_time.as_shown(), "d:0");
+    }
 
     proptest! {
         #[test]

@@ -105,6 +105,12 @@ pub enum Verdict {
     },
     /// It must be fetched, or waits behind an earlier change of its record.
     Enqueue,
+    /// The record is shown alive again over a delete that was inferred: only a read tells whether it lives. Asked about
+    /// once, the showing itself is known.
+    Confirm {
+        /// Its event id, where that is known.
+        event_id: Option<EventId>,
+    },
     /// It is known: renew the id's last showing.
     Known {
         /// Its event id.
@@ -121,8 +127,21 @@ pub enum Source {
     Page,
     /// The same, of a feed whose records are told of with their context: that is read first.
     PageWithoutContext,
-    /// The inbox: the change was at the front of its record's queue.
+    /// The inbox: the change came with its record and was at the front of its queue.
     Inbox,
+    /// The same, but the record was read for it just now.
+    Read,
+}
+
+impl Source {
+    /// Whether the change was at the front of its record's queue.
+    #[must_use]
+    pub fn is_inbox(self) -> bool {
+        match self {
+            Self::Inbox | Self::Read => true,
+            Self::Page | Self::PageWithoutContext => false,
+        }
+    }
 }
 
 /// Decides a batch in order; `view` is left as it stands after the batch (heads, accepted ids, queues).
@@ -146,27 +165,44 @@ fn decide_one(
 ) -> Verdict {
     let baseline = view.baseline;
     let record = view.records.entry(change.key.clone()).or_default();
-    let must_wait = source != Source::Inbox && record.queue == Queue::Waiting;
+    let must_wait = !source.is_inbox() && record.queue == Queue::Waiting;
+    let again = lives_again(record.head.as_ref(), change);
+    if again && !source.is_inbox() && change.version == VersionClue::ByContent {
+        return Verdict::Confirm { event_id: None };
+    }
     if must_wait && change.novelty == Novelty::Announce && change.version == VersionClue::ByContent {
         // Its number depends on changes that still wait: judged now, the second A of A, B, A would be the first.
         return enqueue(record);
     }
-    let Some((version, event_id)) = resolve(connection, record.head.as_ref(), change) else {
+    let Some((mut version, mut event_id)) = resolve(connection, record.head.as_ref(), change) else {
         return match &change.version {
             VersionClue::InferredDelete => Verdict::Refuse,
             VersionClue::Known(..) | VersionClue::ByContent | VersionClue::Unknown => enqueue(record),
         };
     };
-    if is_known(&view.accepted, record.head.as_ref(), &event_id) {
-        return Verdict::Known { event_id };
+    let known = is_known(&view.accepted, record.head.as_ref(), (&version, &event_id));
+    let deleted = record.head.as_ref().filter(|_| known && again);
+    match (deleted, source) {
+        (Some(deleted), Source::Read) => {
+            version = VersionKey::of_return(&deleted.version);
+            event_id = EventId::derive(connection, &change.key, &version);
+        }
+        // What waits is read anyway.
+        (Some(_), Source::Page | Source::PageWithoutContext) if !must_wait => {
+            let event_id = Some(event_id);
+            return Verdict::Confirm { event_id };
+        }
+        (Some(_) | None, _) if known => return Verdict::Known { event_id },
+        (Some(_) | None, _) => {}
     }
+    let returned = deleted.is_some();
     let carried = change.content.is_some() && source != Source::PageWithoutContext;
     let unavailable = version.is_unavailable();
     let complete = carried || change.shown == Shown::Deleted || unavailable;
     if change.novelty == Novelty::Announce && (!complete || must_wait) {
         return enqueue(record);
     }
-    let order = place(change, record.head.as_ref());
+    let order = place(change, record.head.as_ref(), returned);
     let timeliness = match &record.head {
         Some(head) if order.is_before(&head.order) => Timeliness::Late,
         Some(_) | None => Timeliness::InOrder,
@@ -175,12 +211,14 @@ fn decide_one(
     let kind = match (unavailable, &meaning) {
         (true, _) => EventKind::Unavailable,
         (false, Some(Meaning::MergedInto(_))) => EventKind::Merged,
+        (false, _) if returned => EventKind::Updated,
         (false, _) => kind_of(change, record.head.as_ref(), baseline),
     };
     let told = timeliness == Timeliness::InOrder && names_a_told_delete(change, record.head.as_ref());
     // What may not be read says nothing of the record's state: its head stays.
     if timeliness == Timeliness::InOrder && !unavailable {
-        record.head = Some(next_head(change, record.head.as_ref(), &version, &event_id));
+        let before = record.head.as_ref();
+        record.head = Some(next_head(change, before, (&version, &event_id), order));
     }
     view.accepted.insert(event_id.clone());
     match change.novelty {
@@ -195,11 +233,23 @@ fn decide_one(
     }
 }
 
+/// Whether a record's last version is a delete that the source did not tell: the record may be there all the same.
+#[must_use]
+pub fn is_taken_for_deleted(head: Option<&Head>) -> bool {
+    head.is_some_and(|head| head.life == Life::Deleted && head.version.is_inferred_delete())
+}
+
+/// Whether a record is shown alive over a delete that was inferred, in a state that is not known to lie before it. A
+/// history shows what was, not what is.
+fn lives_again(head: Option<&Head>, change: &Change) -> bool {
+    let is_older = head.is_some_and(|head| change.order.is_before(&head.order));
+    change.shown == Shown::State && is_taken_for_deleted(head) && !is_older
+}
+
 /// Whether a history names the delete that a read found before: one delete is one event, whoever saw it first.
 fn names_a_told_delete(change: &Change, head: Option<&Head>) -> bool {
     let named = change.shown == Shown::Deleted && matches!(change.version, VersionClue::Known(..));
-    let inferred = |head: &Head| head.life == Life::Deleted && head.version.is_inferred_delete();
-    named && head.is_some_and(inferred)
+    named && is_taken_for_deleted(head)
 }
 
 /// The head's version id, where a read of the record's current state may be spared if that is still the head: the
@@ -211,7 +261,7 @@ pub fn version_that_may_stand<'a>(head: &'a Head, change: &Change) -> Option<&'a
         VersionClue::Known(version, _) => Some(version),
         VersionClue::ByContent | VersionClue::InferredDelete => return None,
     };
-    let other_asked_for = asked_for.is_some_and(|version| *version != head.version);
+    let other_asked_for = asked_for.is_some_and(|version| version.as_str() != head.version.as_shown());
     if other_asked_for || head.life == Life::Deleted || head.order.is_before(&change.order) {
         return None;
     }
@@ -246,15 +296,15 @@ pub fn unavailable(connection: &ConnectionName, change: Change, head: Option<&He
 }
 
 /// Where a change stands among the record's versions. An inferred delete has no place of its own: it comes after the
-/// head and after the version that was asked for, so that both, shown late, are known to lie before it.
-fn place(change: &Change, head: Option<&Head>) -> VersionOrder {
-    match (&change.version, head) {
-        (VersionClue::InferredDelete, Some(head)) => VersionOrder {
+/// head and after the version that was asked for, so that both, shown late, are known to lie before it. Nor has a return
+/// from one.
+fn place(change: &Change, head: Option<&Head>, returned: bool) -> VersionOrder {
+    match head {
+        Some(head) if returned || change.version == VersionClue::InferredDelete => VersionOrder {
             number: change.order.number.max(head.order.number),
             stamp: change.order.stamp.max(head.order.stamp),
         },
-        (VersionClue::InferredDelete, None)
-        | (VersionClue::Known(..) | VersionClue::ByContent | VersionClue::Unknown, _) => change.order,
+        Some(_) | None => change.order,
     }
 }
 
@@ -298,10 +348,16 @@ fn resolve(
     Some((version, id))
 }
 
-/// A change is new when its id is neither in the accepted set nor the head's own.
-fn is_known(accepted: &BTreeSet<EventId>, head: Option<&Head>, id: &EventId) -> bool {
+/// A change is new when its id is neither in the accepted set nor the head's own, nor that of the version that a deleted
+/// record lived under or lives under again.
+fn is_known(
+    accepted: &BTreeSet<EventId>,
+    head: Option<&Head>,
+    (version, id): (&VersionKey, &EventId),
+) -> bool {
     let in_set = accepted.contains(id) && !cfg!(sabotage = "ledger_of_last_versions_only");
-    let is_head = head.is_some_and(|head| head.event_id == *id) && !cfg!(sabotage = "ledger_without_heads");
+    let is_heads = |head: &Head| head.event_id == *id || head.version.as_shown() == version.as_str();
+    let is_head = head.is_some_and(is_heads) && !cfg!(sabotage = "ledger_without_heads");
     in_set || is_head
 }
 
@@ -325,7 +381,12 @@ fn meaning_of(change: &Change, head: Option<&Head>, timeliness: Timeliness) -> O
     content.meaning.clone().or(parted.then_some(Meaning::Unmerged))
 }
 
-fn next_head(change: &Change, head: Option<&Head>, version: &VersionKey, event_id: &EventId) -> Head {
+fn next_head(
+    change: &Change,
+    head: Option<&Head>,
+    (version, event_id): (&VersionKey, &EventId),
+    order: VersionOrder,
+) -> Head {
     let hash = change.content.as_ref().map(|content| content.hash.clone());
     let changes = match head {
         Some(head) if hash.is_some() && head.hash == hash => head.changes,
@@ -340,7 +401,7 @@ fn next_head(change: &Change, head: Option<&Head>, version: &VersionKey, event_i
     Head {
         version: version.clone(),
         event_id: event_id.clone(),
-        order: place(change, head),
+        order,
         hash,
         life,
         merged: is_merged(change),

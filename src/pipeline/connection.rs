@@ -157,6 +157,22 @@ impl Connection {
         self.feeds.iter().find(|feed| feed.spec.name == *name)
     }
 
+    /// How long this worker has had it.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.made_at.elapsed()
+    }
+
+    /// The sweep of a feed, if it has one.
+    #[must_use]
+    pub fn sweep_of(&self, live: &FeedName) -> Option<FeedName> {
+        let sweep = self
+            .feeds
+            .iter()
+            .find(|feed| feed.sweeps().as_ref() == Some(live));
+        sweep.map(|feed| feed.spec.name.clone())
+    }
+
     /// The fence of the lease, while it can be trusted. A lease in doubt is no lease: nothing is asked of the source.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {

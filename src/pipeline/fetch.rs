@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use courier_sdk::{ConnectionName, Fetched, Shown};
+use courier_sdk::{ConnectionName, Fetched, RecordKey, Shown};
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -22,6 +22,8 @@ use super::read::{self, Turn};
 use super::together::{self, Contexts};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Content;
+use crate::domain::identity::{EventId, VersionKey};
+use crate::domain::ledger::{Head, Life};
 use crate::domain::trace::{SpanOutcome, Stage};
 use crate::store::{
     ClaimChanges, ClaimedChange, SLICE_BYTES_MAX, SettleChanges, SettleResult, Settlement, StoreError,
@@ -262,7 +264,8 @@ async fn settle_one(
     (claimed, found): (ClaimedChange, Option<Fetched>),
     turn: &Turn,
 ) -> Settlement {
-    let (id, generation) = (claimed.id, claimed.generation);
+    let (id, generation, key) = (claimed.id, claimed.generation, claimed.change.key.clone());
+    let head = claimed.head.clone();
     let carried = claimed.change.content.is_some() || claimed.change.shown == Shown::Deleted;
     let result = if carried && !context::is_due(connection, &claimed, &claimed.change) {
         // It came with its record and waited behind an earlier change of it.
@@ -278,11 +281,23 @@ async fn settle_one(
     } else {
         traced(worker, connection, (claimed, found), turn).await
     };
+    if let (SettleResult::Deleted(_), Some(head)) = (&result, head)
+        && head.life == Life::Live
+    {
+        forget_version(worker, connection, &key, &head).await;
+    }
     Settlement {
         id,
         generation,
         result,
     }
+}
+
+/// Lets the store hear of it when a record that is gone comes back under the version that it had.
+async fn forget_version(worker: &Worker, connection: &Connection, key: &RecordKey, head: &Head) {
+    let version = VersionKey::from_stored(head.version.as_shown().to_owned());
+    let id = EventId::derive(&connection.name, key, &version);
+    worker.dedup.forget(&connection.name, &[id]).await;
 }
 
 /// Fetches within the trace of the poll that showed the change.

@@ -247,6 +247,11 @@ pub(super) fn deleted(worker: &Worker, connection: &Connection, claimed: &Claime
     }
 }
 
+/// What follows where a record that was shown again is gone all the same: the ledger has its delete.
+pub(super) fn stays_deleted(claimed: &ClaimedChange) -> SettleResult {
+    SettleResult::Deleted(inferred_delete(claimed.change.clone()))
+}
+
 fn inferred_delete(change: Change) -> Change {
     Change {
         shown: Shown::Deleted,

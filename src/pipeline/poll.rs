@@ -2,6 +2,7 @@
 //! together with the place where the poll goes on.
 
 mod sabotaged;
+mod slice;
 
 use std::ops::ControlFlow;
 
@@ -9,6 +10,7 @@ use courier_sdk::{Aim, ChangePage, ChangeRef, ConnectionName, Cursor, Next, Page
 use metrics::Label;
 use tracing::{info, warn};
 
+use self::slice::Slice;
 use super::Worker;
 use super::backfill::{self, Beside, Past};
 use super::connection::{Connection, Feed};
@@ -22,8 +24,8 @@ use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
 use crate::domain::release::{self, Placed};
 use crate::store::{
-    AcceptPage, Accepted, BaselineProof, ContextRule, FeedState, PollId, PollRef, Progress, SLICE_BYTES_MAX,
-    SLICE_ROWS_MAX, Sights, StoreError,
+    AcceptPage, Accepted, BaselineProof, ContextRule, FeedState, PollId, PollRef, Progress, Sights,
+    StoreError,
 };
 
 /// How many entries without a usable id a log line names by their places: enough to find them at the source.
@@ -130,9 +132,10 @@ impl<'a> Poll<'a> {
         asked_at: jiff::Timestamp,
     ) -> Result<ControlFlow<TurnEnd>, StoreError> {
         self.note_unusable(worker, &page.unusable);
-        roll::gather(worker, self, &page);
+        let listed = roll::gather(worker, self, &page);
         let order = self.order_of(&page);
         let mut changes = self.taken(worker, page.changes, asked_at).await;
+        let joins = roll::joins(worker, self, listed, &changes).await?;
         if page.order != order {
             changes = oldest_first(changes);
         }
@@ -147,19 +150,20 @@ impl<'a> Poll<'a> {
             && self.resume.is_none()
             && matches!(&self.errand, Errand::Live(live) if live.baseline == BaselineProof::Unproven);
         let progress = self.progress(&page.next);
-        if changes.is_empty() && page.oversized.is_empty() && moves_nothing {
+        if changes.is_empty() && page.oversized.is_empty() && joins.is_none() && moves_nothing {
             // The commonest poll of all, an empty one, costs no write.
             self.conclude(worker).await?;
             self.note_complete(worker, page.fresh_as_of);
             return Ok(ControlFlow::Break(TurnEnd::Complete));
         }
-        let mut slices = slices(changes);
+        let mut slices = Slice::of(changes, joins);
         let last = slices.pop().unwrap_or_default();
         let template = AcceptPage {
             poll: self.reference(),
             from: self.cursor.clone(),
             changes: Vec::new(),
             oversized: page.oversized,
+            joins: None,
             progress: Progress::Slice,
             context: context_rule(self.feed),
             sights: sights(self.feed),
@@ -167,11 +171,14 @@ impl<'a> Poll<'a> {
             at: worker.clock.now(),
         };
         if cfg!(sabotage = "cursor_before_commit") && order == PageOrder::OldestFirst {
-            return self.cursor_before_commit(worker, page.next, last, template).await;
+            return self
+                .cursor_before_commit(worker, page.next, last.changes, template)
+                .await;
         }
-        for changes in slices {
+        for Slice { changes, joins } in slices {
             let slice = AcceptPage {
                 changes,
+                joins,
                 oversized: Vec::new(),
                 ..template.clone()
             };
@@ -181,7 +188,8 @@ impl<'a> Poll<'a> {
             worker,
             order,
             AcceptPage {
-                changes: last,
+                changes: last.changes,
+                joins: last.joins,
                 progress,
                 ..template
             },
@@ -446,27 +454,4 @@ fn sights(feed: &Feed) -> Sights {
     } else {
         Sights::Filtered
     }
-}
-
-/// Cuts changes into slices that one transaction may hold; a larger record stands alone.
-fn slices(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut slices: Vec<Vec<Change>> = Vec::new();
-    let mut bytes = 0;
-    for change in changes {
-        let size = change
-            .content
-            .as_ref()
-            .map_or(0, |content| content.record.bytes().len());
-        match slices.last_mut() {
-            Some(slice) if slice.len() < SLICE_ROWS_MAX && bytes + size <= SLICE_BYTES_MAX => {
-                slice.push(change);
-                bytes += size;
-            }
-            Some(_) | None => {
-                slices.push(vec![change]);
-                bytes = size;
-            }
-        }
-    }
-    slices
 }

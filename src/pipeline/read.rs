@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use courier_sdk::{ChangeRef, ConnectorError, FetchRequest, Fetched};
+use courier_sdk::{ChangeRef, ConnectorError, FetchRequest, Fetched, NotFound, Shown};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use super::context::{self, Hindered};
 use super::gone;
 use super::together::Contexts;
 use crate::domain::delivery::Fence;
-use crate::domain::event::Change;
+use crate::domain::event::{Change, VersionClue};
 use crate::domain::identify::identify;
 use crate::domain::ledger::{self, Head};
 use crate::domain::plan;
@@ -23,6 +23,9 @@ use crate::store::{ClaimedChange, SettleResult};
 
 /// A failed fetch is tried again after this, doubled each time.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// So many reads say in a row that a record is gone which was shown again; then it is.
+const CONFIRMED_WITHIN: u32 = 3;
 
 /// A source that was read from so recently is not away.
 pub(super) const SOURCE_LIVES: Duration = Duration::from_mins(1);
@@ -104,6 +107,8 @@ pub(super) async fn whole(
             SettleResult::Fetched(change)
         }
         Err(result) if carried => result,
+        // That it lives again counts only with a read of just now.
+        Err(result) if ledger::is_taken_for_deleted(claimed.head.as_ref()) => result,
         Err(result) => keep(change, result, worker.clock.now()),
     }
 }
@@ -191,6 +196,16 @@ fn judged(
             }
             None => failed("the source answered by a version that it was not asked about".to_owned()),
         },
+        Ok(Fetched::Deleted | Fetched::NotFound(NotFound::BySource | NotFound::MeansDeleted))
+            if perhaps_returned(claimed) =>
+        {
+            if claimed.attempts + 1 < CONFIRMED_WITHIN {
+                failed("the record is shown again and still not found".to_owned())
+            } else {
+                // It was shown by an answer from before its delete, or by an index that lags: it stays deleted.
+                gone::stays_deleted(claimed)
+            }
+        }
         Ok(Fetched::Deleted) => gone::deleted(worker, connection, claimed),
         Ok(Fetched::NotFound(word)) if gone::counts(word, &claimed.change) => {
             gone::doubted(worker, connection, claimed)
@@ -206,6 +221,13 @@ fn judged(
         },
         Err(error) => after_error(worker, connection, claimed, error),
     }
+}
+
+/// Whether a record is read only because it was shown over a delete that was inferred, under no version that is new.
+pub(super) fn perhaps_returned(claimed: &ClaimedChange) -> bool {
+    let change = &claimed.change;
+    let unnamed = change.version == VersionClue::Unknown && change.shown == Shown::State;
+    unnamed && ledger::is_taken_for_deleted(claimed.head.as_ref())
 }
 
 /// The record's head with its version id, where the source may answer that it still stands. Where version ids are no

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use courier_sdk::{Aim, ChangeRef, Cursor, FeedName, FetchMode, Novelty, VersionRule};
+use courier_sdk::{Aim, ChangeRef, Cursor, FeedName, FetchMode, VersionRule};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -25,6 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// A sweep, like a backfill, gives way to live polls for so long.
 pub(super) const GIVES_WAY: Duration = Duration::from_secs(1);
+
+/// The first sweeps of all connections are spread over so long.
+const SPREAD_OVER: Duration = Duration::from_hours(1);
 
 /// A sweep that is not due is looked at this often: a wall clock may be set.
 const LOOK_ANYWAY: Duration = Duration::from_hours(1);
@@ -104,7 +107,14 @@ pub(super) async fn review(
             roll::conclude(worker, connection, feed, fence).await?;
             return wait(LOOK_AGAIN);
         }
-        let not_due = due_in(state.completed_at, feed.every, worker.clock.now());
+        let now = worker.clock.now();
+        let not_due = match state.completed_at {
+            Some(completed_at) => due_in(completed_at, feed.every, now),
+            None => {
+                let phase = plan::phase(&connection.name, &feed.spec.name);
+                first_in((now, connection.age()), feed.every, phase)
+            }
+        };
         if !not_due.is_zero() {
             return wait(not_due.min(LOOK_ANYWAY));
         }
@@ -134,11 +144,19 @@ pub(super) fn gives_way(connection: &Connection) -> Option<Duration> {
 
 /// How long until a sweep is due, counted from the end of the one before. Where that lies ahead of us the wall clock was
 /// set back since, and nobody knows how long ago it was.
-fn due_in(completed_at: Option<Timestamp>, every: Duration, now: Timestamp) -> Duration {
-    let Some(completed_at) = completed_at.filter(|at| *at <= now) else {
+fn due_in(completed_at: Timestamp, every: Duration, now: Timestamp) -> Duration {
+    if completed_at > now {
         return Duration::ZERO;
-    };
+    }
     Duration::try_from(plan::later(completed_at, every).duration_since(now)).unwrap_or_default()
+}
+
+/// How long until the first sweep of a connection of that age: at its names' own minute of the hour, so that those of many
+/// connections do not begin together when the service starts.
+fn first_in((now, age): (Timestamp, Duration), every: Duration, phase: f64) -> Duration {
+    let made_at = now.saturating_sub(age).unwrap_or(Timestamp::MIN);
+    let first = plan::next_turn(made_at, every.min(SPREAD_OVER), phase);
+    Duration::try_from(first.duration_since(now)).unwrap_or_default()
 }
 
 impl Horizon {
@@ -147,14 +165,13 @@ impl Horizon {
         &self.cursor
     }
 
-    /// Leaves out what lies before the feed's start, and what its next poll shows.
+    /// Leaves out what the live feed's next poll shows. What lies before its start enters in silence: of what nobody knows
+    /// nobody sees that it is gone.
     pub(super) fn cut(&self, changes: Vec<ChangeRef>) -> Vec<ChangeRef> {
         let shown_live = |stamp: Timestamp| self.from.is_some_and(|from| stamp >= from);
         changes
             .into_iter()
-            .filter(|change| {
-                change.novelty == Novelty::Announce && !change.last_updated.is_some_and(shown_live)
-            })
+            .filter(|change| !change.last_updated.is_some_and(shown_live))
             .collect()
     }
 }
@@ -191,14 +208,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sweep_is_due_so_long_after_the_one_before_and_at_once_where_that_is_unknown() {
+    fn a_sweep_is_due_so_long_after_the_one_before() {
         let day = Duration::from_hours(24);
         let at = |hour: i64| Timestamp::from_second(1_795_000_000 + hour * 3_600).unwrap();
         let due = |completed_at, now| due_in(completed_at, day, now).as_secs() / 3_600;
-        assert_eq!(due(None, at(0)), 0);
-        assert_eq!(due(Some(at(0)), at(0)), 24);
-        assert_eq!(due(Some(at(0)), at(20)), 4);
-        assert_eq!(due(Some(at(0)), at(30)), 0);
-        assert_eq!(due(Some(at(9_000)), at(0)), 0, "the clock was set back");
+        assert_eq!(due(at(0), at(0)), 24);
+        assert_eq!(due(at(0), at(20)), 4);
+        assert_eq!(due(at(0), at(30)), 0);
+        assert_eq!(due(at(9_000), at(0)), 0, "the clock was set back");
+    }
+
+    #[test]
+    fn first_sweeps_are_spread_over_an_hour_at_most() {
+        let now = Timestamp::from_second(1_795_000_000).unwrap();
+        let minute = Duration::from_mins(1);
+        let day = Duration::from_hours(24);
+        let firsts: std::collections::BTreeSet<u64> = (0..10)
+            .map(|tenth| first_in((now, Duration::ZERO), day, f64::from(tenth) / 10.0).as_secs())
+            .collect();
+        assert_eq!(firsts.len(), 10);
+        assert!(firsts.iter().all(|first| *first <= 3_600), "{firsts:?}");
+        let early = first_in((now, Duration::ZERO), day, 0.5);
+        assert_eq!(
+            first_in((now + minute, minute), day, 0.5),
+            early.saturating_sub(minute)
+        );
+        assert_eq!(
+            first_in((now + day, day), day, 0.5),
+            Duration::ZERO,
+            "it is overdue"
+        );
+        assert!(first_in((now, Duration::ZERO), minute, 0.9) <= minute);
     }
 }

@@ -15,7 +15,8 @@ use super::Worker;
 use super::connection::{Connection, Feed};
 use super::poll::Poll;
 use crate::domain::delivery::Fence;
-use crate::store::{KeepRoll, PollId, SLICE_ROWS_MAX, StoreError};
+use crate::domain::event::Change;
+use crate::store::{Joins, KeepRoll, PollId, SLICE_ROWS_MAX, StoreError};
 
 /// So many changes may wait in an inbox when a record that disappeared joins them: they are read in the order in which
 /// they came, and live changes must not stand behind a purge of the source.
@@ -68,14 +69,16 @@ impl Listings {
     }
 }
 
-/// Gathers what a page lists; forgets what its poll listed so far where something may be hidden.
-pub(super) fn gather(worker: &Worker, poll: &Poll<'_>, page: &ChangePage) {
+/// Gathers what a page lists; forgets what its poll listed so far where something may be hidden. Answers whom the page
+/// names, if it lists.
+pub(super) fn gather(worker: &Worker, poll: &Poll<'_>, page: &ChangePage) -> Option<BTreeSet<RecordId>> {
     let (listings, feed) = (&poll.connection.listings, &poll.feed.spec.name);
     let earlier = listings.take(feed);
+    let named = named(poll, page)?;
     let hidden = !page.unusable.is_empty() || matches!(page.next, Next::Inconclusive { .. });
-    let Some(listed) = page.listed.as_ref().filter(|_| !hidden) else {
-        return;
-    };
+    if hidden {
+        return Some(named);
+    }
     let (id, fence) = (poll.reference().poll, poll.fence);
     let mut listing = match (earlier, &poll.resume) {
         (_, None) => Listing {
@@ -90,18 +93,12 @@ pub(super) fn gather(worker: &Worker, poll: &Poll<'_>, page: &ChangePage) {
         {
             earlier
         }
-        // Its first pages were another life's.
-        (Some(_) | None, Some(_)) => return,
+        // Its first pages were another life's, or too many.
+        (Some(_) | None, Some(_)) => {
+            return (!listings.all().too_long.contains(feed)).then_some(named);
+        }
     };
-    listing.ids.extend(listed.iter().cloned());
-    listing
-        .ids
-        .extend(page.oversized.iter().map(|key| key.id.clone()));
-    let shown = page.changes.iter().filter(|change| {
-        let there = !matches!(change.shown, Shown::Deleted | Shown::Missing);
-        there && change.key.record_type == poll.feed.spec.record_type
-    });
-    listing.ids.extend(shown.map(|change| change.key.id.clone()));
+    listing.ids.extend(named.iter().cloned());
     if listing.ids.len() > worker.limits.roll {
         if listings.all().too_long.insert(feed.clone()) {
             warn!(
@@ -109,9 +106,66 @@ pub(super) fn gather(worker: &Worker, poll: &Poll<'_>, page: &ChangePage) {
                 "the feed lists more records than are compared: what disappears from it stays unseen"
             );
         }
-        return;
+        return None;
     }
     listings.put(feed, listing);
+    Some(named)
+}
+
+/// Whom a page names that lists.
+fn named(poll: &Poll<'_>, page: &ChangePage) -> Option<BTreeSet<RecordId>> {
+    let mut named: BTreeSet<RecordId> = page.listed.as_ref()?.iter().cloned().collect();
+    named.extend(page.oversized.iter().map(|key| key.id.clone()));
+    let shown = page.changes.iter().filter(|change| {
+        let there = !matches!(change.shown, Shown::Deleted | Shown::Missing);
+        there && change.key.record_type == poll.feed.spec.record_type
+    });
+    named.extend(shown.map(|change| change.key.id.clone()));
+    Some(named)
+}
+
+/// The records that join a roll with a page: of those that it lists what the feed's roll does not know yet; of what it
+/// shows as new, where it lists nothing and has a sweep, what is there.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub(super) async fn joins(
+    worker: &Worker,
+    poll: &Poll<'_>,
+    listed: Option<BTreeSet<RecordId>>,
+    changes: &[Change],
+) -> Result<Option<Joins>, StoreError> {
+    let (connection, spec) = (poll.connection, &poll.feed.spec);
+    let joins = |roll: FeedName, ids: Vec<RecordId>| Joins {
+        roll,
+        record_type: spec.record_type.clone(),
+        ids,
+    };
+    if let Some(listed) = listed {
+        let listed: Vec<RecordId> = listed.into_iter().collect();
+        let news = worker
+            .store
+            .off_roll(&connection.name, &spec.name, &listed)
+            .await?;
+        return Ok((!news.is_empty()).then(|| joins(spec.name.clone(), news)));
+    }
+    let Some(sweep) = connection.sweep_of(&spec.name) else {
+        return Ok(None);
+    };
+    let there = changes.iter().filter(|change| {
+        let there = !matches!(change.shown, Shown::Deleted | Shown::Missing);
+        there && change.key.record_type == spec.record_type
+    });
+    let there: BTreeSet<RecordId> = there.map(|change| change.key.id.clone()).collect();
+    let mut all = connection.listings.all();
+    if there.is_empty() || all.too_long.contains(&sweep) {
+        return Ok(None);
+    }
+    // The sweep that runs may have passed its place: what joins the roll now is not missing from it.
+    if let Some(listing) = all.by_feed.get_mut(&sweep) {
+        listing.ids.extend(there.iter().cloned());
+    }
+    Ok(Some(joins(sweep, there.into_iter().collect())))
 }
 
 /// Whether something is still to be concluded from a feed's last complete listing.
@@ -121,8 +175,8 @@ pub(super) fn is_unfinished(connection: &Connection, feed: &FeedName, fence: Fen
     all.by_feed.get(feed).is_some_and(is_it)
 }
 
-/// Concludes from a listing whose last page was handed over what has disappeared, as far as the inbox has room; of the rest the listing is
-/// kept. Answers how many records are read for it.
+/// Concludes from a listing whose last page was handed over what has disappeared, as far as the inbox has room; of the
+/// rest the listing is kept. Answers how many records are read for it.
 ///
 /// It is no part of the transaction of the poll's last page: an older roll only repeats the comparison.
 ///
@@ -138,7 +192,8 @@ pub(super) async fn conclude(
     let Some(mut listing) = connection.listings.take(name) else {
         return Ok(0);
     };
-    let (mut joined, mut missing) = difference(worker, connection, name, &listing).await?;
+    connection.listings.all().too_long.remove(name);
+    let mut missing = missing(worker, connection, name, &listing).await?;
     let mut left = false;
     if !missing.is_empty() {
         let waiting = worker.store.backlog(&connection.name).await?.inbox;
@@ -147,14 +202,13 @@ pub(super) async fn conclude(
         missing.truncate(room);
     }
     let mut asked = 0;
-    while !joined.is_empty() || !missing.is_empty() {
+    while !missing.is_empty() {
         let keep = KeepRoll {
             connection: connection.name.clone(),
             feed: name.clone(),
             fence,
             record_type: feed.spec.record_type.clone(),
-            missing: take(&mut missing, SLICE_ROWS_MAX / 2),
-            joined: take(&mut joined, SLICE_ROWS_MAX / 2),
+            missing: take(&mut missing, SLICE_ROWS_MAX),
             fresh_as_of: listing.fresh_as_of,
             at: worker.clock.now(),
         };
@@ -176,15 +230,14 @@ pub(super) async fn conclude(
     Ok(asked)
 }
 
-/// Which records a listing names and the roll does not, and the other way round.
-async fn difference(
+/// Which records the roll names and a listing does not.
+async fn missing(
     worker: &Worker,
     connection: &Connection,
     feed: &FeedName,
     listing: &Listing,
-) -> Result<(Vec<RecordId>, Vec<RecordId>), StoreError> {
-    let (mut joined, mut missing) = (Vec::new(), Vec::new());
-    let mut listed = listing.ids.iter().peekable();
+) -> Result<Vec<RecordId>, StoreError> {
+    let mut missing = Vec::new();
     let mut after: Option<RecordId> = None;
     loop {
         let store = &worker.store;
@@ -192,20 +245,11 @@ async fn difference(
             .roll(&connection.name, feed, after.as_ref(), SLICE_ROWS_MAX)
             .await?;
         let Some(last) = roll.last() else {
-            break;
+            return Ok(missing);
         };
         after = Some(last.clone());
-        for id in roll {
-            while let Some(new) = listed.next_if(|new| **new < id) {
-                joined.push(new.clone());
-            }
-            if listed.next_if(|same| **same == id).is_none() {
-                missing.push(id);
-            }
-        }
+        missing.extend(roll.into_iter().filter(|id| !listing.ids.contains(id)));
     }
-    joined.extend(listed.cloned());
-    Ok((joined, missing))
 }
 
 /// Takes so many from the end.

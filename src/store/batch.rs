@@ -10,6 +10,7 @@ use super::{Accepted, ContextRule, PollRef, SLICE_BYTES_MAX, SLICE_ROWS_MAX};
 use crate::domain::event::{Change, Content, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Source};
+use crate::domain::trace::TraceContext;
 
 /// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
 pub(super) const SHOWING_RENEWED_AFTER: Duration = Duration::from_hours(24);
@@ -66,6 +67,8 @@ pub(super) enum Effect {
     Silenced,
     /// An inbox row; for a change out of the inbox: nothing, it is not complete.
     Enqueued,
+    /// An inbox row: a read is to confirm that a deleted record lives again.
+    Doubted,
     /// At most a newer showing.
     Known,
     /// Nothing.
@@ -77,6 +80,23 @@ pub(super) fn missing(key: &RecordKey) -> Change {
     Change {
         shown: Shown::Missing,
         ..change_by_reference(key)
+    }
+}
+
+/// A record that is shown again over its inferred delete: whether it lives, a read of it tells.
+pub(super) fn perhaps_returned(key: &RecordKey, trace: Option<TraceContext>) -> Change {
+    Change {
+        trace,
+        ..change_by_reference(key)
+    }
+}
+
+/// Where a change stands that settles a row of the inbox: one that came with its record was not read just now.
+pub(super) fn settling_source(row: &Change) -> Source {
+    if row.content.is_some() {
+        Source::Inbox
+    } else {
+        Source::Read
     }
 }
 
@@ -93,7 +113,7 @@ pub(super) fn tally(arrivals: &[Arrival], written: Vec<Written>) -> Accepted {
                 accepted.late += u64::from(timeliness == Timeliness::Late);
             }
             Effect::Silenced => accepted.silent += 1,
-            Effect::Enqueued => accepted.enqueued += 1,
+            Effect::Enqueued | Effect::Doubted => accepted.enqueued += 1,
             Effect::Known => accepted.known += 1,
             Effect::Refused => {}
         }

@@ -124,6 +124,15 @@ impl Store for MemoryStore {
         Ok(self.state().roll(connection, feed, after, limit))
     }
 
+    async fn off_roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        ids: &[RecordId],
+    ) -> Result<Vec<RecordId>, StoreError> {
+        Ok(self.state().off_roll(connection, feed, ids))
+    }
+
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
         self.state().keep_roll(keep)
     }

@@ -143,6 +143,8 @@ pub struct AcceptPage {
     pub changes: Vec<Change>,
     /// Records too large to carry: to quarantine by reference.
     pub oversized: Vec<RecordKey>,
+    /// Records that join a roll with it.
+    pub joins: Option<Joins>,
     /// What the slice does to the feed.
     pub progress: Progress,
     /// Whether records are told of with their context.

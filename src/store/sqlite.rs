@@ -256,6 +256,19 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn off_roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        ids: &[RecordId],
+    ) -> Result<Vec<RecordId>, StoreError> {
+        let (connection, feed, ids) = (connection.clone(), feed.clone(), ids.to_vec());
+        self.list("comparing with a roll", move |db| {
+            roll::without(db, (&connection, &feed), &ids)
+        })
+        .await
+    }
+
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
         let keep = keep.clone();
         self.write("keeping a roll", move |db| roll::keep(db, &keep))

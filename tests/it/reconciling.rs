@@ -5,7 +5,7 @@ mod ehr;
 
 use std::time::Duration;
 
-use courier_sdk::{Detect, NotFound};
+use courier_sdk::{Detect, NotFound, Novelty};
 use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::connection::Overlap;
 use ehr_courier::store::Store as _;
@@ -111,6 +111,118 @@ async fn nothing_has_disappeared_from_a_listing_whose_first_pages_another_life_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_of_a_listing_that_never_ended_is_missed_when_it_is_gone() {
+    let (ehr, store, running) = listed(25).await;
+    // From now on no listing comes to its end; the new record stands on the first page of each.
+    ehr.open().expires = true;
+    ehr.put("0055", Duration::ZERO);
+    minutes(5).await;
+    assert!(told(&store, "created").await.contains("0055"));
+    running.end().await;
+    ehr.remove("0055", Read::Gone);
+    ehr.open().expires = false;
+    let running = run(&store, &ehr, vec![listing()]);
+    minutes(5).await;
+    assert_eq!(told(&store, "deleted").await, ["0055".to_owned()].into());
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_came_and_went_between_two_sweeps_is_missed_by_the_next() {
+    let (ehr, store) = (Ehr::new(), MemoryStore::new());
+    ehr.put("001", HOUR);
+    let running = run(&store, &ehr, swept(&ehr));
+    minutes(70).await;
+    ehr.put("002", Duration::ZERO);
+    minutes(10).await;
+    assert!(told(&store, "created").await.contains("002"));
+    ehr.remove("002", Read::Gone);
+    minutes(25 * 60).await;
+    assert_eq!(told(&store, "deleted").await, ["002".to_owned()].into());
+    assert_eq!(events(&store).await.len(), 3);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_a_sweep_runs_is_not_missing_from_it() {
+    let (ehr, store) = (Ehr::new(), MemoryStore::new());
+    for number in 0..25 {
+        ehr.put(&format!("{number:03}"), HOUR);
+    }
+    ehr.open().takes = 5 * MINUTE;
+    let running = run(&store, &ehr, swept(&ehr));
+    while ehr.open().listings.len() < 2 {
+        minutes(1).await;
+    }
+    ehr.put("0005", Duration::ZERO);
+    minutes(60).await;
+    assert!(told(&store, "created").await.contains("0005"));
+    let reads = ehr.open().reads.iter().filter(|id| *id == "0005").count();
+    assert_eq!(reads, 0, "it came with its page, and nobody doubts it");
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_enters_what_was_there_before_in_silence_and_tells_of_its_delete() {
+    let (ehr, store) = (Ehr::new(), MemoryStore::new());
+    ehr.put_unseen("001", 48 * HOUR);
+    ehr.open().rows.get_mut("001").unwrap().novelty = Novelty::Silent;
+    ehr.put("002", HOUR);
+    let running = run(&store, &ehr, swept(&ehr));
+    minutes(70).await;
+    assert_eq!(events(&store).await, ["002 1 updated".to_owned()]);
+    ehr.remove("001", Read::Gone);
+    minutes(24 * 60).await;
+    assert_eq!(events(&store).await[1..], ["001 d:v:1 deleted".to_owned()]);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_lives_again_under_its_old_version_is_told_of_each_time() {
+    let (ehr, store, running) = listed(25).await;
+    for _ in 0..3 {
+        let before = events(&store).await.len();
+        ehr.remove("007", Read::NotFound(NotFound::BySource));
+        minutes(5).await;
+        ehr.restore("007");
+        minutes(5).await;
+        let log = events(&store).await;
+        assert_eq!(log[before..].len(), 2, "{:?}", &log[before..]);
+        assert!(log[before].ends_with(" deleted"), "{}", log[before]);
+        assert_eq!(log[before + 1], "007 1 updated");
+    }
+    ehr.put("007", Duration::ZERO);
+    minutes(5).await;
+    assert_eq!(events(&store).await[31..], ["007 2 updated".to_owned()]);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_showing_of_a_deleted_record_brings_it_not_back() {
+    let (ehr, store) = (Ehr::new(), MemoryStore::new());
+    ehr.put("001", HOUR);
+    let running = run(&store, &ehr, swept(&ehr));
+    minutes(70).await;
+    ehr.remove("001", Read::Gone);
+    minutes(24 * 60).await;
+    assert_eq!(told(&store, "deleted").await.len(), 1);
+    // An index that lags shows it for a day.
+    let reads = ehr.open().reads.len();
+    let lags = |lags: bool| {
+        let mut state = ehr.open();
+        let row = state.rows.get_mut("001").unwrap();
+        (row.searched, row.listed) = (lags, lags);
+    };
+    lags(true);
+    minutes(24 * 60).await;
+    let asked = ehr.open().reads.len() - reads;
+    assert!((3..=6).contains(&asked), "it was asked about {asked} times");
+    assert_eq!(events(&store).await.len(), 2);
+    assert!(store.quarantine(10).await.unwrap().is_empty());
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_burst_of_deletes_is_held_until_a_read_says_the_same_an_hour_later() {
     let (ehr, store, running) = listed(60).await;
     for number in 0..40 {
@@ -154,14 +266,14 @@ async fn a_sweep_finds_what_every_poll_missed_once_a_day_over_restarts() {
     }
     ehr.put_unseen("100", 2 * HOUR);
     let running = run(&store, &ehr, swept(&ehr));
-    minutes(10).await;
+    minutes(70).await;
     assert_eq!(ehr.open().listings.len(), 3, "one sweep of three pages");
     assert!(events(&store).await.contains(&"100 1 updated".to_owned()));
     assert_eq!(events(&store).await.len(), 26);
     assert_eq!(state(&store, "patients.sweep").await.found, 1);
     running.end().await;
 
-    ehr.put_unseen("101", 2 * HOUR);
+    ehr.put_unseen("101", 3 * HOUR);
     ehr.remove("007", Read::Gone);
     for _ in 0..3 {
         let running = run(&store, &ehr, swept(&ehr));
@@ -186,7 +298,7 @@ async fn a_sweep_leaves_what_is_newer_than_the_overlap_to_the_live_feed() {
     ehr.put("002", Duration::ZERO);
     ehr.put_unseen("003", MINUTE);
     let running = run(&store, &ehr, swept(&ehr));
-    minutes(30).await;
+    minutes(70).await;
     assert_eq!(ehr.open().listings.len(), 1);
     assert_eq!(
         told(&store, "updated").await,
@@ -204,7 +316,7 @@ async fn a_sweep_gives_way_to_live_polls() {
     for number in 0..999 {
         ehr.put(&format!("{number:03}"), HOUR + number * MINUTE);
     }
-    let feeds = swept(&ehr);
+    let feeds = swept_every(&ehr, Duration::from_secs(1));
     let mut other = feeds[0].clone();
     other.spec.name = courier_sdk::FeedName::parse("others").unwrap();
     other.every = Duration::from_secs(2);

@@ -168,6 +168,7 @@ async fn polls(store: &SqliteStore, fence: Fence) {
         from: Some(cursor("2026")),
         changes: vec![version(DONE, 1), version(OWED, 1), version(OWED, 2)],
         oversized: Vec::new(),
+        joins: None,
         progress: Progress::Done {
             cursor: cursor("2027"),
             baseline: BaselineProof::Unproven,

@@ -145,6 +145,10 @@ macro_rules! contract_suite {
                     a_record_in_quarantine_waits_for_the_operator,
                     a_roll_is_kept_under_the_lease_only,
                     forgetting_the_cursor_forgets_the_roll,
+                    records_join_a_roll_with_their_page_whether_or_not_its_poll_ends,
+                    a_record_that_was_asked_about_is_news_when_it_is_named_again,
+                    a_record_that_was_taken_for_deleted_and_is_listed_again_is_read,
+                    a_record_that_is_shown_again_and_is_not_there_stays_deleted,
                     a_feed_knows_when_it_completed_last_and_what_it_found,
                 ];
                 fan_out: [

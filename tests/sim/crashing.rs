@@ -205,6 +205,15 @@ impl<S: Store> Store for Crashing<S> {
         pass!(self, Other, self.inner.roll(connection, feed, after, limit))
     }
 
+    async fn off_roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        ids: &[RecordId],
+    ) -> Result<Vec<RecordId>, StoreError> {
+        pass!(self, Other, self.inner.off_roll(connection, feed, ids))
+    }
+
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
         pass!(self, Other, self.inner.keep_roll(keep))
     }

@@ -185,6 +185,17 @@ impl Dedup for Gated {
         self.life.gate().await;
     }
 
+    async fn forget(&self, connection: &ConnectionName, ids: &[EventId]) {
+        self.life.gate().await;
+        if self.inner.is_answered().await {
+            let mut state = self.inner.state.lock().unwrap();
+            for id in ids {
+                state.known.remove(&(connection.clone(), id.clone()));
+            }
+        }
+        self.life.gate().await;
+    }
+
     fn name(&self) -> &'static str {
         "simulated"
     }

@@ -25,6 +25,9 @@ pub(crate) struct CursorState {
     /// stamps.
     #[serde(default)]
     pub(crate) by: By,
+    /// Whether the feed has begun here, and its first listing is still to come.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) begun: bool,
     /// What reads of single records are conditioned on, where records are read one by one.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub(crate) tags: Tags,
@@ -48,7 +51,16 @@ impl CursorState {
             watermark: Stored(watermark),
             start: start.map(Stored),
             by,
+            begun: false,
             tags: Tags::new(),
+        }
+    }
+
+    /// The cursor of a feed that begins at an instant by a listing which is not complete.
+    pub(crate) fn begun_at(start: Timestamp) -> Self {
+        Self {
+            begun: true,
+            ..Self::of(By::Listing, start, Some(start))
         }
     }
 
@@ -94,6 +106,11 @@ impl CursorState {
             .ok()
             .filter(|state: &Self| state.v == VERSION)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Listing {
             // shown, what has no stamp is old.
             (Some(cursor), _) => match (cursor.start, feed.scope.aim, cursor.by) {
                 (None, ..) => Silence::None,
-                (Some(start), Aim::Changes, By::Listing) => Silence::Before(start),
+                (Some(start), Aim::Changes, By::Listing) if !cursor.begun => Silence::Before(start),
                 (Some(start), ..) => Silence::BeforeOrUnstamped(start),
             },
             (None, Start::Now) => Silence::All,
@@ -173,7 +173,19 @@ impl Listing {
     }
 
     /// Takes in one page and says what follows.
-    fn absorb(mut self, seen: &Seen, rules: Rules) -> Step {
+    ///
+    /// A feed that begins now begins with the first page of its first listing, whatever becomes of the others: that page is
+    /// a poll by itself, and the listing is begun anew.
+    fn absorb(self, seen: &Seen, rules: Rules) -> Step {
+        let bound = self.bound.filter(|_| self.silence == Silence::All);
+        let begun = bound.map(|bound| CursorState::begun_at(rules.cut.earliest_stamp(bound.0)));
+        match (self.absorbed(seen, rules), begun) {
+            (Step::Ask(_) | Step::Inconclusive(_), Some(begun)) => Step::Done(Box::new(begun)),
+            (step, _) => step,
+        }
+    }
+
+    fn absorbed(mut self, seen: &Seen, rules: Rules) -> Step {
         self.pages += 1;
         self.matches += seen.matches;
         self.note(&seen.stamps);

@@ -8,6 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::event::{Content, VersionOrder};
 
+#[path = "tests/returns.rs"]
+mod returns;
+
 pub(super) fn mercy() -> ConnectionName {
     ConnectionName::parse("mercy").unwrap()
 }
@@ -114,6 +117,7 @@ fn word(verdict: &Verdict) -> String {
         } => format!("{} late", kind.as_str()),
         Verdict::Silence { .. } => "silence".to_owned(),
         Verdict::Enqueue => "enqueue".to_owned(),
+        Verdict::Confirm { .. } => "confirm".to_owned(),
         Verdict::Known { .. } => "known".to_owned(),
         Verdict::Refuse => "refuse".to_owned(),
     }
@@ -147,7 +151,11 @@ fn versions(verdicts: &[Verdict]) -> Vec<String> {
         .iter()
         .filter_map(|verdict| match verdict {
             Verdict::Append { version, .. } => Some(version.to_string()),
-            Verdict::Silence { .. } | Verdict::Enqueue | Verdict::Known { .. } | Verdict::Refuse => None,
+            Verdict::Silence { .. }
+            | Verdict::Enqueue
+            | Verdict::Confirm { .. }
+            | Verdict::Known { .. }
+            | Verdict::Refuse => None,
         })
         .collect()
 }
@@ -365,7 +373,7 @@ proptest! {
                         prop_assert!(said.insert(event_id), "an id was said twice");
                     }
                     Verdict::Known { event_id } => prop_assert!(said.contains(&event_id)),
-                    Verdict::Enqueue | Verdict::Refuse => prop_assert!(false, "all of it was complete"),
+                    Verdict::Enqueue | Verdict::Confirm { .. } | Verdict::Refuse => prop_assert!(false, "all of it was complete"),
                 }
             }
             let head = view.records[&key("1")].head.as_ref().and_then(|head| head.order.number);

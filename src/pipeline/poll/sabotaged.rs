@@ -27,6 +27,7 @@ impl Poll<'_> {
             from: self.cursor.clone(),
             changes: Vec::new(),
             oversized: Vec::new(),
+            joins: None,
             progress: Progress::Done {
                 cursor: cursor.clone(),
                 baseline: self.proof(&cursor),
@@ -54,6 +55,7 @@ impl Poll<'_> {
         let (order, fresh_as_of) = (PageOrder::OldestFirst, template.fresh_as_of);
         let moved = AcceptPage {
             oversized: Vec::new(),
+            joins: None,
             progress,
             ..template.clone()
         };

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::state::{ConnectionState, InboxRow, QuarantinedChange, StagedChange, State};
 use crate::domain::event::{Change, Timeliness};
-use crate::domain::ledger::{Head, Source};
+use crate::domain::ledger::Head;
 use crate::store::batch::{
     Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, has_replaced, known_id, later,
-    must_be_read,
+    must_be_read, settling_source,
 };
 use crate::store::{
     ClaimChanges, ClaimedChange, InboxId, SLICE_ROWS_MAX, SettleChanges, SettleResult, Settled, Settlement,
@@ -215,7 +215,7 @@ impl ConnectionState {
         let batch = Batch {
             connection: &settle.connection,
             feed: &row.feed,
-            source: Source::Inbox,
+            source: settling_source(&row.change),
             baseline: self.proven_by_both(&row),
             at: settle.at,
         };
@@ -228,7 +228,7 @@ impl ConnectionState {
                     settled.late += u64::from(timeliness == Timeliness::Late);
                 }
                 Effect::Known => settled.known += 1,
-                Effect::Silenced | Effect::Refused => {}
+                Effect::Silenced | Effect::Refused | Effect::Doubted => {}
                 Effect::Enqueued => {
                     let mut row = row;
                     row.retry(later(settle.at, INCOMPLETE_RETRIED_AFTER));

@@ -7,7 +7,9 @@ use super::state::{AcceptedId, ConnectionState, InboxRow, QuarantinedChange};
 use crate::domain::event::{Change, Event, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, LedgerView, Queue, RecordView, Source, Verdict};
-use crate::store::batch::{Arrival, Batch, Effect, SHOWING_RENEWED_AFTER, Written, earlier, known_id, tally};
+use crate::store::batch::{
+    Arrival, Batch, Effect, SHOWING_RENEWED_AFTER, Written, earlier, known_id, perhaps_returned, tally,
+};
 use crate::store::{Accepted, InboxId};
 
 impl ConnectionState {
@@ -42,7 +44,7 @@ impl ConnectionState {
         for change in changes {
             let record = RecordView {
                 head: self.heads.get(&change.key).cloned(),
-                queue: self.queue_of(&change.key, batch.feed),
+                queue: self.queue_of(&change.key, Some(batch.feed)),
             };
             view.records.insert(change.key.clone(), record);
             if let VersionClue::Known(_, id) = &change.version
@@ -69,13 +71,12 @@ impl ConnectionState {
         }
     }
 
-    /// A record waits behind the inbox and behind the stages of other feeds.
-    fn queue_of(&self, key: &RecordKey, own: &FeedName) -> Queue {
+    /// A record waits behind the inbox and behind the stages of other feeds than its own.
+    pub(super) fn queue_of(&self, key: &RecordKey, own: Option<&FeedName>) -> Queue {
         let in_inbox = self.inbox.holds(key);
-        let in_stage = self
-            .feeds
-            .iter()
-            .any(|(name, feed)| name != own && feed.stage.iter().any(|staged| staged.change.key == *key));
+        let in_stage = self.feeds.iter().any(|(name, feed)| {
+            Some(name) != own && feed.stage.iter().any(|staged| staged.change.key == *key)
+        });
         if in_inbox || in_stage {
             Queue::Waiting
         } else {
@@ -138,6 +139,14 @@ impl ConnectionState {
                 effect: self.enqueue(batch, arrival),
                 id: None,
             },
+            Verdict::Confirm { event_id } => {
+                let asked = perhaps_returned(&change.key, change.trace);
+                let effect = match self.enqueue(batch, &(asked, *fresh_as_of)) {
+                    Effect::Enqueued => Effect::Doubted,
+                    effect => effect,
+                };
+                Written { effect, id: event_id }
+            }
             Verdict::Refuse => Written {
                 effect: Effect::Refused,
                 id: None,
@@ -178,7 +187,7 @@ impl ConnectionState {
 
     fn enqueue(&mut self, batch: &Batch<'_>, arrival: &Arrival) -> Effect {
         match batch.source {
-            Source::Inbox => Effect::Enqueued,
+            Source::Inbox | Source::Read => Effect::Enqueued,
             Source::Page | Source::PageWithoutContext if self.is_quarantined_without_id(&arrival.0) => {
                 Effect::Known
             }

@@ -41,6 +41,7 @@ impl State {
             (page.context, page.at),
         );
         let mut accepted = state.take_in(&batch, &arrivals);
+        accepted.enqueued += state.join_roll(page);
         accepted.quarantined = state.quarantine_oversized(page);
         let feed = state.feeds.entry(page.poll.feed.clone()).or_default();
         feed.state.found += accepted.appended + accepted.enqueued;

@@ -1,11 +1,11 @@
-//! The roll: what complete listings named, and what becomes of records that they no longer name.
+//! The roll: what a feed's listings named, and what becomes of records that they no longer name.
 
 use courier_sdk::{ConnectionName, FeedName, RecordId, RecordKey};
 
-use super::state::State;
-use crate::domain::ledger::{Baseline, Life};
-use crate::store::batch::missing;
-use crate::store::{KeepRoll, Kept, StoreError};
+use super::state::{ConnectionState, State};
+use crate::domain::ledger::{self, Baseline, Life, Queue};
+use crate::store::batch::{missing, perhaps_returned};
+use crate::store::{AcceptPage, KeepRoll, Kept, StoreError};
 
 /// Whether a record on the roll was read because a listing did not name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,20 @@ impl State {
             .unwrap_or_default()
     }
 
+    pub(super) fn off_roll(
+        &self,
+        connection: &ConnectionName,
+        feed: &FeedName,
+        ids: &[RecordId],
+    ) -> Vec<RecordId> {
+        let state = self.connections.get(connection);
+        let roll = state
+            .and_then(|state| state.feeds.get(feed))
+            .map(|feed| &feed.roll);
+        let is_news = |id: &&RecordId| roll.and_then(|roll| roll.get(*id)) != Some(&Asked::Never);
+        ids.iter().filter(is_news).cloned().collect()
+    }
+
     pub(super) fn keep_roll(&mut self, keep: &KeepRoll) -> Result<Kept, StoreError> {
         let state = self.fenced(&keep.connection, keep.fence)?;
         let mut kept = Kept::default();
@@ -44,8 +58,9 @@ impl State {
                 .get(&keep.feed)
                 .and_then(|feed| feed.roll.get(id).copied());
             let change = missing(&key);
-            // What waits is read anyway, and what is in quarantine is people's; both stay on the roll.
-            if asked.is_none() || state.inbox.holds(&key) || state.is_quarantined_without_id(&change) {
+            // What waits is read or told of anyway, and what is in quarantine is people's; both stay on the roll.
+            let waits = state.queue_of(&key, None) == Queue::Waiting;
+            if asked.is_none() || waits || state.is_quarantined_without_id(&change) {
                 continue;
             }
             let lives = state.heads.get(&key).is_some_and(|head| head.life == Life::Live);
@@ -61,10 +76,35 @@ impl State {
                 kept.asked += 1;
             }
         }
-        let feed = state.feeds.entry(keep.feed.clone()).or_default();
-        for id in &keep.joined {
-            feed.roll.entry(id.clone()).or_insert(Asked::Never);
-        }
         Ok(kept)
+    }
+}
+
+impl ConnectionState {
+    /// Puts a page's records on the roll; answers how many of them are read now, because they were taken for deleted.
+    pub(super) fn join_roll(&mut self, page: &AcceptPage) -> u64 {
+        let Some(joins) = &page.joins else {
+            return 0;
+        };
+        let mut doubted = 0;
+        for id in &joins.ids {
+            let roll = &mut self.feeds.entry(joins.roll.clone()).or_default().roll;
+            if roll.insert(id.clone(), Asked::Never) == Some(Asked::Never) {
+                continue;
+            }
+            let key = RecordKey {
+                record_type: joins.record_type.clone(),
+                id: id.clone(),
+            };
+            let change = perhaps_returned(&key, None);
+            let waits =
+                self.queue_of(&key, None) == Queue::Waiting || self.is_quarantined_without_id(&change);
+            if ledger::is_taken_for_deleted(self.heads.get(&key)) && !waits {
+                let arrival = (change, page.fresh_as_of);
+                self.put_into_inbox((&page.poll.feed, Baseline::Unproven), &arrival, page.at);
+                doubted += 1;
+            }
+        }
+        doubted
     }
 }

@@ -18,6 +18,8 @@ impl State {
         }
         feed.note_sights(page.sights);
         feed.stage_changes(page);
+        state.join_roll(page);
+        let feed = state.feed_at(page)?;
         match &page.progress {
             Progress::Slice => {}
             Progress::Page(resume) => feed.state.resume = Some(resume.clone()),

@@ -1,6 +1,6 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
-use courier_sdk::{ConnectionName, FeedName, RecordKey};
+use courier_sdk::{ConnectionName, FeedName};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, params, params_from_iter};
@@ -15,7 +15,7 @@ use crate::domain::event::{Change, Timeliness};
 use crate::domain::ledger::{Baseline, Source};
 use crate::store::batch::{
     Arrival, Batch, Bounds, Effect, INCOMPLETE_RETRIED_AFTER, change_bytes, has_replaced, known_id, later,
-    must_be_read,
+    must_be_read, settling_source,
 };
 use crate::store::{ClaimChanges, ClaimedChange, InboxId, SettleChanges, SettleResult, Settled, Settlement};
 
@@ -78,14 +78,6 @@ fn waiting_row(
         )
         .optional()?;
     Ok(found.and_then(|(id, same)| same.then_some(id)))
-}
-
-/// Whether a change of a record waits.
-pub(super) fn holds(db: &Connection, connection: &ConnectionName, key: &RecordKey) -> Result<bool, Failure> {
-    let mut select = db.prepare_cached(
-        "SELECT 1 FROM inbox WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3",
-    )?;
-    Ok(select.exists([connection.as_str(), key.record_type.as_str(), key.id.as_str()])?)
 }
 
 fn show_again(
@@ -260,7 +252,7 @@ fn settle_found(
     let batch = Batch {
         connection: &settle.connection,
         feed: &row.feed,
-        source: Source::Inbox,
+        source: settling_source(&row.change),
         baseline: baseline_of(db, settle, row)?,
         at: settle.at,
     };
@@ -273,7 +265,7 @@ fn settle_found(
                 settled.late += u64::from(timeliness == Timeliness::Late);
             }
             Effect::Known => settled.known += 1,
-            Effect::Silenced | Effect::Refused => {}
+            Effect::Silenced | Effect::Refused | Effect::Doubted => {}
             Effect::Enqueued => {
                 return retry(
                     db,

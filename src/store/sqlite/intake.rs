@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use courier_sdk::{ConnectionName, RecordKey};
+use courier_sdk::{ConnectionName, FeedName, RecordKey};
 use rusqlite::{OptionalExtension, params};
 
 use super::connection::Connection;
 use super::rows::{Failure, count, nanos, stored};
-use super::{feed, inbox, lease, ledger_rows, quarantine};
+use super::{feed, inbox, lease, ledger_rows, quarantine, roll};
 use crate::domain::identity::EventId;
 use crate::domain::ledger::{self, Baseline, Head, LedgerView, Queue, RecordView, Source, Verdict};
 use crate::store::batch::{
     Arrival, Batch, Effect, OVERSIZED, SHOWING_RENEWED_AFTER, Written, change_by_reference, earlier,
-    known_id, page_batch, tally,
+    known_id, page_batch, perhaps_returned, tally,
 };
 use crate::store::{AcceptPage, Accepted, StageState};
 
@@ -33,6 +33,7 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
         &page_batch(&page.poll, feed.baseline, (page.context, page.at)),
         &arrivals,
     )?;
+    accepted.enqueued += roll::join(db, page)?;
     accepted.quarantined = quarantine_oversized(db, page, feed.baseline)?;
     feed.state.found += accepted.appended + accepted.enqueued;
     feed.progress(db, page)?;
@@ -123,7 +124,11 @@ impl Loaded {
         for key in keys {
             let record = RecordView {
                 head: ledger_rows::head(db, batch.connection, key)?,
-                queue: queue_of(db, batch, key)?,
+                queue: if batch.source.is_inbox() {
+                    Queue::Empty
+                } else {
+                    queue_of(db, batch.connection, Some(batch.feed), key)?
+                },
             };
             loaded.view.records.insert(key.clone(), record);
         }
@@ -139,22 +144,24 @@ impl Loaded {
     }
 }
 
-/// A record waits behind the inbox and behind the stages of other feeds.
-fn queue_of(db: &Connection, batch: &Batch<'_>, key: &RecordKey) -> Result<Queue, Failure> {
-    if batch.source == Source::Inbox {
-        return Ok(Queue::Empty);
-    }
+/// A record waits behind the inbox and behind the stages of other feeds than its own.
+pub(super) fn queue_of(
+    db: &Connection,
+    connection: &ConnectionName,
+    own: Option<&FeedName>,
+    key: &RecordKey,
+) -> Result<Queue, Failure> {
     let mut exists = db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM inbox WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3)
              OR EXISTS (SELECT 1 FROM stage
-                        WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3 AND feed <> ?4)",
+                        WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3 AND feed IS NOT ?4)",
     )?;
     let waits: bool = exists.query_row(
         params![
-            batch.connection.as_str(),
+            connection.as_str(),
             key.record_type.as_str(),
             key.id.as_str(),
-            batch.feed.as_str()
+            own.map(FeedName::as_str)
         ],
         |row| row.get(0),
     )?;
@@ -217,6 +224,14 @@ fn write(
             Ok(Written::with_id(Effect::Known, event_id))
         }
         Verdict::Enqueue => Ok(Written::without_id(enqueue(db, batch, arrival)?)),
+        Verdict::Confirm { event_id: id } => {
+            let asked = perhaps_returned(&arrival.0.key, arrival.0.trace);
+            let effect = match enqueue(db, batch, &(asked, arrival.1))? {
+                Effect::Enqueued => Effect::Doubted,
+                effect => effect,
+            };
+            Ok(Written { effect, id })
+        }
         Verdict::Refuse => Ok(Written::without_id(Effect::Refused)),
     }
 }
@@ -233,7 +248,7 @@ impl Written {
 
 fn enqueue(db: &Connection, batch: &Batch<'_>, arrival: &Arrival) -> Result<Effect, Failure> {
     match batch.source {
-        Source::Inbox => Ok(Effect::Enqueued),
+        Source::Inbox | Source::Read => Ok(Effect::Enqueued),
         // A change of which only the record is known cannot be told from a quarantined one: it waits for the operator
         // with it.
         Source::Page | Source::PageWithoutContext

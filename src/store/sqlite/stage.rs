@@ -9,7 +9,7 @@ use rusqlite::{params, params_from_iter};
 use super::connection::Connection;
 use super::intake::{self};
 use super::rows::{self, CHANGE_COLUMNS, Columns, Failure, change_values, nanos, row_limit, stored, text};
-use super::{feed, lease};
+use super::{feed, lease, roll};
 use crate::domain::event::{Change, VersionOrder};
 use crate::domain::identity::EventId;
 use crate::domain::release::{Placed, oldest_first};
@@ -29,6 +29,7 @@ pub(super) fn stage_page(db: &Connection, page: &AcceptPage) -> Result<(), Failu
         )));
     }
     append(db, page)?;
+    roll::join(db, page)?;
     feed.note_sights(page.sights);
     feed.state.stage = StageState::Collecting;
     match &page.progress {

@@ -64,6 +64,7 @@ fn page(fence: Fence, poll: u64, from: Option<&str>, changes: Vec<Change>) -> Ac
         from: from.map(|text| Cursor::new(text.to_owned())),
         changes,
         oversized: Vec::new(),
+        joins: None,
         progress: Progress::Done {
             cursor: Cursor::new(format!("cursor-{}", poll + 1)),
             baseline: BaselineProof::Unproven,

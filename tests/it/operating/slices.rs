@@ -60,6 +60,7 @@ async fn quarantine(store: &SqliteStore, records: usize) {
         from: None,
         changes: Vec::new(),
         oversized: (0..records).map(record).collect(),
+        joins: None,
         progress: Progress::Page(Resume::new("2".to_owned())),
         context: ContextRule::None,
         sights: Sights::All,

@@ -56,9 +56,10 @@ pub(crate) struct Row {
     version: u64,
     stamp: Timestamp,
     /// Whether searches for changes show it.
-    searched: bool,
-    /// Whether listings name it.
+    pub(crate) searched: bool,
+    /// Whether listings name it, and as what.
     pub(crate) listed: bool,
+    pub(crate) novelty: Novelty,
     pub(crate) read: Read,
 }
 
@@ -69,6 +70,8 @@ pub(crate) struct State {
     pub(crate) unusable: usize,
     /// Polls hang from now on.
     pub(crate) hangs: bool,
+    /// The links to further pages of a listing are refused.
+    pub(crate) expires: bool,
     /// How long a page of a listing takes.
     pub(crate) takes: Duration,
     /// When pages of listings and of searches were asked for, the latter with their overlap.
@@ -109,6 +112,7 @@ impl Ehr {
             stamp,
             searched: true,
             listed: true,
+            novelty: Novelty::Announce,
             read: Read::Found,
         };
         state.rows.insert(id.to_owned(), row);
@@ -118,6 +122,13 @@ impl Ehr {
     pub(crate) fn put_unseen(&self, id: &str, ago: Duration) {
         self.put(id, ago);
         self.open().rows.get_mut(id).unwrap().searched = false;
+    }
+
+    /// A record that is there again as it was.
+    pub(crate) fn restore(&self, id: &str) {
+        let mut state = self.open();
+        let row = state.rows.get_mut(id).unwrap();
+        (row.searched, row.listed, row.read) = (true, true, Read::Found);
     }
 
     /// A record that nothing shows any more, and what reads of it are answered.
@@ -139,7 +150,7 @@ fn change(id: &str, row: &Row) -> ChangeRef {
     ChangeRef {
         key: key(id),
         shown: Shown::State,
-        novelty: Novelty::Announce,
+        novelty: row.novelty,
         version_id: Some(row.version.to_string()),
         last_updated: Some(row.stamp),
         record: None,
@@ -171,6 +182,12 @@ impl Connector for Ehr {
             tokio::time::sleep(takes).await;
         }
         let state = self.open();
+        if lists && state.expires && request.resume.is_some() {
+            return Err(ConnectorError::PageExpired {
+                operation: "a page".to_owned(),
+                status: 410,
+            });
+        }
         let page = |changes: Vec<ChangeRef>, next: Next| ChangePage {
             changes,
             oversized: Vec::new(),
@@ -284,9 +301,13 @@ pub(crate) fn listing() -> Feed {
 
 /// A feed that searches, and its sweep each day.
 pub(crate) fn swept(ehr: &Ehr) -> Vec<Feed> {
+    swept_every(ehr, Duration::from_hours(24))
+}
+
+pub(crate) fn swept_every(ehr: &Ehr, every: Duration) -> Vec<Feed> {
     let live = feed(Detect::LastUpdated, Overlap::Adaptive);
     let rule = ehr.version_rule(&live.spec.record_type);
-    let sweep = live.sweep(Duration::from_hours(24), &rule).unwrap();
+    let sweep = live.sweep(every, &rule).unwrap();
     vec![live, sweep]
 }
 

@@ -50,6 +50,10 @@ impl Dedup for Counted {
         self.inner.mark(connection, ids).await;
     }
 
+    async fn forget(&self, connection: &ConnectionName, ids: &[EventId]) {
+        self.inner.forget(connection, ids).await;
+    }
+
     fn name(&self) -> &'static str {
         self.inner.name()
     }

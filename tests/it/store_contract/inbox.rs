@@ -282,8 +282,15 @@ pub(super) async fn a_gone_record_is_a_delete(home: &dyn Home) {
     let settled = world.settle(&claimed[1], SettleResult::Deleted(gone("2"))).await;
     assert_eq!(settled.appended, 0, "no evidence that it ever lived");
     assert!(world.claim(DAY).await.is_empty());
-    assert_eq!(world.poll(vec![reference("1", 2)]).await.known, 1);
     assert_eq!(world.log().await, ["1 1 updated", "1 d:v:1 deleted"]);
+    let accepted = world.poll(vec![reference("1", 2)]).await;
+    assert_eq!(
+        (accepted.enqueued, accepted.stamps.len()),
+        (1, 0),
+        "a read tells whether it is back"
+    );
+    assert_eq!(accepted.ids, [event_id("1", 2)], "the showing itself is known");
+    assert_eq!(world.poll(vec![reference("1", 2)]).await.known, 1);
 }
 
 pub(super) async fn an_incomplete_fetch_is_tried_again(home: &dyn Home) {

@@ -250,6 +250,7 @@ async fn owe(world: &World, connection: &str, (records, since): (u64, i64)) {
             .map(|number| worded(&format!("{connection}-{number}"), "a"))
             .collect(),
         oversized: Vec::new(),
+        joins: None,
         progress: done("c"),
         context: ContextRule::None,
         sights: Sights::All,

@@ -10,7 +10,8 @@ use ehr_courier::domain::fan_out::{From, SliceLimits, Subscription};
 use ehr_courier::domain::ledger;
 use ehr_courier::store::memory::MemoryStore;
 use ehr_courier::store::{
-    ClaimedChange, DeadLetterQuery, Flow, KeepRoll, Lane, SetFlow, SettleResult, StageState, Store,
+    ClaimedChange, DeadLetterQuery, Flow, Joins, KeepRoll, Lane, Progress, SetFlow, SettleResult, StageState,
+    Store,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -229,13 +230,24 @@ async fn roll(world: &World, dice: &mut StdRng) -> String {
         .filter(|_| dice.random_range(0..3) > 0)
         .map(|id| key(&id.to_string()).id)
         .collect();
+    let missing = before.into_iter().filter(|id| !listed.contains(id)).collect();
+    let mut page = world.page(Vec::new(), Progress::Slice).await;
+    page.joins = Some(Joins {
+        roll: appointments(),
+        record_type: key("1").record_type,
+        ids: listed,
+    });
+    let joined = match world.feed().await.stage {
+        StageState::None => format!("{:?}", world.store.accept_page(&page).await.unwrap()),
+        StageState::Collecting => format!("{:?}", world.store.stage_page(&page).await.unwrap()),
+        StageState::Releasing => String::new(),
+    };
     let keep = KeepRoll {
         connection: mercy(),
         feed: appointments(),
         fence: world.fence,
         record_type: key("1").record_type,
-        missing: before.into_iter().filter(|id| !listed.contains(id)).collect(),
-        joined: listed,
+        missing,
         fresh_as_of: at(0),
         at: at(0),
     };
@@ -245,7 +257,8 @@ async fn roll(world: &World, dice: &mut StdRng) -> String {
         .roll(&mercy(), &appointments(), None, 10)
         .await
         .unwrap();
-    format!("{kept:?} {after:?}")
+    let news = world.store.off_roll(&mercy(), &appointments(), &after).await;
+    format!("{joined} {kept:?} {after:?} {:?}", news.unwrap())
 }
 
 async fn define(world: &World, dice: &mut StdRng) -> String {

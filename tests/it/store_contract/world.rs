@@ -70,6 +70,7 @@ impl World {
             from: state.cursor,
             changes,
             oversized: Vec::new(),
+            joins: None,
             progress,
             context: ContextRule::None,
             sights: Sights::All,

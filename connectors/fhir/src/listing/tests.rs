@@ -88,8 +88,9 @@ fn the_first_listing_of_a_feed_that_begins_now_is_silent_and_what_it_left_behind
         !first.is_silent(Some(at(1000)), Cut::Fraction),
         "it changes meanwhile"
     );
-    let step = first.absorb(&seen(&[], None), CHANGES);
-    let state = done(ask(step).absorb(&seen(&[], None), CHANGES));
+    let mut first = first;
+    first.parts = Parts::Whole(false);
+    let state = done(first.absorb(&seen(&[], None), CHANGES));
     assert_eq!(
         (state.watermark, state.start),
         (Stored(at(1000)), Some(Stored(at(1000))))
@@ -106,6 +107,32 @@ fn the_first_listing_of_a_feed_that_begins_now_is_silent_and_what_it_left_behind
             && since.is_silent(None, Cut::Fraction)
             && !since.is_silent(Some(at(50)), Cut::Fraction)
     );
+}
+
+#[test]
+fn a_feed_that_begins_now_begins_with_its_first_page_though_its_listing_never_ends() {
+    let cut = Seen {
+        fill: Fill::PerhapsCut,
+        ..seen(&[1], None)
+    };
+    for first_page in [seen(&[1, 1000], Some("p2")), seen(&[1], None), cut] {
+        let begun = done(listing(Start::Now, None).absorb(&first_page, CHANGES));
+        assert_eq!(
+            (begun.start, begun.watermark, begun.by),
+            (Some(Stored(at(1000))), Stored(at(1000)), By::Listing)
+        );
+        let mut again = listing(Start::Now, Some(&begun));
+        again.bound = Some(Stored(at(5000)));
+        let silent = |stamp: Option<i64>| again.is_silent(stamp.map(at), Cut::Fraction);
+        assert!(silent(Some(999)) && silent(None), "it was there before");
+        assert!(!silent(Some(1000)) && !silent(Some(2000)), "it changed since");
+        let mut step = again.absorb(&seen(&[], None), CHANGES);
+        while let Step::Ask(listing) = step {
+            step = listing.absorb(&seen(&[], None), CHANGES);
+        }
+        let state = done(step);
+        assert_eq!((state.start, state.begun), (begun.start, false));
+    }
 }
 
 #[test]
