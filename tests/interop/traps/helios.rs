@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use courier_fhir::{Profile, ReadMany};
-use courier_sdk::{Connector as _, Detect, FeedSpec, FetchRequest, Fetched, Next};
+use courier_sdk::{Connector as _, ConnectorError, Detect, FeedSpec, FetchRequest, Fetched, PollRequest};
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -202,12 +202,16 @@ async fn helios_drops_unknown_parameters_and_nothing_is_taken_from_such_an_answe
         filter: "no-such-parameter=1".to_owned(),
         ..feed("Patient", Detect::LastUpdated)
     };
-    let polled = source.poll(&filtered, None).await;
-    assert_eq!(polled.names(), [""; 0]);
+    // Asked to be strict it says so instead.
+    let request = PollRequest {
+        feed: &filtered,
+        cursor: None,
+        resume: None,
+    };
+    let refused = source.connector().poll(request).await.unwrap_err();
     assert!(
-        matches!(polled.end, Next::Inconclusive { .. }),
-        "{:?}",
-        polled.end
+        matches!(refused, ConnectorError::Refused { status: 400, .. }),
+        "{refused:?}"
     );
 }
 
