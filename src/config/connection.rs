@@ -16,7 +16,7 @@ use super::value::{self, Refusal, refusal};
 use super::{Audit, Auth, Connection, Feed, auth, limits, record, route, scope};
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
+const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 /// Hospitals' servers stand a poll a minute; it is the interval that vendors' guides use.
 const EVERY_DEFAULT: Duration = Duration::from_mins(1);
@@ -178,7 +178,7 @@ fn reconcile(
     if text.get_ref() == "off" {
         return Some(Reconcile::Never);
     }
-    let every = value::duration(text.get_ref(), &(HOUR..=30 * DAY), "1h and 30d, or \"off\"");
+    let every = value::duration(text.get_ref(), &(MINUTE..=30 * DAY), "1m and 30d, or \"off\"");
     context
         .accept(every, text, &format!("{path}.reconcile"))
         .map(Reconcile::Every)

@@ -105,7 +105,7 @@ pub(super) struct RawConnection {
     /// How often each feed is polled: 1s to 1d. Default: 60s.
     #[schemars(with = "Option<String>")]
     pub(super) every: Option<Text>,
-    /// How often each feed's records are all listed, to find what every poll missed: 1h to 30d, or off. Default: 24h.
+    /// How often each feed's records are all listed, to find what every poll missed: 1m to 30d, or off. Default: 24h.
     #[schemars(with = "Option<String>")]
     pub(super) reconcile: Option<Text>,
     /// The credentials. Default: none.
@@ -315,7 +315,7 @@ pub(super) struct RawFeed {
     /// How far back of the cursor each poll looks again: auto (5m, and more where changes come late) or 0s to 1d. Default: auto.
     #[schemars(with = "Option<String>")]
     pub(super) overlap: Option<Text>,
-    /// How often all its records are listed, to find what every poll missed: 1h to 30d, or off. Default: the connection's.
+    /// How often all its records are listed, to find what every poll missed: 1m to 30d, or off. Default: the connection's.
     #[schemars(with = "Option<String>")]
     pub(super) reconcile: Option<Text>,
     /// Where a feed without a cursor begins: now, beginning or an instant such as 2026-01-31T00:00:00Z. Default: now.

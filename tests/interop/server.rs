@@ -1,4 +1,4 @@
-//! The FHIR server's process: helios-hfs on a spare loopback port with a fresh data folder.
+//! The FHIR servers' processes, on a spare loopback port and without any record.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -8,8 +8,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 use url::Url;
 
-/// It is up in half a second; a loaded machine may need longer.
-const START: Duration = Duration::from_secs(30);
+/// They are up in half a second to three; a loaded machine may need longer.
+const START: Duration = Duration::from_secs(60);
+
+/// A server that nobody here wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Product {
+    /// helios-hfs 0.2.7 with SQLite: history, deletes, links.
+    Helios,
+    /// Medplum's `FhirRouter` 4.5.2 over its `MemoryRepository`: neither history nor links nor tombstones.
+    Medplum,
+}
 
 /// A running server; it ends when this is dropped.
 pub(crate) struct Server {
@@ -19,26 +28,63 @@ pub(crate) struct Server {
     pub(crate) url: Url,
 }
 
-impl Server {
-    /// Starts it; its links name `seen_as`, the address that its clients know.
-    pub(crate) fn start(seen_as: &Url) -> Self {
-        let binary = binary();
+impl Product {
+    /// The name, for a report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Helios => "helios-hfs 0.2.7",
+            Self::Medplum => "medplum fhir-router 4.5.2",
+        }
+    }
+
+    /// The courier's profile of it.
+    pub(crate) fn profile(self) -> &'static str {
+        match self {
+            Self::Helios => "helios",
+            Self::Medplum => "medplum",
+        }
+    }
+
+    fn command(self, port: u16, seen_as: Option<&Url>, folder: &tempfile::TempDir) -> Command {
+        let installed = installed(self);
         assert!(
-            binary.exists(),
+            installed.exists(),
             "{} is not there: tests/interop/run installs it",
-            binary.display()
+            installed.display()
         );
+        match self {
+            Self::Helios => {
+                let own = Url::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+                let seen_as = seen_as.unwrap_or(&own).as_str().trim_end_matches('/');
+                let mut command = Command::new(installed);
+                command
+                    .current_dir(folder.path())
+                    .env("HFS_SERVER_HOST", "127.0.0.1")
+                    .env("HFS_SERVER_PORT", port.to_string())
+                    .env("HFS_BASE_URL", seen_as)
+                    .env("DATABASE_URL", folder.path().join("fhir.db"))
+                    .env("HFS_DATA_DIR", folder.path().join("data"))
+                    .env("HFS_UI_ENABLED", "false");
+                command
+            }
+            Self::Medplum => {
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/medplum/server.mjs");
+                let mut command = Command::new("node");
+                command.current_dir(installed).args([script, &port.to_string()]);
+                command
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Starts it. Links of a server that has some name `seen_as`, the address that its clients know, else its own.
+    pub(crate) fn start(product: Product, seen_as: Option<&Url>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = spare_port();
         let log = File::create(folder.path().join("server.log")).unwrap();
-        let child = Command::new(&binary)
-            .current_dir(folder.path())
-            .env("HFS_SERVER_HOST", "127.0.0.1")
-            .env("HFS_SERVER_PORT", port.to_string())
-            .env("HFS_BASE_URL", seen_as.as_str().trim_end_matches('/'))
-            .env("DATABASE_URL", folder.path().join("fhir.db"))
-            .env("HFS_DATA_DIR", folder.path().join("data"))
-            .env("HFS_UI_ENABLED", "false")
+        let child = product
+            .command(port, seen_as, &folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -73,17 +119,18 @@ impl Drop for Server {
     }
 }
 
+/// The program or folder that the script installed.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the script says where the server was installed"
+    reason = "the script says where the servers were installed"
 )]
-fn binary() -> PathBuf {
-    let installed = || {
-        let cache = std::env::var("COURIER_INTEROP_CACHE")
-            .unwrap_or_else(|_| format!("{}/.cache/ehr-courier", std::env::var("HOME").unwrap()));
-        format!("{cache}/helios-hfs-0.2.7/bin/hfs")
+fn installed(product: Product) -> PathBuf {
+    let name = match product {
+        Product::Helios => "INTEROP_HELIOS",
+        Product::Medplum => "INTEROP_MEDPLUM",
     };
-    PathBuf::from(std::env::var("INTEROP_SERVER").unwrap_or_else(|_| installed()))
+    let said = std::env::var(name);
+    PathBuf::from(said.unwrap_or_else(|_| panic!("{name} is not set: run the tests by tests/interop/run")))
 }
 
 fn spare_port() -> u16 {

@@ -1,7 +1,6 @@
-//! The writer: several clients that create, update, update again at once, delete, and post transactions of 200
-//! entries; it notes every version id that the server answered with.
+//! The writer: several clients that create, update, update again at once, delete, and, where the server takes them, post
+//! transactions of 200 entries; it notes every version id that the server answered with.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,10 +12,11 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use url::Url;
 
-use crate::journal::Version;
+use crate::book::{Book, Record};
 
 const CLIENTS: u64 = 4;
-const TRANSACTIONS_PER_CLIENT: usize = 6;
+/// Records of each client that there are before anything else is written.
+const FIRST: usize = 50;
 const TRANSACTION_ENTRIES: usize = 200;
 /// Turns between two transactions.
 const TURNS: usize = 60;
@@ -27,32 +27,30 @@ const PAUSE_MS: u64 = 40;
 
 const TYPES: [&str; 3] = ["Patient", "Observation", "Appointment"];
 
-/// A record: type and id.
-type Record = (String, String);
-
-/// What the server said it wrote.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Book {
-    /// Every version.
-    pub(crate) versions: BTreeSet<Version>,
-    /// The newest version of each record.
-    pub(crate) newest: BTreeMap<Record, u64>,
-    /// Records that were deleted.
-    pub(crate) deleted: BTreeSet<Record>,
-    /// Transactions.
-    pub(crate) transactions: usize,
+/// What is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// At least so many changes.
+    pub(crate) changes: usize,
+    /// Whether transactions are posted.
+    pub(crate) transactions: bool,
+    /// So many of a hundred turns delete a record.
+    pub(crate) deletes: u32,
+    /// Which writes are drawn.
+    pub(crate) seed: u64,
 }
 
-/// Writes until every client has done its part.
-pub(crate) async fn write(base: Url, seed: u64) -> Book {
+/// Writes until there are as many changes as planned.
+pub(crate) async fn write(base: Url, plan: Plan) -> Book {
     let book = Arc::new(Mutex::new(Book::default()));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        let draws = StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number));
+        let draws = StdRng::seed_from_u64(plan.seed.wrapping_mul(1_000).wrapping_add(number));
         let http = Client::builder().no_proxy().build().unwrap();
         let client = Writer {
             base: base.clone(),
             http,
+            plan,
             draws,
             book: Arc::clone(&book),
             own: Vec::new(),
@@ -72,6 +70,7 @@ pub(crate) async fn write(base: Url, seed: u64) -> Book {
 struct Writer {
     base: Url,
     http: Client,
+    plan: Plan,
     draws: StdRng,
     book: Arc<Mutex<Book>>,
     own: Vec<Record>,
@@ -81,8 +80,13 @@ struct Writer {
 
 impl Writer {
     async fn work(mut self) {
-        for _ in 0..TRANSACTIONS_PER_CLIENT {
-            self.transaction().await;
+        while self.own.len() < FIRST {
+            self.create().await;
+        }
+        while self.book.lock().unwrap().changes() < self.plan.changes {
+            if self.plan.transactions {
+                self.transaction().await;
+            }
             for _ in 0..TURNS {
                 self.turn().await;
                 tokio::time::sleep(Duration::from_millis(self.draws.random_range(0..=PAUSE_MS))).await;
@@ -92,15 +96,16 @@ impl Writer {
 
     async fn turn(&mut self) {
         let record = self.own.choose(&mut self.draws).cloned().unwrap();
-        match self.draws.random_range(0..100) {
-            0..30 => self.create().await,
-            30..70 => self.update(&record).await,
-            70..95 => {
+        let draw = self.draws.random_range(0..100);
+        match draw {
+            _ if draw < self.plan.deletes => self.delete(&record).await,
+            ..25 => self.create().await,
+            25..70 => self.update(&record).await,
+            _ => {
                 for _ in 0..BURST {
                     self.update(&record).await;
                 }
             }
-            _ => self.delete(&record).await,
         }
     }
 
@@ -111,7 +116,7 @@ impl Writer {
         let version = version(&response);
         let record = body_of(response).await;
         let record = (record_type.to_owned(), record["id"].as_str().unwrap().to_owned());
-        self.note(&record, version);
+        self.note(&record, &version);
         self.own.push(record);
     }
 
@@ -120,14 +125,14 @@ impl Writer {
         let response = self
             .send(Method::PUT, &format!("{}/{}", record.0, record.1), Some(&body))
             .await;
-        self.note(record, version(&response));
+        self.note(record, &version(&response));
     }
 
     async fn delete(&mut self, record: &Record) {
         self.send(Method::DELETE, &format!("{}/{}", record.0, record.1), None)
             .await;
         self.own.retain(|own| own != record);
-        self.book.lock().unwrap().deleted.insert(record.clone());
+        self.book.lock().unwrap().deleted(record);
     }
 
     /// Half of its entries create a record under an id of our choice or the server's, half update one.
@@ -161,9 +166,9 @@ impl Writer {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
             let resource = &entry["resource"];
             let record = (text(&resource["resourceType"]), text(&resource["id"]));
-            let etag = number(&text(&entry["response"]["etag"]));
-            assert_eq!(Some(etag), resource["meta"]["versionId"].as_str().map(number));
-            self.note(&record, etag);
+            let etag = untagged(&text(&entry["response"]["etag"])).to_owned();
+            assert_eq!(Some(etag.as_str()), resource["meta"]["versionId"].as_str());
+            self.note(&record, &etag);
             if !self.own.contains(&record) {
                 self.own.push(record);
             }
@@ -211,22 +216,18 @@ impl Writer {
         response
     }
 
-    fn note(&self, record: &Record, version: u64) {
-        let mut book = self.book.lock().unwrap();
-        book.versions
-            .insert((record.0.clone(), record.1.clone(), version.to_string()));
-        let newest = book.newest.entry(record.clone()).or_default();
-        *newest = version.max(*newest);
+    fn note(&self, record: &Record, version: &str) {
+        self.book.lock().unwrap().wrote(record, version);
     }
 }
 
 /// The version that the answer's `ETag` names.
-fn version(response: &Response) -> u64 {
-    number(response.headers()["etag"].to_str().unwrap())
+fn version(response: &Response) -> String {
+    untagged(response.headers()["etag"].to_str().unwrap()).to_owned()
 }
 
-fn number(etag: &str) -> u64 {
-    etag.trim_start_matches("W/").trim_matches('"').parse().unwrap()
+fn untagged(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
 }
 
 async fn body_of(response: Response) -> Value {

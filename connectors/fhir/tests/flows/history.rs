@@ -80,6 +80,15 @@ fn rows(prefix: &str, seconds: impl IntoIterator<Item = i64>) -> Vec<(String, i6
 
 /// A whole poll from a cursor at 1000: the ids that it shows, and how many pages it asked for.
 async fn poll(pages: Vec<Vec<(String, i64)>>) -> (BTreeSet<String>, usize, Cursor) {
+    let (shown, asked, cursor) = poll_from(None, pages).await;
+    (shown, asked.len(), cursor)
+}
+
+/// A whole poll: the ids that it shows, and the query of each request.
+async fn poll_from(
+    cursor: Option<Cursor>,
+    pages: Vec<Vec<(String, i64)>>,
+) -> (BTreeSet<String>, Vec<String>, Cursor) {
     let source = Arc::new(Pages {
         pages,
         ..Pages::default()
@@ -96,7 +105,7 @@ async fn poll(pages: Vec<Vec<(String, i64)>>) -> (BTreeSet<String>, usize, Curso
         detect: Detect::History,
         ..feed(Start::Now)
     };
-    let cursor = connector.cursor_at(at(1000));
+    let cursor = cursor.unwrap_or_else(|| connector.cursor_at(at(1000)));
     let (mut shown, mut resume) = (BTreeSet::new(), None);
     loop {
         let request = PollRequest {
@@ -109,7 +118,7 @@ async fn poll(pages: Vec<Vec<(String, i64)>>) -> (BTreeSet<String>, usize, Curso
         match page.next {
             Next::Page(next) => resume = Some(next),
             end => {
-                let asked = source.asked.lock().unwrap().len();
+                let asked = source.asked.lock().unwrap().clone();
                 return (shown, asked, done(end));
             }
         }
@@ -143,4 +152,28 @@ async fn an_entry_that_names_no_record_stalls_no_history() {
     assert_eq!(shown.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     assert_eq!(asked, 2);
     assert!(cursor.as_str().contains("10:31:40"), "{}", cursor.as_str());
+}
+
+/// HAPI's tracker, 3086: pages of rows that share one stamp repeated some of them, or left some out.
+#[tokio::test]
+async fn rows_of_one_stamp_that_a_seam_repeats_or_leaves_out_are_shown_by_this_poll_or_the_next() {
+    let of = |names: [&str; 3]| names.map(|name| (name.to_owned(), 1500)).to_vec();
+    let (shown, asked, cursor) = poll(vec![of(["a", "b", "c"]), of(["c", "b", "d"])]).await;
+    assert_eq!(shown.len(), 4, "each once: {shown:?}");
+    assert_eq!(asked, 2);
+    // `e` was left out: the next poll asks from before its stamp on, inclusive, and the overlap besides.
+    let (shown, asked, _) = poll_from(Some(cursor), vec![of(["e", "a", "b"])]).await;
+    assert!(shown.contains("e"), "{shown:?}");
+    let since = asked[0].split('&').find_map(|part| part.strip_prefix("_since="));
+    let since: Timestamp = since.unwrap().parse().unwrap();
+    assert!(since < at(1500), "{asked:?}");
+}
+
+/// HAPI's tracker, 7711: a history asked for from the future on linked empty pages for ever.
+#[tokio::test]
+async fn a_history_that_links_empty_pages_for_ever_ends_and_leaves_the_cursor() {
+    let pages = vec![Vec::new(); 1_000];
+    let (shown, asked, cursor) = poll(pages).await;
+    assert_eq!((shown.len(), asked), (0, 3));
+    assert!(cursor.as_str().contains("10:16:40"), "{}", cursor.as_str());
 }
