@@ -26,6 +26,8 @@ pub(crate) enum Extent {
     IdOnly,
     /// The record is gone, without a version (410 on a plain read).
     Gone,
+    /// The source does not find the record (404): no word of a delete.
+    NotFound,
 }
 
 /// One version within one answer.
@@ -72,6 +74,8 @@ pub(crate) struct Answer {
     pub(crate) date: Timestamp,
     /// The `_since` of the history that it belongs to: what lies before was not asked for.
     pub(crate) since: Option<Timestamp>,
+    /// Whether the source said that it did not choose records as it was asked to: nothing is taken from such an answer.
+    pub(crate) ignores: bool,
     pub(crate) showings: Vec<Showing>,
 }
 
@@ -128,6 +132,8 @@ pub(crate) struct Pages {
     /// Versions that a committed hand-over carried,
     /// and since when.
     pub(crate) durable: BTreeMap<(RecordRef, u64), u64>,
+    /// Records that joined a roll, by committed writes.
+    pub(crate) joined: BTreeSet<RecordRef>,
     /// Where cursors stood, looked up after each blow and at the end: (tick, feed, what it stands for).
     pub(crate) cursors: Vec<(u64, FeedRef, Timestamp)>,
     /// How often something worth knowing happened.
@@ -234,7 +240,7 @@ impl Pages {
             for showing in answer
                 .showings
                 .iter()
-                .filter(|it| told && it.extent != Extent::Gone)
+                .filter(|it| told && matches!(it.extent, Extent::Whole | Extent::IdOnly))
             {
                 versions.insert((showing.record(&answer.connection), showing.number));
             }

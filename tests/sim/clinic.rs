@@ -1,6 +1,7 @@
 //! A sandbox EHR behind the real FHIR connector, in process: requests are answered by the sandbox's core, and what
 //! each answer showed is noted in the book by reading the answer itself.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,6 +36,9 @@ tokio::task_local! {
 
 /// Nobody waits longer for an answer.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Parameters that choose records by what they are.
+const CHOOSING: [&str; 4] = ["_id", "patient", "date", "issued"];
 
 /// Stands for a feed where a record is read because another refers to it.
 const CONTEXT: &str = "(context)";
@@ -79,6 +83,18 @@ struct Asking {
 struct Outcome {
     etag: String,
     last_modified: String,
+}
+
+#[derive(Deserialize)]
+struct Links {
+    #[serde(default)]
+    link: Vec<Link>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    relation: String,
+    url: String,
 }
 
 impl Entry<'_> {
@@ -174,10 +190,26 @@ fn since(url: &Url) -> Option<Timestamp> {
     Some(since.parse().unwrap())
 }
 
+/// Whether the answer says that it did not choose records as it was asked to.
+fn ignores(url: &Url, reply: &Reply) -> bool {
+    let chooses = |(name, _): &(Cow<'_, str>, Cow<'_, str>)| CHOOSING.contains(&name.as_ref());
+    let mut asked = url.query_pairs().filter(chooses);
+    let bundle = || serde_json::from_slice::<Links>(&reply.body).ok();
+    let Some((name, _)) = asked.next() else {
+        return false;
+    };
+    let Some(own) = bundle().and_then(|links| links.link.into_iter().find(|it| it.relation == "self")) else {
+        return false;
+    };
+    let own: Url = own.url.parse().unwrap();
+    !own.query_pairs().any(|(applied, _)| applied == name)
+}
+
 /// Reads what a whole, sound answer shows.
 pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
     let text = std::str::from_utf8(&reply.body).unwrap_or_default();
-    let spoiled = reply.cut_at.is_some() || reply.unpacked_bytes.is_some();
+    let unanswered = reply.delay.is_some_and(|delay| delay > DEADLINE);
+    let spoiled = reply.cut_at.is_some() || reply.unpacked_bytes.is_some() || unanswered;
     match (asked, reply.status.as_u16()) {
         (Asked::FirstPage | Asked::Page | Asked::Several, 200) if !spoiled => {
             serde_json::from_str::<Bundle<'_>>(text)
@@ -187,21 +219,22 @@ pub(crate) fn showings(asked: Asked, url: &Url, reply: &Reply) -> Vec<Showing> {
         (Asked::Version | Asked::Record | Asked::Context, 200) if !spoiled => {
             showing(text).into_iter().collect()
         }
-        (Asked::Version | Asked::Record, 410) if !spoiled => gone(url).into_iter().collect(),
+        (Asked::Version | Asked::Record, 410) if !spoiled => absent(url, Extent::Gone),
+        (Asked::Record, 404) if !spoiled => absent(url, Extent::NotFound),
         _ => Vec::new(),
     }
 }
 
-fn gone(url: &Url) -> Option<Showing> {
-    let mut segments = url.path_segments()?.skip(1);
-    Some(Showing {
-        record_type: segments.next()?.to_owned(),
-        id: segments.next()?.to_owned(),
+fn absent(url: &Url, extent: Extent) -> Vec<Showing> {
+    let mut segments = url.path_segments().unwrap().skip(1).map(str::to_owned);
+    vec![Showing {
+        record_type: segments.next().unwrap(),
+        id: segments.next().unwrap(),
         number: 0,
         stamp: Timestamp::UNIX_EPOCH,
-        extent: Extent::Gone,
+        extent,
         sha256: sha256(b""),
-    })
+    }]
 }
 
 /// The source's own time as its answer tells it.
@@ -252,6 +285,7 @@ impl ClinicHttp {
             asked,
             date: date(reply),
             since,
+            ignores: ignores(url, reply),
             showings,
         });
     }

@@ -253,6 +253,7 @@ impl JournalConnector {
             asked,
             date: self.clock.now(),
             since: None,
+            ignores: false,
             showings,
         });
     }

@@ -62,14 +62,14 @@ fn seeds(span: Span) -> Vec<u64> {
 
 fn live(span: Span, name: &str) -> (BTreeMap<u64, Findings>, Vec<String>) {
     let seeds = seeds(span);
-    if let [seed] = seeds.as_slice() {
-        say(&format!("{:#?}", Plan::long(*seed, span)));
-    }
     let all = live_all(seeds.iter().map(|seed| Plan::long(*seed, span)).collect());
     let mut failed = Vec::new();
     for (seed, findings) in all.iter().filter(|(_, it)| !it.violations.is_empty()) {
         let command = format!("{name}={seed} cargo test --test sim long_");
         report(&command, findings);
+        for source in &Plan::long(*seed, span).sources {
+            say(&format!("  {}", source.told()));
+        }
         failed.push(command);
     }
     (all, failed)

@@ -21,7 +21,7 @@ use crate::crashing::Crashing;
 use crate::dice::fork;
 use crate::journal::JournalConnector;
 use crate::life::Life;
-use crate::plan::{FeedPlan, Kind, OVERLAP, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
+use crate::plan::{Course, FeedPlan, Kind, OVERLAP, SourcePlan, StartPlan, SubscriptionPlan, TemperPlan};
 use crate::remembering::Gated;
 use crate::sink::Sink;
 use crate::world::{World, base_url};
@@ -31,6 +31,9 @@ const PAGE_BYTES_MAX: usize = 2 << 20;
 
 /// Lasts through every destination's trouble but the one that never ends.
 const PATIENCE: [u64; 14] = [1, 2, 4, 8, 15, 20, 20, 20, 20, 20, 20, 20, 20, 20];
+
+/// Lasts through the pauses of a long world too: a schedule runs on while nobody works on it.
+const PATIENCE_LONG: [u64; 14] = [1, 5, 20, 60, 300, 300, 600, 600, 1200, 1800, 3600, 3600, 3600, 3600];
 
 /// For the destination that is dead: a dead letter after a few seconds.
 const IMPATIENCE: [u64; 2] = [1, 2];
@@ -105,10 +108,10 @@ fn subscribe(plan: &SubscriptionPlan) -> Subscription {
 }
 
 fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (DestinationName, Arc<Outlet>) {
-    let schedule = if plan.temper == TemperPlan::Dead {
-        &IMPATIENCE[..]
-    } else {
-        &PATIENCE[..]
+    let schedule = match (plan.temper, &world.plan.course) {
+        (TemperPlan::Dead, _) => &IMPATIENCE[..],
+        (_, Course::Brief) => &PATIENCE[..],
+        (_, Course::Long(_)) => &PATIENCE_LONG[..],
     };
     let state = Arc::clone(&world.sinks[&plan.name]);
     let outlet = Outlet::new(

@@ -45,7 +45,8 @@ pub(super) fn version_of(view: &View, arrival: &Arrival) -> Option<(RecordRef, u
     let ended: u64 = body.recordversion.strip_prefix("d:v:")?.parse().ok()?;
     let deletes = view.deletes.get(&record);
     let made = deletes.is_some_and(|numbers| numbers.range(ended + 1..).next().is_some());
-    if !made && !view.gone.contains_key(&record) {
+    // Of a long world it is known what was deleted: nothing else is evidence.
+    if !made && (view.knows_deletes || !view.gone.contains_key(&record)) {
         return None;
     }
     let derived = event_id(&arrival.connection, record_type, id, &body.recordversion);

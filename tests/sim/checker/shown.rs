@@ -79,6 +79,10 @@ pub(super) struct View {
     listings: BTreeSet<FeedRef>,
     /// Records that an answer of a listing or of a sweep named that was handed over.
     pub(super) listed: BTreeSet<RecordRef>,
+    /// Records that joined a roll.
+    pub(super) joined: BTreeSet<RecordRef>,
+    /// Whether it is known what the sources deleted, as it is of long worlds.
+    pub(super) knows_deletes: bool,
     /// Of long worlds: the deletes that the sources made, by the numbers of their versions.
     pub(super) deletes: BTreeMap<RecordRef, BTreeSet<u64>>,
     /// Of long worlds: records that the sources withhold.
@@ -105,10 +109,12 @@ impl View {
             told_since: BTreeMap::new(),
             listings: listings(world),
             listed: BTreeSet::new(),
+            joined: pages.joined.clone(),
+            knows_deletes: matches!(world.plan.course, Course::Long(_)),
             deletes: BTreeMap::new(),
             withheld: BTreeSet::new(),
         };
-        if let Course::Long(_) = world.plan.course {
+        if view.knows_deletes {
             view.enter_kept(world);
         }
         let fates = Fates::of(pages);
@@ -131,6 +137,9 @@ impl View {
             if matches!(answer.asked, Asked::Record | Asked::Several) {
                 let reads = self.reads.entry(record.clone()).or_default();
                 reads.push((handed.unwrap_or(answer.tick), showing.number));
+            }
+            if showing.extent == Extent::NotFound {
+                continue;
             }
             if showing.extent == Extent::Gone {
                 if answer.asked != Asked::Context {
@@ -159,6 +168,9 @@ impl View {
             }
             if answer.asked == Asked::Several {
                 // It may be delivered; owed is what a page shows, or a read by itself.
+                continue;
+            }
+            if answer.ignores {
                 continue;
             }
             if lists && handed.is_some() {
@@ -222,14 +234,13 @@ impl View {
     }
 
     fn enter_source(&mut self, world: &World, pages: &Pages, source: &SourcePlan) {
-        if matches!(
-            source.kind,
-            Kind::Journal { .. }
-                | Kind::Clinic {
-                    version_read: true,
-                    ..
-                }
-        ) {
+        let offers_versions = match &source.kind {
+            Kind::Journal { .. } => true,
+            Kind::Clinic {
+                version_read, dialect, ..
+            } => *version_read && !dialect.no_history,
+        };
+        if offers_versions {
             self.version_reads.insert(source.name.clone());
         }
         for feed in &source.feeds {

@@ -153,9 +153,9 @@ fn check_record(
     *findings.counts.entry("deletes that stand").or_default() += 1;
     if !is_told && !ended_already && is_owed((source, feed), record, view) {
         findings.violations.push(format!(
-            "lost delete: {record:?} {last_number} of {}, told up to {before}, listed {}",
+            "lost delete: {record:?} {last_number} of {}, told up to {before}, joined {}",
             last.last_updated,
-            view.listed.contains(record)
+            view.joined.contains(record)
         ));
     }
 }

@@ -65,7 +65,7 @@ pub(crate) const WAYS: [Way; 6] = [
 const PATIENTS_TO_COME: usize = 12;
 
 /// Records that may still come: lists of ids name so many.
-const IDS_LISTED: usize = 40;
+const IDS_LISTED: usize = 70;
 
 impl Plan {
     /// The long world of a seed.
@@ -118,6 +118,24 @@ impl Plan {
                 },
             }),
         }
+    }
+}
+
+impl SourcePlan {
+    /// What it is, in a line: how its changes are found, and what strikes.
+    pub(crate) fn told(&self) -> String {
+        let Kind::Clinic { names, page_count, .. } = &self.kind else {
+            return self.name.clone();
+        };
+        let feeds: Vec<String> = self
+            .feeds
+            .iter()
+            .map(|feed| {
+                let (detect, fetch, every) = (feed.detect, feed.fetch, feed.every.as_secs() / 60);
+                format!("{} {detect:?} {fetch:?} {:?} every {every} min", feed.name, feed.start)
+            })
+            .collect();
+        format!("{}: {}; pages of {page_count}; {}", self.name, feeds.join(", "), names.join(" "))
     }
 }
 

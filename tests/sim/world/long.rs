@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use courier_sdk::Clock as _;
+use ehr_courier::sandbox::Ehr;
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 
-use super::{World, revive};
+use super::World;
 use crate::dice::fork;
 use crate::plan::LongCourse;
 use crate::rhythm::Pulse;
@@ -51,4 +53,27 @@ impl World {
             tokio::time::sleep(next.saturating_sub(elapsed).max(Duration::from_millis(1))).await;
         }
     }
+}
+
+/// Lets a deleted record live again, as one that belongs to a patient and takes place soon.
+fn revive(ehr: &Ehr, dice: &mut StdRng) {
+    let kept = ehr.kept();
+    let ends = kept.iter().enumerate().filter(|(index, version)| {
+        let next = kept.get(index + 1);
+        version.deleted && next.is_none_or(|next| next.id != version.id)
+    });
+    let gone: Vec<_> = ends.map(|(_, version)| version).collect();
+    if gone.is_empty() {
+        return;
+    }
+    let chosen = gone[dice.random_range(0..gone.len())];
+    let note = dice.random_range(0..1000);
+    let members = match chosen.record_type.as_str() {
+        "Appointment" => {
+            r#""status":"booked","start":"2026-12-01T10:00:00Z","participant":[{"actor":{"reference":"Patient/pat-00001"}}]"#
+        }
+        _ => r#""effectiveDateTime":"2026-11-20T10:00:00Z","subject":{"reference":"Patient/pat-00001"}"#,
+    };
+    let text = format!(r#"{{"note":"lives again {note}",{members}}}"#);
+    ehr.write(&chosen.record_type, &chosen.id, &text).unwrap();
 }
