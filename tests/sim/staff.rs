@@ -121,7 +121,9 @@ fn outlet(world: &World, life: &Arc<Life>, plan: &SubscriptionPlan) -> (Destinat
 
 fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connection {
     let budget = Budget::new(None, source.concurrent);
-    let feeds = source.feeds.iter().map(|feed| spec(world, feed)).collect();
+    let feeds = source.feeds.iter().map(|feed| spec(world, feed));
+    let feeds = feeds.flat_map(|live| [live.backfill(), Some(live)].into_iter().flatten());
+    let feeds = feeds.collect();
     let name = ConnectionName::parse(&source.name).unwrap();
     Connection::new(
         name,
