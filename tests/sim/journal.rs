@@ -2,6 +2,7 @@
 //!
 //! It speaks to the courier through a connector of its own, which is the simplest that keeps the contract.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
+    Aim, ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
     FetchMode, FetchRequest, Fetched, Granularity, Next, NotFound, Novelty, PageOrder, PollRequest, Record,
     RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
@@ -426,7 +427,9 @@ impl JournalConnector {
         let now = self.clock.now();
         let mut current: BTreeMap<RecordKey, Version> = BTreeMap::new();
         for version in self.journal.versions.lock().unwrap().iter() {
-            let newest = current.get(&version.key).is_none_or(|it| it.number < version.number);
+            let newest = current
+                .get(&version.key)
+                .is_none_or(|it| it.number < version.number);
             if version.key.record_type == feed.record_type && version.visible_at <= now && newest {
                 current.insert(version.key.clone(), version.clone());
             }

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
 use courier_sdk::{
-    Clock, ConnectionName, Connector as _, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
-    HttpRequest, HttpResponse, RecordType, Scope, Start,
+    Clock, ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
+    HttpRequest, HttpResponse, RecordType, Scope, Start, VersionRule,
 };
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
+use ehr_courier::pipeline::budget::metered::Metered;
 use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Worker};
@@ -90,7 +91,7 @@ pub(crate) struct Scene {
     pub(crate) ehr: Arc<Ehr>,
     pub(crate) source: Arc<Source>,
     pub(crate) store: MemoryStore,
-    connector: Arc<FhirConnector>,
+    profile: Profile,
     running: Option<(CancellationToken, JoinSet<()>)>,
 }
 
@@ -111,23 +112,12 @@ impl Scene {
             asked: Mutex::default(),
             links_expire: Mutex::default(),
         });
-        let connector = FhirConnector::new(Settings {
-            base_url,
-            credentials: Arc::new(courier_sdk::Fixed::none()),
-            profile,
-            http: Arc::<Source>::clone(&source),
-            clock: Arc::new(clock),
-            limits: FhirLimits {
-                page_count: PAGE,
-                ..FhirLimits::default()
-            },
-        });
         Self {
             clock,
             ehr,
             source,
             store: MemoryStore::new(),
-            connector: Arc::new(connector),
+            profile,
             running: None,
         }
     }
@@ -143,15 +133,27 @@ impl Scene {
     }
 
     /// When a record was written that [`Scene::write`] began with at the world's beginning.
-    pub(crate) fn clock_at_record(&self, number: u64) -> Timestamp {
+    pub(crate) fn written_at(&self, number: u64) -> Timestamp {
         self.clock.began.checked_add(Duration::from_secs(number)).unwrap()
     }
 
     /// Begins a worker's life, with so many requests a second.
     pub(crate) fn run(&mut self, feeds: Vec<Feed>, per_second: u32) {
-        let budget = Budget::new(NonZeroU32::new(per_second), 2);
-        let connector = Arc::<FhirConnector>::clone(&self.connector);
-        let connection = Connection::new(mercy(), connector, feeds, budget, 2);
+        let budget = Arc::new(Budget::new(NonZeroU32::new(per_second), 2));
+        let source = Arc::<Source>::clone(&self.source);
+        let http = Metered::new(source, Arc::clone(&budget), "mercy".into());
+        let connector = FhirConnector::new(Settings {
+            base_url: "http://127.0.0.1:1/fhir".parse().unwrap(),
+            credentials: Arc::new(courier_sdk::Fixed::none()),
+            profile: self.profile.clone(),
+            http: Arc::new(http),
+            clock: Arc::new(self.clock),
+            limits: FhirLimits {
+                page_count: PAGE,
+                ..FhirLimits::default()
+            },
+        });
+        let connection = Connection::new(mercy(), Arc::new(connector), feeds, budget, 2);
         let worker = Arc::new(Worker {
             store: Arc::new(self.store.reopened()),
             dedup: Arc::new(MemoryDedup::default()),
@@ -211,7 +213,7 @@ impl Scene {
             .unwrap()
     }
 
-    /// The events so far, as `id version kind feed`, oldest first.
+    /// The events so far of what was written here, as `id version kind`, oldest first.
     pub(crate) async fn events(&self) -> Vec<String> {
         let query = EventQuery {
             limit: 100_000,
@@ -219,7 +221,13 @@ impl Scene {
         };
         let mut rows = self.store.events(&query).await.unwrap();
         rows.sort_by_key(|row| row.position);
+        let ours = |id: &str| {
+            ["old", "near", "live", "later", "new"]
+                .iter()
+                .any(|it| id.starts_with(it))
+        };
         rows.iter()
+            .filter(|row| ours(row.key.id.as_str()))
             .map(|row| format!("{} {} {}", row.key.id, row.version, row.kind.as_str()))
             .collect()
     }
@@ -254,7 +262,7 @@ pub(crate) fn mercy() -> ConnectionName {
     ConnectionName::parse("mercy").unwrap()
 }
 
-/// A feed by itself, polled each minute.
+/// A feed by itself, polled every ten seconds.
 pub(crate) fn alone(detect: Detect, start: Start) -> Feed {
     Feed {
         spec: FeedSpec {
@@ -268,7 +276,7 @@ pub(crate) fn alone(detect: Detect, start: Start) -> Feed {
             include: Vec::new(),
             scope: Scope::default(),
         },
-        every: Duration::from_mins(1),
+        every: Duration::from_secs(10),
         overlap: Overlap::Fixed,
     }
 }
@@ -283,7 +291,13 @@ pub(crate) fn filled(detect: Detect, start: Start) -> Vec<Feed> {
 /// The same with a sweep each day.
 pub(crate) fn filled_and_swept(scene: &Scene) -> Vec<Feed> {
     let feeds = filled(Detect::LastUpdated, Start::Beginning);
-    let rule = scene.connector.version_rule(&feeds[0].spec.record_type);
+    let rule = VersionRule {
+        trust_version_id: scene.profile.trust_version_id,
+        numeric_order: true,
+        trust_last_updated: true,
+        first_version: None,
+        volatile_paths: Vec::new(),
+    };
     let sweep = feeds[0].sweep(Duration::from_hours(24), &rule).unwrap();
     [feeds, vec![sweep]].concat()
 }
