@@ -38,6 +38,9 @@ enum Found {
         order: &'static str,
         deletes: &'static str,
         blind_spots: Vec<&'static str>,
+        /// Records that a backfill would bring, where the source counts them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        backfill_records: Option<u64>,
     },
     Failed {
         reason: String,
@@ -136,14 +139,23 @@ async fn asked(connection: &Connection, feed: &Feed) -> Found {
     let found = connection.connector.probe(&feed.spec).await;
     drop(leave);
     match found {
-        Ok(detection) => described(detection),
+        Ok(detection) => described(detection, counted(connection, feed).await),
         Err(error) => Found::Failed {
             reason: error.to_string(),
         },
     }
 }
 
-fn described(detection: Detection) -> Found {
+/// How many records a backfill would bring. Not to know it is no failure.
+async fn counted(connection: &Connection, feed: &Feed) -> Option<u64> {
+    let backfill = feed.backfill()?;
+    let leave = connection.budget.leave().await;
+    let counted = connection.connector.count_past(&backfill.spec).await;
+    drop(leave);
+    counted.ok().flatten()
+}
+
+fn described(detection: Detection, backfill_records: Option<u64>) -> Found {
     Found::Ok {
         detection: detection.strategy.as_str(),
         why: detection.why,
@@ -154,6 +166,7 @@ fn described(detection: Detection) -> Found {
         },
         deletes: detection.deletes.as_str(),
         blind_spots: detection.blind_spots,
+        backfill_records,
     }
 }
 
@@ -204,12 +217,16 @@ fn say_feed(line: &FeedLine, output: &mut Output) {
             order,
             deletes,
             blind_spots,
+            backfill_records,
         } => {
             let good = output.coloured(detection, Colour::Green);
             output.line(&format!("{name}: {good}, {why}"));
             output.line(&format!(
                 "  granularity {granularity}; shown {order}; deletes {deletes}"
             ));
+            if let Some(records) = backfill_records {
+                output.line(&format!("  start: a backfill would bring {records} records"));
+            }
             for spot in blind_spots {
                 output.line(&format!("  cannot see: {spot}"));
             }

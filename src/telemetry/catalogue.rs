@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 34] = [
+pub const METRICS: [Metric; 36] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -98,6 +98,16 @@ pub const METRICS: [Metric; 34] = [
         "courier_attempts_total",
         &["destination", "outcome"],
         "Attempts at deliveries: delivered, retry (failed, due again) or dead (failed, the schedule is over).",
+    ),
+    gauge(
+        "courier_backfill_complete",
+        &["connection", "feed"],
+        "0 while a backfill is under way, 1 once nothing is left of it.",
+    ),
+    counter(
+        "courier_backfill_rows_total",
+        &["connection"],
+        "Changes from before a feed's beginning that its backfill brought.",
     ),
     gauge(
         "courier_budget_left",

@@ -7,6 +7,8 @@ mod at_rest;
 #[cfg(test)]
 mod auth;
 #[cfg(test)]
+mod backfilling;
+#[cfg(test)]
 mod bad_connection;
 #[cfg(test)]
 mod command_line;

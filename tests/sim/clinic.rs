@@ -408,6 +408,10 @@ impl<C: Connector> Connector for Watched<C> {
         Self::on_behalf(feed.name.as_str(), self.0.probe(feed)).await
     }
 
+    async fn count_past(&self, feed: &FeedSpec) -> Result<Option<u64>, ConnectorError> {
+        Self::on_behalf(feed.name.as_str(), self.0.count_past(feed)).await
+    }
+
     fn version_rule(&self, record_type: &RecordType) -> VersionRule {
         self.0.version_rule(record_type)
     }

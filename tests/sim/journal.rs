@@ -2,6 +2,7 @@
 //!
 //! It speaks to the courier through a connector of its own, which is the simplest that keeps the contract.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use courier_sdk::{
-    ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
+    Aim, ChangePage, ChangeRef, Clock, Connector, ConnectorError, Cursor, DeleteSight, Detection, FeedSpec,
     FetchMode, FetchRequest, Fetched, Granularity, Next, NotFound, Novelty, PageOrder, PollRequest, Record,
     RecordId, RecordKey, RecordType, Resume, Shown, Start, Strategy, VersionRule,
 };
@@ -265,6 +266,12 @@ impl Connector for JournalConnector {
         let feed = request.feed;
         self.request("history", request.resume.is_some()).await?;
         let now = self.clock.now().as_millisecond();
+        if let Aim::Past { until } = feed.scope.aim {
+            return Ok(self.past(&request, until));
+        }
+        if let (Aim::Present, None) = (feed.scope.aim, request.cursor) {
+            return Ok(begins(feed.start, instant(now)));
+        }
         let place = match (request.resume, request.cursor) {
             (Some(resume), _) => numbers(resume.as_str()),
             (None, Some(cursor)) => {
@@ -384,6 +391,67 @@ impl Connector for JournalConnector {
 
     fn describe(&self, cursor: &Cursor) -> Option<Timestamp> {
         numbers(cursor.as_str()).first().map(|millis| instant(*millis))
+    }
+}
+
+/// A feed that begins now beside a backfill: the next poll shows what this one would.
+fn begins(start: Start, now: Timestamp) -> ChangePage {
+    let start = match start {
+        Start::At(at) => at.as_millisecond(),
+        Start::Now | Start::Beginning => 0,
+    };
+    let cursor = Cursor::new(format!("{};{start}", now.as_millisecond()));
+    page_of(Vec::new(), Next::Done(cursor), now)
+}
+
+fn page_of(changes: Vec<ChangeRef>, next: Next, fresh_as_of: Timestamp) -> ChangePage {
+    ChangePage {
+        changes,
+        oversized: Vec::new(),
+        unusable: Vec::new(),
+        listed: None,
+        order: PageOrder::OldestFirst,
+        next,
+        fresh_as_of,
+    }
+}
+
+impl JournalConnector {
+    /// The current versions of before an instant, oldest first; a page ends with a whole stamp.
+    fn past(&self, request: &PollRequest<'_>, until: Timestamp) -> ChangePage {
+        let feed = request.feed;
+        let from = match (request.cursor, feed.start) {
+            (Some(cursor), _) => instant(numbers(cursor.as_str())[0]),
+            (None, Start::At(at)) => at,
+            (None, Start::Now | Start::Beginning) => Timestamp::UNIX_EPOCH,
+        };
+        let now = self.clock.now();
+        let mut current: BTreeMap<RecordKey, Version> = BTreeMap::new();
+        for version in self.journal.versions.lock().unwrap().iter() {
+            let newest = current
+                .get(&version.key)
+                .is_none_or(|it| it.number < version.number);
+            if version.key.record_type == feed.record_type && version.visible_at <= now && newest {
+                current.insert(version.key.clone(), version.clone());
+            }
+        }
+        let within = |it: &Version| it.body.is_some() && (from..=until).contains(&it.stamp);
+        let mut all: Vec<Version> = current.into_values().filter(within).collect();
+        all.sort_by_key(|version| (version.stamp, version.number));
+        let last = all.get(self.page_size).map(|version| version.stamp);
+        let end = last.filter(|last| *last > from).unwrap_or(until);
+        all.retain(|version| version.stamp <= end);
+        let carried = feed.fetch == FetchMode::FromPage;
+        let extent = if carried { Extent::Whole } else { Extent::IdOnly };
+        self.note(feed.name.as_str(), Asked::FirstPage, &all, extent);
+        let changes = all.iter().map(|version| {
+            let mut change = version.reference(Novelty::Announce);
+            change.shown = Shown::State;
+            change.record = version.body.clone().filter(|_| carried).map(Record::new);
+            change
+        });
+        let cursor = Cursor::new(format!("{};0", end.as_millisecond()));
+        page_of(changes.collect(), Next::Done(cursor), now)
     }
 }
 

@@ -134,7 +134,7 @@ fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connectio
         let live = spec(world, feed);
         let rule = connector.version_rule(&live.spec.record_type);
         let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));
-        std::iter::once(live).chain(sweep)
+        [live.backfill(), Some(live), sweep].into_iter().flatten()
     });
     let feeds = feeds.collect();
     let name = ConnectionName::parse(&source.name).unwrap();
