@@ -14,9 +14,9 @@ use super::connection::{Connection, Feed};
 use super::reconcile::{self, Horizon};
 use super::traces::Begun;
 use super::turn::{TurnEnd, proves_baseline};
-use super::{overlap, roll, stage};
+use super::{context, overlap, roll, stage};
 use crate::domain::delivery::Fence;
-use crate::domain::event::Change;
+use crate::domain::event::{Change, Content};
 use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
 use crate::domain::release::{self, Placed};
@@ -116,6 +116,7 @@ impl<'a> Poll<'a> {
         if page.order != order {
             changes = oldest_first(changes);
         }
+        context::take_along(self.connection, self.feed, &mut changes, &page.included);
         if order == PageOrder::NewestFirst
             && let Next::Inconclusive { .. } = page.next
         {
@@ -415,10 +416,7 @@ fn slices(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let mut slices: Vec<Vec<Change>> = Vec::new();
     let mut bytes = 0;
     for change in changes {
-        let size = change
-            .content
-            .as_ref()
-            .map_or(0, |content| content.record.bytes().len());
+        let size = change.content.as_ref().map_or(0, Content::bytes);
         match slices.last_mut() {
             Some(slice) if slice.len() < SLICE_ROWS_MAX && bytes + size <= SLICE_BYTES_MAX => {
                 slice.push(change);

@@ -2,6 +2,7 @@
 //!
 //! It speaks to the courier through a connector of its own, which is the simplest that keeps the contract.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -324,6 +325,7 @@ impl Connector for JournalConnector {
             oversized: Vec::new(),
             unusable: Vec::new(),
             listed: None,
+            included: BTreeMap::new(),
             order: PageOrder::NewestFirst,
             next,
             fresh_as_of: instant(as_of),

@@ -16,6 +16,7 @@ mod digest;
 mod exchange;
 mod history;
 mod include;
+mod included;
 mod instant;
 mod last_updated;
 mod listing;
@@ -48,6 +49,7 @@ use crate::at_once::AtOnce;
 use crate::cursor::{By, CursorState};
 use detection::Known;
 use exchange::Exchange;
+use included::NotIncluded;
 use portion::Portions;
 
 /// What a connection gives its connector.
@@ -109,6 +111,7 @@ pub struct FhirConnector {
     portions: Mutex<Portions>,
     read_at_once: AtOnce,
     searched_at_once: AtOnce,
+    not_included: Mutex<NotIncluded>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -152,6 +155,7 @@ impl FhirConnector {
             portions: Mutex::default(),
             read_at_once: AtOnce::default(),
             searched_at_once: AtOnce::default(),
+            not_included: Mutex::default(),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod begin_now;
 mod history;
+mod included;
 mod known_version;
 mod listing;
 mod many;
