@@ -57,27 +57,6 @@ fn version(number: u64) -> Change {
     }
 }
 
-#[test]
-fn a_record_waits_for_its_context_unless_that_came_along() {
-    let with_context = |mut change: Change| {
-        if let Some(content) = &mut change.content {
-            content.context = Some(courier_sdk::Context::default());
-        }
-        change
-    };
-    let changes = [with_context(version(1)), version(2), with_context(version(3))];
-    let mut view = LedgerView::default();
-    let verdicts = decide(&mercy(), &mut view, &changes, Source::PageWithoutContext);
-    // The third stands behind the one that waits.
-    assert!(
-        matches!(
-            verdicts[..],
-            [Verdict::Append { .. }, Verdict::Enqueue, Verdict::Enqueue]
-        ),
-        "{verdicts:?}"
-    );
-}
-
 /// A numbered version that must be fetched.
 fn reference(number: u64) -> Change {
     Change {
