@@ -206,7 +206,7 @@ pub(super) struct RawTls {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawProxy {
-    /// Its address, such as `http://proxy.example.com:3128`. Required.
+    /// Its address, such as `http://proxy.example.com:3128`, or `https://…` where it is spoken to over TLS. Required.
     #[schemars(with = "String")]
     pub(super) url: Option<Text>,
     /// The user that it wants.

@@ -96,7 +96,8 @@ fn through(
         let checked = address(text.get_ref(), egress);
         context.accept(checked, text, &format!("{path}.url"))
     } else {
-        let help = "write url = \"http://proxy.example.com:3128\" in it";
+        let help =
+            "write url = \"https://proxy.example.com:3128\" in it, or with http where it speaks plain text";
         context.missing(raw, &format!("{path}.url"), help)
     };
     let login = match (&written.user, &written.password) {
@@ -121,13 +122,7 @@ fn through(
 /// Parses a proxy's address. Its own is judged as one over TLS is: what goes through it is TLS from end to end.
 fn address(text: &str, egress: Option<&Egress>) -> Result<Url, Refusal> {
     let url = value::web_address(text)?;
-    let help = "write it as \"http://proxy.example.com:3128\"";
-    if url.scheme() != "http" {
-        return Err(refusal(
-            "a proxy that is itself spoken to over TLS is not built yet",
-            help,
-        ));
-    }
+    let help = "write it as \"https://proxy.example.com:3128\", or with http where it speaks plain text";
     if url.path() != "/" || url.query().is_some() {
         return Err(refusal("a proxy's address has no path and no query", help));
     }
@@ -160,7 +155,7 @@ fn explained(invalid: InvalidRoute) -> Refusal {
         InvalidRoute::Mismatch => {
             "name the key that the certificate was made for, and put its own certificate first in the file"
         }
-        InvalidRoute::Proxy => "write it as \"http://proxy.example.com:3128\"",
+        InvalidRoute::Proxy => "write it as \"https://proxy.example.com:3128\"",
     };
     refusal(invalid.to_string(), help)
 }

@@ -9,7 +9,7 @@ use courier_sdk::{ConnectionName, Meaning, Novelty, RecordKey, Shown};
 use jiff::Timestamp;
 
 use super::canonical::ContentHash;
-use super::event::{Change, EventKind, Timeliness, VersionClue, VersionOrder};
+use super::event::{Change, Content, EventKind, Timeliness, VersionClue, VersionOrder};
 use super::identity::{EventId, VersionKey};
 
 /// The last accepted version of a record.
@@ -125,7 +125,7 @@ pub enum Verdict {
 pub enum Source {
     /// A page or the stage: changes queue behind earlier ones of their record.
     Page,
-    /// The same, of a feed whose records are told of with their context: that is read first.
+    /// The same, of a feed whose records are told of with their context: that is read first, unless it came along.
     PageWithoutContext,
     /// The inbox: the change came with its record and was at the front of its queue.
     Inbox,
@@ -196,7 +196,8 @@ fn decide_one(
         (Some(_) | None, _) => {}
     }
     let returned = deleted.is_some();
-    let carried = change.content.is_some() && source != Source::PageWithoutContext;
+    let whole = |content: &Content| source != Source::PageWithoutContext || content.context.is_some();
+    let carried = change.content.as_ref().is_some_and(whole);
     let unavailable = version.is_unavailable();
     let complete = carried || change.shown == Shown::Deleted || unavailable;
     if change.novelty == Novelty::Announce && (!complete || must_wait) {

@@ -76,7 +76,8 @@ impl Route {
         Ok(self)
     }
 
-    /// Goes through an HTTP proxy by CONNECT; only https goes there.
+    /// Goes through an HTTP proxy by CONNECT; only https goes there. One with an https address is itself spoken to over
+    /// TLS: its certificate is judged as a server's is, and it is shown ours if it asks for one.
     ///
     /// # Errors
     /// [`InvalidRoute::Proxy`].

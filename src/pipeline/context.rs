@@ -1,14 +1,17 @@
-//! Context: the records that a changed record refers to, read before its change is settled and frozen with its event.
+//! Context: the records that a changed record refers to, taken from the page that showed it where they came along, else
+//! read before its change is settled, and frozen with its event.
 //!
 //! A reference that cannot be followed is named as missing and holds nothing back; a source that is away is waited for.
 
-use courier_sdk::{ConnectorError, Context, Include, Novelty, Record, RecordKey, Shown};
+use std::collections::BTreeMap;
+
+use courier_sdk::{ConnectorError, Context, Include, Novelty, Record, RecordKey, Reference, Shown};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::Worker;
-use super::connection::Connection;
+use super::connection::{Connection, Feed};
 use super::read::{SOURCE_LIVES, Turn};
 use crate::domain::event::Change;
 use crate::store::ClaimedChange;
@@ -38,6 +41,42 @@ pub(super) fn is_due(connection: &Connection, claimed: &ClaimedChange, change: &
         && change.shown != Shown::Deleted
         && change.novelty == Novelty::Announce
         && change.content.is_some()
+}
+
+/// Gives the changes of a page the context that came along with them. A change of which not everything came is left to
+/// be read: what is missing from a page is no evidence of anything.
+pub(super) fn take_along(
+    connection: &Connection,
+    feed: &Feed,
+    changes: &mut [Change],
+    included: &BTreeMap<RecordKey, Record>,
+) {
+    if included.is_empty() || feed.spec.include.is_empty() {
+        return;
+    }
+    for change in changes
+        .iter_mut()
+        .filter(|change| change.novelty == Novelty::Announce)
+    {
+        if let Some(content) = &mut change.content {
+            let references = connection
+                .connector
+                .references(&content.record, &feed.spec.include);
+            content.context = at_hand(references, included);
+        }
+    }
+}
+
+/// The context of these references, if all that would be read is at hand.
+fn at_hand(references: Vec<Reference>, included: &BTreeMap<RecordKey, Record>) -> Option<Context> {
+    let mut context = Context::default();
+    for (nth, reference) in references.into_iter().enumerate() {
+        match reference.key.filter(|_| nth < REFERENCES_MAX) {
+            Some(key) => context.included.push(included.get(&key)?.clone()),
+            None => context.missing.push(reference.text),
+        }
+    }
+    (context.bytes() <= CONTEXT_BYTES_MAX).then_some(context)
 }
 
 /// Why a context is not there yet.
@@ -126,5 +165,54 @@ fn pass_over(connection: &Connection, error: ConnectorError, last: bool) -> Resu
             debug!(connection = %connection.name, %error, "a reference could not be followed");
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use courier_sdk::{RecordId, RecordType};
+
+    use super::*;
+
+    fn key(id: &str) -> RecordKey {
+        RecordKey {
+            record_type: RecordType::parse("Patient").unwrap(),
+            id: RecordId::parse(id).unwrap(),
+        }
+    }
+
+    fn reference(id: &str) -> Reference {
+        Reference {
+            text: format!("Patient/{id}"),
+            key: Some(key(id)),
+        }
+    }
+
+    #[test]
+    fn context_is_at_hand_only_if_nothing_of_it_would_be_read() {
+        let record = |bytes: usize| Record::new(Bytes::from(vec![b' '; bytes]));
+        let included = BTreeMap::from([(key("a"), record(2)), (key("large"), record(CONTEXT_BYTES_MAX))]);
+        let elsewhere = Reference {
+            text: "https://other.example/Patient/9".to_owned(),
+            key: None,
+        };
+        let context = at_hand(vec![reference("a"), elsewhere.clone()], &included).unwrap();
+        assert_eq!(
+            (context.included.len(), context.missing),
+            (1, vec![elsewhere.text])
+        );
+        assert!(at_hand(vec![reference("a"), reference("b")], &included).is_none());
+        assert!(at_hand(vec![reference("a"), reference("large")], &included).is_none());
+        // Beyond the most that are followed nothing is read either.
+        let many = vec![reference("a"); REFERENCES_MAX]
+            .into_iter()
+            .chain([reference("b")]);
+        let context = at_hand(many.collect(), &included).unwrap();
+        assert_eq!(
+            (context.included.len(), context.missing.len()),
+            (REFERENCES_MAX, 1)
+        );
+        assert_eq!(at_hand(Vec::new(), &included), Some(Context::default()));
     }
 }

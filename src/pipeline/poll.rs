@@ -17,9 +17,9 @@ use super::connection::{Connection, Feed};
 use super::reconcile::{self, Horizon};
 use super::traces::Begun;
 use super::turn::TurnEnd;
-use super::{overlap, roll, stage};
+use super::{context, overlap, roll, stage};
 use crate::domain::delivery::Fence;
-use crate::domain::event::Change;
+use crate::domain::event::{Change, Content};
 use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
 use crate::domain::release::{self, Placed};
@@ -139,6 +139,7 @@ impl<'a> Poll<'a> {
         if page.order != order {
             changes = oldest_first(changes);
         }
+        context::take_along(self.connection, self.feed, &mut changes, &page.included);
         if order == PageOrder::NewestFirst
             && let Next::Inconclusive { .. } = page.next
         {

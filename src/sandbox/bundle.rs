@@ -3,6 +3,7 @@
 //! Pages are cut from a snapshot that the first one took; under `page_drift`, and where they are asked for by
 //! `_offset`, from the live rows, which shift in between.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -248,7 +249,11 @@ impl World {
             if index > 0 {
                 body.push(b',');
             }
-            entry(&mut body, base, version, told);
+            entry(&mut body, base, version, (told, "match"));
+        }
+        for patient in self.included(search, &shown) {
+            body.push(b',');
+            entry(&mut body, base, &patient, (Told::Whole, "include"));
         }
         body.extend_from_slice(b"]}");
         let showing = |version: &Arc<Version>| {
@@ -262,6 +267,22 @@ impl World {
             body: Bytes::from(body),
             showings,
         }
+    }
+
+    /// The patients that come along with a page. The ledger has no part in them: they are not what was asked for.
+    fn included(&self, search: &Search, shown: &[Arc<Version>]) -> Vec<Arc<Version>> {
+        if !search.include_patients {
+            return Vec::new();
+        }
+        let wanted: BTreeSet<&str> = shown
+            .iter()
+            .filter_map(|version| version.patient.as_deref())
+            .collect();
+        let patients = self.records.all_current("Patient", self.now());
+        patients
+            .filter(|patient| wanted.contains(patient.id.as_str()))
+            .cloned()
+            .collect()
     }
 
     /// Leaves out the second half of a page, as if there were no more.
@@ -355,7 +376,7 @@ fn offset_link(search: &Search, after: usize) -> String {
     format!(r#"{{"relation":"next","url":{}}}"#, Value::from(url))
 }
 
-fn entry(body: &mut Vec<u8>, base: &str, version: &Version, told: Told) {
+fn entry(body: &mut Vec<u8>, base: &str, version: &Version, (told, mode): (Told, &str)) {
     let Version {
         record_type,
         id,
@@ -371,7 +392,7 @@ fn entry(body: &mut Vec<u8>, base: &str, version: &Version, told: Told) {
             body.extend_from_slice(format!(r#"{{"resourceType":"{record_type}","id":"{id}"}}"#).as_bytes());
         }
     }
-    body.extend_from_slice(br#","search":{"mode":"match"}}"#);
+    body.extend_from_slice(format!(r#","search":{{"mode":"{mode}"}}}}"#).as_bytes());
 }
 
 fn subsetted(body: &mut Vec<u8>, version: &Version, version_id: &str) {

@@ -11,10 +11,11 @@ use super::FaultError;
 use super::faults::{merge, scalar};
 
 /// The names of all that can be chosen, as they are written in switches.
-pub const DIALECT_NAMES: [&str; 12] = [
+pub const DIALECT_NAMES: [&str; 13] = [
     "no_history",
     "no_last_updated",
     "no_batch",
+    "no_include",
     "no_meta",
     "needs_patient",
     "uuid_versions",
@@ -119,6 +120,8 @@ pub struct Dialect {
     pub no_last_updated: bool,
     /// `batch` is neither offered nor answered.
     pub no_batch: bool,
+    /// `_include` is no search parameter.
+    pub no_include: bool,
     /// Records have no `meta`, reads no `ETag` and no `Last-Modified`.
     pub no_meta: bool,
     /// A search of what belongs to patients must name them, or records.

@@ -287,6 +287,51 @@ fn a_batch_answers_each_entry_with_its_own_status() {
 }
 
 #[test]
+fn patients_come_along_where_they_are_included_and_are_no_matches() {
+    let (_, ehr) = world(1);
+    for nth in 0..3 {
+        let body = r#"{"status":"final","subject":{"reference":"Patient/pat-00001"}}"#;
+        ehr.write("Observation", &format!("mine-{nth}"), body).unwrap();
+    }
+    ehr.clear_ledger();
+    let query = "Observation?patient=pat-00001&_include=Observation:patient";
+    let bundle = json(&ask(&ehr, query));
+    let entries = bundle["entry"].as_array().unwrap();
+    let (matches, included): (Vec<_>, Vec<_>) = entries
+        .iter()
+        .partition(|entry| entry["search"]["mode"] == "match");
+    assert!(matches.len() >= 3 && bundle["total"] == matches.len());
+    assert_eq!(included.len(), 1, "each once");
+    assert_eq!(included[0]["search"]["mode"], "include");
+    assert_eq!(included[0]["resource"]["id"], "pat-00001");
+    assert!(link(&bundle, "self").unwrap().contains("_include="));
+    assert!(
+        ehr.ledger()
+            .iter()
+            .all(|shown| shown.record_type == "Observation")
+    );
+    assert_eq!(
+        statement(&ehr, "Observation")["searchInclude"][0],
+        "Observation:patient"
+    );
+    for (dialect, query) in [
+        ("max_count=0", "Observation?_include=Observation:encounter"),
+        ("no_include", query),
+    ] {
+        speaking(&ehr, dialect);
+        assert_eq!(ask(&ehr, query).status, StatusCode::BAD_REQUEST, "{query}");
+        let answer = json(&lenient(&ehr, query, None));
+        assert!(!link(&answer, "self").unwrap().contains("_include="), "{query}");
+        let entries = answer["entry"].as_array().unwrap();
+        assert!(
+            entries.iter().all(|entry| entry["search"]["mode"] == "match"),
+            "{query}"
+        );
+    }
+    assert_eq!(statement(&ehr, "Observation")["searchInclude"], json!([]));
+}
+
+#[test]
 fn dates_are_searched_by_each_types_own_parameter() {
     let (_, ehr) = world(1);
     let write = |record_type: &str, id: &str, text: &str| {

@@ -66,12 +66,21 @@ fn resource(kind: Kind, dialect: Dialect) -> Value {
         ConditionalRead::FullSupport => "full-support",
         ConditionalRead::NotSupported => "not-supported",
     };
+    let included = if kind.is_about_a_patient() && !dialect.no_include {
+        vec![
+            format!("{}:patient", kind.name()),
+            format!("{}:subject", kind.name()),
+        ]
+    } else {
+        Vec::new()
+    };
     json!({
         "type": kind.name(),
         "interaction": interactions,
         "versioning": if dialect.no_meta { "no-version" } else { "versioned" },
         "readHistory": !dialect.no_history,
         "conditionalRead": conditional,
+        "searchInclude": included,
         "searchParam": parameters,
     })
 }

@@ -49,6 +49,8 @@ pub(super) struct Search {
     pub(super) count: usize,
     pub(super) sort: Sort,
     pub(super) elements: Elements,
+    /// Whether the patients come along that the matches are about.
+    pub(super) include_patients: bool,
     /// How many rows come before the page, where pages are asked for by number.
     pub(super) offset: usize,
     bounds: Vec<Bound>,
@@ -91,6 +93,7 @@ impl Search {
             count: COUNT_DEFAULT.min(reading.count_max),
             sort: Sort::ById,
             elements: Elements::All,
+            include_patients: false,
             offset: 0,
             bounds: Vec::new(),
             dates: Vec::new(),
@@ -192,6 +195,13 @@ impl Search {
                     return Ok(false);
                 }
                 self.elements = Elements::IdAndMeta;
+            }
+            "_include" if about_a_patient && !dialect.no_include => {
+                let known = ["patient", "subject"].map(|name| format!("{}:{name}", self.record_type));
+                if !known.iter().any(|known| known == value) {
+                    return Ok(false);
+                }
+                self.include_patients = true;
             }
             "_id" => self.ids = Some(list()),
             "status" if about_a_patient => self.statuses = Some(list()),

@@ -92,6 +92,7 @@ impl Source {
             oversized: Vec::new(),
             unusable: Vec::new(),
             listed: None,
+            included: BTreeMap::new(),
             order: PageOrder::OldestFirst,
             next,
             fresh_as_of: now,

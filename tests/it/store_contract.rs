@@ -76,6 +76,7 @@ macro_rules! contract_suite {
                 ];
                 context: [
                     a_record_that_came_along_waits_for_its_context,
+                    a_record_that_brings_its_context_waits_for_nothing_but_its_turn,
                     a_released_stage_waits_for_its_context_too,
                     context_is_frozen_with_the_event_byte_for_byte,
                     context_counts_in_what_one_slice_and_one_claim_hold,

@@ -46,16 +46,37 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     if let Ok(what) = std::env::var("TRACE_RECORD") {
         let (name, id) = what.split_once('/').unwrap();
         for kept in world.clinics[name].kept().iter().filter(|it| it.id == id) {
-            eprintln!("KEPT {} {} visible {} deleted {} withheld {:?}", kept.version_id, kept.last_updated, kept.visible_at, kept.deleted, kept.withheld_since);
+            eprintln!(
+                "KEPT {} {} visible {} deleted {} withheld {:?}",
+                kept.version_id, kept.last_updated, kept.visible_at, kept.deleted, kept.withheld_since
+            );
         }
         for answer in pages.answers.iter().filter(|it| it.connection == name) {
             for s in answer.showings.iter().filter(|s| s.id == id) {
-                eprintln!("SHOWN tick {} life {} {} {:?} at {} v{} {:?} of {}", answer.tick, answer.life, answer.feed, answer.asked, answer.date, s.number, s.extent, answer.showings.len());
+                eprintln!(
+                    "SHOWN tick {} life {} {} {:?} at {} v{} {:?} of {}",
+                    answer.tick,
+                    answer.life,
+                    answer.feed,
+                    answer.asked,
+                    answer.date,
+                    s.number,
+                    s.extent,
+                    answer.showings.len()
+                );
             }
         }
         for a in pages.arrivals.iter().filter(|a| a.connection == name) {
             let body = String::from_utf8_lossy(&a.body);
-            if body.contains(&format!("/{id}\"")) { eprintln!("ARRIVED {} life {} {:?} {}", a.begun, a.life, a.ending, &body[..body.len().min(300)]); }
+            if body.contains(&format!("/{id}\"")) {
+                eprintln!(
+                    "ARRIVED {} life {} {:?} {}",
+                    a.begun,
+                    a.life,
+                    a.ending,
+                    &body[..body.len().min(300)]
+                );
+            }
         }
     }
     let mut view = View::of(world, &pages);

@@ -217,9 +217,10 @@ impl<S: Store> Store for Crashing<S> {
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
         pass!(self, Other, self.inner.keep_roll(keep), |_: &Kept| {
             let connection = keep.connection.to_string();
-            let joined = keep.joined.iter().map(|id| {
-                (connection.clone(), keep.record_type.to_string(), id.to_string())
-            });
+            let joined = keep
+                .joined
+                .iter()
+                .map(|id| (connection.clone(), keep.record_type.to_string(), id.to_string()));
             self.book.open().joined.extend(joined);
         })
     }

@@ -332,6 +332,7 @@ impl Connector for JournalConnector {
             oversized: Vec::new(),
             unusable: Vec::new(),
             listed: None,
+            included: BTreeMap::new(),
             order: PageOrder::NewestFirst,
             next,
             fresh_as_of: instant(as_of),

@@ -72,6 +72,7 @@ impl FhirConnector {
             oversized: Vec::new(),
             unusable: Vec::new(),
             listed: None,
+            included: BTreeMap::new(),
             order: PageOrder::OldestFirst,
             next: Next::Done(cursor),
             fresh_as_of: self.clock.now(),
@@ -98,6 +99,7 @@ impl FhirConnector {
             count: 1,
             ids_only: false,
             filter: &feed.filter,
+            include: &[],
             cut: self.profile.granularity,
         };
         let url = query::counted(&self.exchange.base, &search);

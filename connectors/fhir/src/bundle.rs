@@ -69,6 +69,10 @@ pub(crate) struct Page {
     pub(crate) matches: usize,
     /// The places of matches that cannot be named: no resource, or no usable id.
     pub(crate) unusable: Vec<usize>,
+    /// What the matches refer to, where the source included it.
+    pub(crate) included: Vec<Item>,
+    /// Entries that do not say whether they were matched or included.
+    pub(crate) unmarked: usize,
     pub(crate) next: Option<String>,
     pub(crate) self_link: Option<String>,
     pub(crate) total: Option<u64>,
@@ -199,6 +203,13 @@ fn add(
 ) -> Result<(), BodyError> {
     let mode = entry.search.as_ref().and_then(|search| search.mode.as_deref());
     if mode == Some("include") {
+        let head = entry
+            .resource
+            .map(|resource| (resource, serde_json::from_str(resource.get())));
+        if let Some((resource, Ok(head))) = head {
+            page.included
+                .extend(item(head, body.slice_ref(resource.get().as_bytes())));
+        }
         return Ok(());
     }
     page.matches += 1;
@@ -219,6 +230,7 @@ fn add(
     if resource_type.is_some_and(|found| found != asked.as_str()) {
         return Ok(());
     }
+    page.unmarked += usize::from(mode.is_none());
     match item(head, body.slice_ref(resource.get().as_bytes())) {
         Some(item) => page.items.push(item),
         None => page.unusable.push(place),

@@ -140,6 +140,20 @@ pub fn includable(record_type: &RecordType) -> Vec<&'static str> {
     of_type.map(|(_, parameter, ..)| *parameter).collect()
 }
 
+/// Whether each of these leads to records of another type than its own: among entries of one type, what is included
+/// could pass for a match where the server does not mark it.
+pub(crate) fn leads_elsewhere(include: &[Include]) -> bool {
+    !include.is_empty()
+        && include.iter().all(|one| {
+            let row = PARAMETERS.iter().find(|(known, parameter, ..)| {
+                *known == one.record_type.as_str() && *parameter == one.parameter
+            });
+            row.is_some_and(|(known, parameter, _, wanted)| {
+                wanted != known && !matches!((*known, *parameter), ("Patient", "link") | ("Task", "focus"))
+            })
+        })
+}
+
 impl FhirConnector {
     /// Reads one record; nothing where the server has none to show.
     pub(crate) async fn read_referred(&self, key: &RecordKey) -> Result<Option<Record>, ConnectorError> {
@@ -316,6 +330,24 @@ mod tests {
             );
         }
         assert!(found("not json", &["Observation:subject"]).is_empty());
+    }
+
+    #[test]
+    fn what_may_lead_to_its_own_type_is_told_from_what_cannot() {
+        let elsewhere = |texts: &[&str]| {
+            let include: Vec<Include> = texts.iter().map(|text| Include::parse(text).unwrap()).collect();
+            leads_elsewhere(&include)
+        };
+        assert!(elsewhere(&["Appointment:patient", "Appointment:actor"]));
+        for texts in [
+            &["Encounter:patient", "Encounter:part-of"][..],
+            &["Patient:link"],
+            &["Task:focus"],
+            &["Slot:unknown"],
+            &[],
+        ] {
+            assert!(!elsewhere(texts), "{texts:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod digest;
 mod exchange;
 mod history;
 mod include;
+mod included;
 mod instant;
 mod last_updated;
 mod listing;
@@ -51,6 +52,7 @@ use crate::cursor::{By, CursorState};
 use backfill::Stretches;
 use detection::Known;
 use exchange::Exchange;
+use included::NotIncluded;
 use portion::Portions;
 
 /// What a connection gives its connector.
@@ -113,6 +115,7 @@ pub struct FhirConnector {
     read_at_once: AtOnce,
     searched_at_once: AtOnce,
     stretches: Mutex<Stretches>,
+    not_included: Mutex<NotIncluded>,
 }
 
 impl fmt::Debug for FhirConnector {
@@ -157,6 +160,7 @@ impl FhirConnector {
             read_at_once: AtOnce::default(),
             searched_at_once: AtOnce::default(),
             stretches: Mutex::default(),
+            not_included: Mutex::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! What follows after a page is `last_updated`'s and `history`'s to say.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub(crate) trait UnderWay {
 }
 
 /// Where the poll stands before its request.
+#[derive(Clone)]
 pub(crate) enum Stand<P> {
     Fresh(Plan),
     Running(Box<P>),
@@ -153,6 +155,7 @@ impl FhirConnector {
             oversized: Vec::new(),
             unusable,
             listed: None,
+            included: BTreeMap::new(),
             order,
             next: course.next,
             fresh_as_of: course.fresh_as_of,

@@ -71,6 +71,8 @@ pub struct Profile {
     pub window: WindowRule,
     /// Issue codes by which the server says that a search would find too much.
     pub too_costly_codes: Vec<String>,
+    /// Whether a search by `_lastUpdated` applies `_include`.
+    pub search_include: bool,
     /// How several records are read with one request.
     pub read_many: ReadMany,
     /// The most records of such a request.

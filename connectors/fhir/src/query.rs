@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use courier_sdk::{RecordId, RecordKey, RecordType};
+use courier_sdk::{Include, RecordId, RecordKey, RecordType};
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
@@ -49,6 +49,8 @@ pub(crate) struct Search<'a> {
     pub(crate) ids_only: bool,
     /// Further parameters, already in query syntax.
     pub(crate) filter: &'a str,
+    /// What is to come along.
+    pub(crate) include: &'a [Include],
     /// How finely the server cuts.
     pub(crate) cut: Cut,
 }
@@ -92,6 +94,7 @@ pub(crate) fn search(base: &Url, search: &Search<'_>) -> Url {
         parameters.push(format!("_sort={}", search.sort));
     }
     shape(&mut parameters, search.count, search.ids_only, search.filter);
+    parameters.extend(search.include.iter().map(|one| format!("_include={one}")));
     url.set_query(Some(&parameters.join("&")));
     url
 }
@@ -218,6 +221,12 @@ pub(crate) fn names_the_same(request: &Url, link: &Url, parameter: &str) -> bool
     shown.is_empty() || shown == named(request)
 }
 
+/// Whether a link says that something was to come along.
+pub(crate) fn includes(link: &Url) -> bool {
+    link.query_pairs()
+        .any(|(name, _)| name.split(':').next() == Some("_include"))
+}
+
 /// The page size that an answer says it applied.
 pub(crate) fn count_of(link: &Url) -> Option<u64> {
     let pair = link.query_pairs().find(|(name, _)| name == "_count");
@@ -262,12 +271,13 @@ mod tests {
             count: 200,
             ids_only: false,
             filter: "status=booked&location=7",
+            include: &[Include::parse("Appointment:patient").unwrap()],
             cut: Cut::Fraction,
         };
         assert_eq!(
             search(&base(), &asked).as_str(),
             "https://ehr.example/fhir/R4/Appointment?_lastUpdated=ge2026-11-20T10:00:00.123Z\
-             &_sort=_lastUpdated&_count=200&status=booked&location=7"
+             &_sort=_lastUpdated&_count=200&status=booked&location=7&_include=Appointment:patient"
         );
         let ids = Search {
             from: None,
@@ -275,6 +285,7 @@ mod tests {
             sort: "",
             ids_only: true,
             filter: "",
+            include: &[],
             ..asked
         };
         assert_eq!(

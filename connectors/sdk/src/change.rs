@@ -1,5 +1,7 @@
 //! What one page of a poll tells: which records changed, and where the poll goes on.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::id::{RecordId, RecordKey};
@@ -85,6 +87,9 @@ pub struct ChangePage {
     /// Of a poll that lists every record that the feed looks at, changed or not: the ids on this page. A record of an
     /// earlier listing that a complete one does not name has disappeared. Absent where only changes are shown.
     pub listed: Option<Vec<RecordId>>,
+    /// Records that came along because changes of this page refer to them, as they stood when it was made. They are no
+    /// changes; what a change refers to and is not among them is read.
+    pub included: BTreeMap<RecordKey, Record>,
     /// The order that the whole poll's pages follow.
     pub order: PageOrder,
     /// Where the poll goes on.

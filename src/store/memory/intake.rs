@@ -192,7 +192,12 @@ impl ConnectionState {
                 Effect::Known
             }
             Source::Page | Source::PageWithoutContext => {
-                self.put_into_inbox((batch.feed, batch.baseline), arrival, batch.at);
+                let mut arrival = arrival.clone();
+                // By its turn, what it refers to may be another version: it is gathered then.
+                if let Some(content) = &mut arrival.0.content {
+                    content.context = None;
+                }
+                self.put_into_inbox((batch.feed, batch.baseline), &arrival, batch.at);
                 Effect::Enqueued
             }
         }

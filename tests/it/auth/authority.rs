@@ -146,7 +146,7 @@ impl Behind {
     }
 }
 
-fn acceptor(server: &Signed, clients: Option<&Authority>) -> TlsAcceptor {
+pub(super) fn acceptor(server: &Signed, clients: Option<&Authority>) -> TlsAcceptor {
     let builder = ServerConfig::builder();
     let builder = match clients {
         None => builder.with_no_client_auth(),

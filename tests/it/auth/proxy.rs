@@ -14,12 +14,13 @@ use ehr_courier::egress::guard::AddressPolicy;
 use ehr_courier::egress::route::Route;
 use ehr_courier::sandbox::{Access, RefreshClient};
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use super::authority::{Authority, Behind, Holds};
+use super::authority::{Authority, Behind, Holds, acceptor};
 use super::scene::{connection, poll};
 
 const PASSWORD: &str = "hunter2";
@@ -33,6 +34,11 @@ struct Proxy {
 
 impl Proxy {
     async fn raise(target: SocketAddr) -> Self {
+        Self::speaking(target, None).await
+    }
+
+    /// Speaks TLS itself, if it has something to show for it.
+    async fn speaking(target: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -40,7 +46,17 @@ impl Proxy {
         tasks.spawn(async move {
             let mut held = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                held.spawn(tunnel(stream, target, Arc::clone(&kept)));
+                let (tls, kept) = (tls.clone(), Arc::clone(&kept));
+                held.spawn(async move {
+                    match tls {
+                        None => tunnel(stream, target, kept).await,
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                tunnel(stream, target, kept).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -55,7 +71,11 @@ impl Proxy {
     }
 }
 
-async fn tunnel(mut stream: TcpStream, target: SocketAddr, heads: Arc<Mutex<Vec<String>>>) {
+async fn tunnel(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    target: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -122,6 +142,67 @@ async fn polls_and_token_requests_go_through_the_proxy_which_sees_the_name_alone
         "{refused}"
     );
     assert!(!refused.contains("hunter"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_spoken_to_over_tls_is_trusted_as_a_server_is() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let behind = Behind::raise(
+        &ours.sign(Holds::Still),
+        None,
+        |_| Access::Open,
+        "ehr.mercy.example",
+    )
+    .await;
+    let proxy = Proxy::speaking(behind.address, Some(acceptor(&theirs.sign(Holds::Still), None))).await;
+    behind.write("password", PASSWORD);
+    let text = behind.text(&format!(
+        "tls = {{ ca = \"file:ca.pem\" }}\n\
+         proxy = {{ url = \"https://{}\", user = \"courier\", password = \"file:password\" }}",
+        proxy.address
+    ));
+    let path = behind.folder.path().join("courier.toml");
+    let made = |ca: String| {
+        behind.write("ca.pem", &ca);
+        connection(&path, &text, &Environment::default())
+    };
+    // Both are judged: of each the authority must be named.
+    for ca in [ours.pem(), theirs.pem()] {
+        let refused = poll(&made(ca)).await.unwrap_err().to_string();
+        assert!(
+            refused.contains("an authority that is not trusted here"),
+            "{refused}"
+        );
+    }
+    let seen = proxy.heads().len();
+    assert!(
+        poll(&made(format!("{}{}", ours.pem(), theirs.pem())))
+            .await
+            .unwrap()
+            > 0
+    );
+    let heads = proxy.heads();
+    assert!(heads.len() > seen);
+    let expected = format!("connect ehr.mercy.example:{} http/1.1\r\n", behind.address.port());
+    for head in &heads {
+        assert!(head.starts_with(&expected) && !head.contains("fhir"), "{head}");
+    }
+
+    let former = proxy.address;
+    let expired = theirs.sign(Holds::NoMore);
+    let proxy = Proxy::speaking(behind.address, Some(acceptor(&expired, None))).await;
+    let text = text.replace("file:ca.pem", "file:both.pem");
+    behind.write("both.pem", &format!("{}{}", ours.pem(), theirs.pem()));
+    let former = format!("https://{former}");
+    let text = text.replace(&former, &format!("https://{}", proxy.address));
+    let refused = poll(&connection(&path, &text, &Environment::default()))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("expired"), "{refused}");
+    assert!(
+        proxy.heads().is_empty(),
+        "it was told nothing, the password neither"
+    );
 }
 
 async fn sent(allow: &[&str], target: &str, proxy: &str) -> HttpError {

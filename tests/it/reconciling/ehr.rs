@@ -193,6 +193,7 @@ impl Connector for Ehr {
             oversized: Vec::new(),
             unusable: Vec::new(),
             listed: None,
+            included: BTreeMap::new(),
             order: PageOrder::OldestFirst,
             next,
             fresh_as_of: now,

@@ -36,6 +36,33 @@ pub(super) async fn a_record_that_came_along_waits_for_its_context(home: &dyn Ho
     assert_eq!(world.poll(vec![version("1", 1)]).await.known, 1);
 }
 
+pub(super) async fn a_record_that_brings_its_context_waits_for_nothing_but_its_turn(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.define(&[subscription("a")]).await;
+    let mut page = world
+        .page(vec![version("1", 1), with_context(version("2", 1))], done("c"))
+        .await;
+    page.context = ContextRule::Included;
+    let accepted = world.store.accept_page(&page).await.unwrap();
+    assert_eq!((accepted.appended, accepted.enqueued), (1, 1));
+    world.fan_out_all().await;
+    let taken = world.take(0).await;
+    assert_eq!(taken[0].event.context, Some(context()));
+    // Behind an earlier version that waits, it waits too, and is told of with what it refers to by then.
+    let mut page = world.page(vec![with_context(version("1", 2))], done("d")).await;
+    page.context = ContextRule::Included;
+    let accepted = world.store.accept_page(&page).await.unwrap();
+    assert_eq!((accepted.appended, accepted.enqueued), (0, 1));
+    for number in [1, 2] {
+        let claimed = world.claim(0).await;
+        let content = claimed[0].change.content.as_ref().unwrap();
+        assert_eq!(content.context, None, "{number}");
+        let change = with_context(version("1", number));
+        world.settle(&claimed[0], SettleResult::Fetched(change)).await;
+    }
+    assert_eq!(world.log().await, ["2 1 updated", "1 1 updated", "1 2 updated"]);
+}
+
 pub(super) async fn a_released_stage_waits_for_its_context_too(home: &dyn Home) {
     let world = World::open(home).await;
     world.stage(vec![version("1", 2), version("1", 1)]).await;

@@ -237,7 +237,9 @@ impl View {
         let offers_versions = match &source.kind {
             Kind::Journal { .. } => true,
             Kind::Clinic {
-                version_read, dialect, ..
+                version_read,
+                dialect,
+                ..
             } => *version_read && !dialect.no_history,
         };
         if offers_versions {

@@ -124,7 +124,10 @@ impl Plan {
 impl SourcePlan {
     /// What it is, in a line: how its changes are found, and what strikes.
     pub(crate) fn told(&self) -> String {
-        let Kind::Clinic { names, page_count, .. } = &self.kind else {
+        let Kind::Clinic {
+            names, page_count, ..
+        } = &self.kind
+        else {
             return self.name.clone();
         };
         let feeds: Vec<String> = self
@@ -132,10 +135,18 @@ impl SourcePlan {
             .iter()
             .map(|feed| {
                 let (detect, fetch, every) = (feed.detect, feed.fetch, feed.every.as_secs() / 60);
-                format!("{} {detect:?} {fetch:?} {:?} every {every} min", feed.name, feed.start)
+                format!(
+                    "{} {detect:?} {fetch:?} {:?} every {every} min",
+                    feed.name, feed.start
+                )
             })
             .collect();
-        format!("{}: {}; pages of {page_count}; {}", self.name, feeds.join(", "), names.join(" "))
+        format!(
+            "{}: {}; pages of {page_count}; {}",
+            self.name,
+            feeds.join(", "),
+            names.join(" ")
+        )
     }
 }
 

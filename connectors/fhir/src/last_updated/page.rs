@@ -1,7 +1,8 @@
 //! One page of a search: asks, reads, and lets `last_updated` say what follows.
 
 use courier_sdk::{
-    ChangePage, ConnectorError, FeedSpec, FetchMode, HttpResponse, Next, PageOrder, Resume, Shown as ShownAs,
+    ChangePage, ConnectorError, FeedSpec, FetchMode, HttpResponse, Include, Next, PageOrder, Resume,
+    Shown as ShownAs,
 };
 use jiff::Timestamp;
 use url::Url;
@@ -38,14 +39,30 @@ impl UnderWay for Poll {
 }
 
 impl FhirConnector {
-    /// Asks for one page of a search.
+    /// Asks for one page of a search; once more without context, where the source will not have it come along.
     pub(crate) async fn search_page(
         &self,
         feed: &FeedSpec,
         stand: Stand<Poll>,
     ) -> Result<ChangePage, ConnectorError> {
+        let include = self.includes(feed, &stand);
+        if !include.is_empty() {
+            match self.search_page_with(feed, stand.clone(), include).await {
+                Err(ConnectorError::Refused { .. }) => self.note_not_included(feed),
+                other => return other,
+            }
+        }
+        self.search_page_with(feed, stand, &[]).await
+    }
+
+    async fn search_page_with(
+        &self,
+        feed: &FeedSpec,
+        stand: Stand<Poll>,
+        include: &[Include],
+    ) -> Result<ChangePage, ConnectorError> {
         let operation = operation(feed);
-        let url = self.search_address(feed, &stand)?;
+        let url = self.search_address(feed, &stand, include)?;
         let shortened = self.is_shortened(feed, &stand);
         let asked = match &stand {
             Stand::Running(poll) if matches!(poll.target, Some(Target::Link(_))) => {
@@ -57,8 +74,19 @@ impl FhirConnector {
         let response = self
             .ask_page(feed, &operation, (url.clone(), asked), least)
             .await?;
-        let page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
-            .map_err(|error| answer::unusable(operation, &error))?;
+        let mut page = bundle::page(&response.body, &feed.record_type, self.limits.json_depth_max)
+            .map_err(|error| answer::unusable(operation.clone(), &error))?;
+        if !include.is_empty() {
+            if page.unmarked > 0 {
+                return Err(ConnectorError::Refused {
+                    operation,
+                    status: response.status.as_u16(),
+                    reason: "entries do not say whether they were matched or included".to_owned(),
+                });
+            }
+            self.judge_included(feed, &page, &url);
+        }
+        let included = self.came_along(&mut page);
         if applied(feed, &page, &url) == Some(Applied::NotFilter) {
             return Ok(self.nothing(feed, &stand, &response));
         }
@@ -87,7 +115,10 @@ impl FhirConnector {
         });
         let rows = page.items.into_iter();
         let rows = rows.map(|item| row(item, shortened));
-        Ok(self.handed_over(feed, PageOrder::OldestFirst, course, (rows, page.unusable)))
+        Ok(ChangePage {
+            included,
+            ..self.handed_over(feed, PageOrder::OldestFirst, course, (rows, page.unusable))
+        })
     }
 
     /// Whether the answer holds ids instead of records: a link asks as the request did that it came from.
@@ -114,7 +145,12 @@ impl FhirConnector {
         self.handed_over(feed, PageOrder::OldestFirst, course, ([], Vec::new()))
     }
 
-    fn search_address(&self, feed: &FeedSpec, stand: &Stand<Poll>) -> Result<Url, ConnectorError> {
+    fn search_address(
+        &self,
+        feed: &FeedSpec,
+        stand: &Stand<Poll>,
+        include: &[Include],
+    ) -> Result<Url, ConnectorError> {
         let mut own_count = None;
         let (from, to) = match stand {
             Stand::Fresh(plan) => (plan.lower, plan.upper),
@@ -142,6 +178,7 @@ impl FhirConnector {
             count: own_count.unwrap_or(count),
             ids_only: ids_only && self.profile.ids_only,
             filter: &feed.filter,
+            include,
             cut: self.profile.granularity,
         };
         Ok(query::search(&self.exchange.base, &search))

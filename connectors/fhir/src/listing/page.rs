@@ -1,5 +1,7 @@
 //! One page of a listing: finds out whom to ask for, asks, reads, and lets `listing` say what follows.
 
+use std::collections::BTreeMap;
+
 use courier_sdk::{
     Aim, ChangePage, ChangeRef, ConnectorError, FeedSpec, FetchMode, HttpResponse, Ids, Next, Novelty,
     PageOrder, Record, Resume, Roster, Shown, Strategy,
@@ -414,6 +416,7 @@ pub(super) fn empty(next: Next, fresh_as_of: Timestamp) -> ChangePage {
         oversized: Vec::new(),
         unusable: Vec::new(),
         listed: Some(Vec::new()),
+        included: BTreeMap::new(),
         order: PageOrder::OldestFirst,
         next,
         fresh_as_of,

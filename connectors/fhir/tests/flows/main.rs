@@ -11,6 +11,7 @@
 mod begin_now;
 mod cut;
 mod history;
+mod included;
 mod known_version;
 mod listing;
 mod many;
