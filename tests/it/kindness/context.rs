@@ -12,7 +12,7 @@ use ehr_courier::config::Environment;
 use ehr_courier::pipeline;
 use ehr_courier::sandbox::{Dialect, Ehr, Options};
 use ehr_courier::store::memory::MemoryStore;
-use ehr_courier::store::{EventQuery, Store as _};
+use ehr_courier::store::{EventQuery, EventRow, Store as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,36 @@ struct Ward {
     detect: &'static str,
     /// What the server is like.
     dialect: &'static str,
+}
+
+/// Writes so many patients, and so many appointments of theirs.
+fn book(ehr: &Ehr, patients: usize, appointments: usize) {
+    for nth in 0..patients {
+        ehr.write("Patient", &format!("kin-{nth}"), r#"{"active":true}"#)
+            .unwrap();
+    }
+    for nth in 0..appointments {
+        let patient = nth % patients;
+        let body = format!(
+            r#"{{"status":"booked","participant":[{{"actor":{{"reference":"Patient/kin-{patient}"}},"status":"accepted"}}]}}"#
+        );
+        ehr.write("Appointment", &format!("kin-{nth}"), &body).unwrap();
+    }
+}
+
+/// Each appointment is told of with its own patient.
+async fn told_with_their_own(store: &MemoryStore, events: &[EventRow], patients: usize) {
+    for event in events {
+        let whole = store.event(&event.id).await.unwrap().unwrap();
+        let context = whole.event.context.unwrap();
+        assert_eq!((context.included.len(), context.missing.len()), (1, 0));
+        let nth: usize = event.key.id.as_str().trim_start_matches("kin-").parse().unwrap();
+        let patient = std::str::from_utf8(context.included[0].bytes()).unwrap();
+        assert!(
+            patient.contains(&format!("\"kin-{}\"", nth % patients)),
+            "{patient}"
+        );
+    }
 }
 
 /// All that is asked while so many appointments of so many patients are taken in, each with its patient.
@@ -70,17 +100,7 @@ async fn asked_by(ward: Ward) -> Vec<Arrival> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let before = front.count();
-    for nth in 0..patients {
-        ehr.write("Patient", &format!("kin-{nth}"), r#"{"active":true}"#)
-            .unwrap();
-    }
-    for nth in 0..appointments {
-        let patient = nth % patients;
-        let body = format!(
-            r#"{{"status":"booked","participant":[{{"actor":{{"reference":"Patient/kin-{patient}"}},"status":"accepted"}}]}}"#
-        );
-        ehr.write("Appointment", &format!("kin-{nth}"), &body).unwrap();
-    }
+    book(&ehr, patients, appointments);
     loop {
         let query = EventQuery {
             limit: 1_000,
@@ -88,17 +108,7 @@ async fn asked_by(ward: Ward) -> Vec<Arrival> {
         };
         let events = store.events(&query).await.unwrap();
         if events.len() >= appointments {
-            for event in events {
-                let whole = store.event(&event.id).await.unwrap().unwrap();
-                let context = whole.event.context.unwrap();
-                assert_eq!((context.included.len(), context.missing.len()), (1, 0));
-                let nth: usize = event.key.id.as_str().trim_start_matches("kin-").parse().unwrap();
-                let patient = std::str::from_utf8(context.included[0].bytes())
-                    .unwrap()
-                    .to_owned();
-                let whose = format!("\"kin-{}\"", nth % patients);
-                assert!(patient.contains(&whose), "its own patient: {patient}");
-            }
+            told_with_their_own(&store, &events, patients).await;
             break;
         }
         assert!(Instant::now() < deadline, "{} events", events.len());

@@ -34,19 +34,8 @@ struct Cycle {
     searches: usize,
 }
 
-async fn first_cycle(dialect: &str, page_rows: usize) -> Cycle {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (listener, url) = loopback().await;
-    let options = Options {
-        page_size_max: page_rows,
-        dialect: Dialect::default()
-            .with("needs_patient")
-            .unwrap()
-            .with(dialect)
-            .unwrap(),
-        ..Options::new(9, url.clone())
-    };
-    let ehr = Arc::new(Ehr::new(options, Arc::clone(&clock)));
+/// Writes patients with their appointments; answers the ids of these.
+fn book(ehr: &Ehr) -> BTreeSet<String> {
     let mut written = BTreeSet::new();
     for patient in 0..PATIENTS {
         ehr.write("Patient", &format!("kin-{patient}"), r#"{"active":true}"#)
@@ -60,6 +49,23 @@ async fn first_cycle(dialect: &str, page_rows: usize) -> Cycle {
             written.insert(id);
         }
     }
+    written
+}
+
+async fn first_cycle(dialect: &str, page_rows: usize) -> Cycle {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (listener, url) = loopback().await;
+    let options = Options {
+        page_size_max: page_rows,
+        dialect: Dialect::default()
+            .with("needs_patient")
+            .unwrap()
+            .with(dialect)
+            .unwrap(),
+        ..Options::new(9, url.clone())
+    };
+    let ehr = Arc::new(Ehr::new(options, Arc::clone(&clock)));
+    let written = book(&ehr);
     let folder = tempfile::tempdir().unwrap();
     let roster: Vec<String> = (0..PATIENTS).map(|patient| format!("kin-{patient}")).collect();
     std::fs::write(folder.path().join("roster.txt"), roster.join("\n")).unwrap();

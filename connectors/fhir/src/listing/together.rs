@@ -29,7 +29,7 @@ enum Answer {
 
 /// What one entry says.
 enum Entry {
-    Page(Page, Seen),
+    Page(Box<(Page, Seen)>),
     /// The source refuses this one, with this status.
     Refused(StatusCode),
     /// Nothing that says anything of what was asked for.
@@ -59,8 +59,8 @@ impl FhirConnector {
         let urls: Vec<Url> = parts.iter().map(address).collect();
         let (response, entries) = match self.ask_together(feed, &urls).await? {
             Answer::Entries(response, entries) => (response, entries),
-            Answer::TooLarge => return Ok(self.in_smaller_batches(feed, listing, urls.len() / 2)),
-            Answer::Unfit => return Ok(self.in_smaller_batches(feed, listing, 1)),
+            Answer::TooLarge => return Ok(self.in_smaller_batches(feed, &listing, urls.len() / 2)),
+            Answer::Unfit => return Ok(self.in_smaller_batches(feed, &listing, 1)),
         };
         let bound = listing
             .bound
@@ -68,7 +68,7 @@ impl FhirConnector {
         let mut judged = Vec::with_capacity(entries.len());
         for (entry, url) in entries.iter().zip(&urls) {
             match self.judge_entry(feed, entry, url)? {
-                Entry::Unfit => return Ok(self.in_smaller_batches(feed, listing, 1)),
+                Entry::Unfit => return Ok(self.in_smaller_batches(feed, &listing, 1)),
                 Entry::Throttled => {
                     self.remember_searched(feed, urls.len() / 2);
                     return Err(ConnectorError::Throttled {
@@ -76,11 +76,11 @@ impl FhirConnector {
                         retry_after: answer::retry_after(&response, self.clock.now()),
                     });
                 }
-                other @ (Entry::Page(..) | Entry::Refused(_) | Entry::Nothing) => judged.push(other),
+                other @ (Entry::Page(_) | Entry::Refused(_) | Entry::Nothing) => judged.push(other),
             }
         }
         if judged.iter().all(|entry| matches!(entry, Entry::Nothing)) {
-            return Ok(self.in_smaller_batches(feed, listing, 1));
+            return Ok(self.in_smaller_batches(feed, &listing, 1));
         }
         listing.bound = Some(Stored(bound));
         let mut brought = Brought::whole(Vec::new());
@@ -88,7 +88,8 @@ impl FhirConnector {
         let (mut several, mut all_shown) = (Vec::with_capacity(judged.len()), true);
         for (entry, ids) in judged.into_iter().zip(parts) {
             several.push(match entry {
-                Entry::Page(page, seen) => {
+                Entry::Page(shown) => {
+                    let (page, seen) = *shown;
                     brought.items.extend(page.items);
                     brought.unusable.extend(page.unusable);
                     Came::Page(seen)
@@ -125,10 +126,10 @@ impl FhirConnector {
         };
         if response.status.as_u16() != 200 {
             let error = answer::refusal(operation, &response, Asked::Search, self.clock.now());
-            return match error {
-                ConnectorError::Refused { .. } => Ok(Answer::Unfit),
-                other => Err(self.failed_together(feed, urls.len(), other)),
-            };
+            if matches!(error, ConnectorError::Refused { .. }) {
+                return Ok(Answer::Unfit);
+            }
+            return Err(self.failed_together(feed, urls.len(), error));
         }
         match batch::answers(&response.body, self.limits.json_depth_max) {
             Ok(entries) if entries.len() == urls.len() => Ok(Answer::Entries(response, entries)),
@@ -171,18 +172,18 @@ impl FhirConnector {
             return Ok(Entry::Unfit);
         }
         let seen = self.seen(&operation(feed), &page, url)?;
-        Ok(Entry::Page(page, seen))
+        Ok(Entry::Page(Box::new((page, seen))))
     }
 
     /// The same listing, to be gone on with by fewer searches at once.
-    fn in_smaller_batches(&self, feed: &FeedSpec, listing: Listing, searches: usize) -> ChangePage {
+    fn in_smaller_batches(&self, feed: &FeedSpec, listing: &Listing, searches: usize) -> ChangePage {
         self.remember_searched(feed, searches);
         let fresh_as_of = listing.bound.map_or_else(|| self.clock.now(), |bound| bound.0);
-        empty(Next::Page(Resume::new(poll::text(&listing))), fresh_as_of)
+        empty(Next::Page(Resume::new(poll::text(listing))), fresh_as_of)
     }
 
     fn remember_searched(&self, feed: &FeedSpec, searches: usize) {
-        tracing::debug!(feed = %feed.name, searches, "fewer searches are sent at once for a while");
+        tracing::debug!(feed = %feed.name, "fewer searches are sent at once for a while");
         self.searched_at_once
             .remember(&feed.record_type, searches, self.clock.now());
     }
