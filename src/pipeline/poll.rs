@@ -19,7 +19,7 @@ use super::traces::Begun;
 use super::turn::TurnEnd;
 use super::{context, overlap, roll, stage};
 use crate::domain::delivery::Fence;
-use crate::domain::event::{Change, Content};
+use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
 use crate::domain::identity::EventId;
 use crate::domain::release::{self, Placed};

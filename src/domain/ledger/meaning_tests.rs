@@ -31,9 +31,11 @@ fn told(changes: &[Change]) -> Vec<String> {
                 let word = meaning.as_ref().map_or("", Meaning::word);
                 format!("{} {word}", kind.as_str()).trim_end().to_owned()
             }
-            Verdict::Silence { .. } | Verdict::Enqueue | Verdict::Known { .. } | Verdict::Refuse => {
-                "-".to_owned()
-            }
+            Verdict::Silence { .. }
+            | Verdict::Enqueue
+            | Verdict::Confirm { .. }
+            | Verdict::Known { .. }
+            | Verdict::Refuse => "-".to_owned(),
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Cuts what one answer brought into what one transaction may hold.
 
-use crate::domain::event::Change;
+use crate::domain::event::{Change, Content};
 use crate::store::{Joins, SLICE_BYTES_MAX, SLICE_ROWS_MAX};
 
 /// What one transaction takes of an answer.
@@ -43,10 +43,7 @@ fn cut(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let mut slices: Vec<Vec<Change>> = Vec::new();
     let mut bytes = 0;
     for change in changes {
-        let size = change
-            .content
-            .as_ref()
-            .map_or(0, |content| content.record.bytes().len());
+        let size = change.content.as_ref().map_or(0, Content::bytes);
         match slices.last_mut() {
             Some(slice) if slice.len() < SLICE_ROWS_MAX && bytes + size <= SLICE_BYTES_MAX => {
                 slice.push(change);
