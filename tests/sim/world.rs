@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_sdk::Clock as _;
+use ehr_courier::domain::ledger::Baseline;
 use ehr_courier::domain::name::SubscriptionName;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::sandbox::{Ehr, Faults, Options};
@@ -396,6 +397,11 @@ impl World {
             }
             for feed in &source.feeds {
                 let name = courier_sdk::FeedName::parse(&feed.name).unwrap();
+                let beside = courier_sdk::FeedName::parse(&format!("{}.backfill", feed.name)).unwrap();
+                let backfill = self.store.feed(&connection, &beside).await.unwrap();
+                if backfill.poll.0 > 0 && backfill.baseline != Baseline::Complete {
+                    return Some(format!("{} {beside}: {backfill:?}", source.name));
+                }
                 let state = self.store.feed(&connection, &name).await.unwrap();
                 let began = last_look.poll_began(self, &source.name, &feed.name);
                 let polled = workers.iter().any(|worker| {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use courier_fhir::{FhirConnector, Limits as FhirLimits, Profile, Settings};
 use courier_sdk::{
-    Clock, ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError,
-    HttpRequest, HttpResponse, RecordType, Scope, Start, VersionRule,
+    Clock, ConnectionName, Detect, FeedName, FeedSpec, FetchMode, Http, HttpError, HttpRequest, HttpResponse,
+    RecordType, Scope, Start, VersionRule,
 };
 use ehr_courier::dedup::memory::MemoryDedup;
 use ehr_courier::pipeline::bells::Bells;
