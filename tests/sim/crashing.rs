@@ -60,6 +60,10 @@ impl<S> Crashing<S> {
                 pages.durable.entry(version).or_insert(tick);
             }
         }
+        if let Some(joins) = &page.joins {
+            let record = |id: &RecordId| (connection.clone(), joins.record_type.to_string(), id.to_string());
+            pages.joined.extend(joins.ids.iter().map(record));
+        }
         let feed = (connection, page.poll.feed.to_string());
         match page.progress {
             Progress::Slice => {}
@@ -215,14 +219,7 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
-        pass!(self, Other, self.inner.keep_roll(keep), |_: &Kept| {
-            let connection = keep.connection.to_string();
-            let joined = keep
-                .joined
-                .iter()
-                .map(|id| (connection.clone(), keep.record_type.to_string(), id.to_string()));
-            self.book.open().joined.extend(joined);
-        })
+        pass!(self, Other, self.inner.keep_roll(keep))
     }
 
     async fn claim_changes(&self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {

@@ -108,6 +108,16 @@ impl Journal {
     }
 
     /// Every version that is visible now, for the last comparison: (type, id, number, stamp).
+    /// Whether a version is a record's last and no delete.
+    pub(crate) fn stands(&self, record_type: &str, id: &str, number: u64) -> bool {
+        let versions = self.versions.lock().unwrap();
+        let of_record = versions
+            .iter()
+            .filter(|it| it.key.record_type.as_str() == record_type && it.key.id.as_str() == id);
+        let last = of_record.max_by_key(|it| it.number);
+        last.is_some_and(|last| last.number == number && last.body.is_some())
+    }
+
     pub(crate) fn all(&self) -> Vec<(String, String, u64, Timestamp)> {
         let now = self.clock.now();
         self.versions
@@ -270,6 +280,7 @@ impl Connector for JournalConnector {
             return Ok(self.past(&request, until));
         }
         if let (Aim::Present, None) = (feed.scope.aim, request.cursor) {
+            self.note(feed.name.as_str(), Asked::FirstPage, &[], Extent::Whole);
             return Ok(begins(feed.start, instant(now)));
         }
         let place = match (request.resume, request.cursor) {
@@ -411,6 +422,7 @@ fn page_of(changes: Vec<ChangeRef>, next: Next, fresh_as_of: Timestamp) -> Chang
         oversized: Vec::new(),
         unusable: Vec::new(),
         listed: None,
+        included: BTreeMap::new(),
         order: PageOrder::OldestFirst,
         next,
         fresh_as_of,

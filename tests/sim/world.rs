@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use courier_sdk::Clock as _;
+use ehr_courier::domain::ledger::Baseline;
 use ehr_courier::domain::name::SubscriptionName;
 use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::{self, Worker};
@@ -428,6 +429,11 @@ impl World {
             }
             for feed in source.feeds.iter().flat_map(FeedPlan::polled) {
                 let name = courier_sdk::FeedName::parse(&feed).unwrap();
+                let beside = courier_sdk::FeedName::parse(&format!("{feed}.backfill")).unwrap();
+                let backfill = self.store.feed(&connection, &beside).await.unwrap();
+                if backfill.poll.0 > 0 && backfill.baseline != Baseline::Complete {
+                    return Some(format!("{} {beside}: {backfill:?}", source.name));
+                }
                 let state = self.store.feed(&connection, &name).await.unwrap();
                 let began = last_look.poll_began(self, &source.name, &feed);
                 let polled = workers.iter().any(|worker| {

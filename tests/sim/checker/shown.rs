@@ -259,6 +259,10 @@ impl View {
                     let since = begin_now(pages, &name, world.plan.overlap()).always_from;
                     self.told_since.insert(name.clone(), since);
                 }
+                (Kind::Journal { .. }, _) if feed.start != StartPlan::Now => {
+                    let since = begin_now(pages, &name).always_from;
+                    self.told_since.insert(name.clone(), since);
+                }
                 (Kind::Clinic { .. } | Kind::Journal { .. }, _) => {}
             }
             let begin = match feed.start {
@@ -500,7 +504,15 @@ pub(super) fn check_truth(world: &World, view: &View, findings: &mut Findings) {
         for feed in &source.feeds {
             let begin = view.begins[&(source.name.clone(), feed.record_type.clone())];
             let mut owed = present(world, source, &feed.record_type, "");
-            if let Some(since) = view.told_since.get(&(source.name.clone(), feed.name.clone())) {
+            if let (Some(journal), Some(since)) = (
+                world.journals.get(&source.name),
+                view.told_since.get(&(source.name.clone(), feed.name.clone())),
+            ) {
+                // Of what came before its beginning a feed is brought what stands.
+                owed.retain(|(id, number, stamp)| {
+                    stamp >= since || journal.stands(&feed.record_type, id, *number)
+                });
+            } else if let Some(since) = view.told_since.get(&(source.name.clone(), feed.name.clone())) {
                 // What came after the first poll must have been seen whether it still stands or not.
                 let all = present(world, source, &feed.record_type, "/_history");
                 owed.extend(all.into_iter().filter(|(.., stamp)| stamp >= since));
