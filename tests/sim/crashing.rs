@@ -208,10 +208,11 @@ impl<S: Store> Store for Crashing<S> {
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
         pass!(self, Other, self.inner.keep_roll(keep), |_: &Kept| {
             let connection = keep.connection.to_string();
-            let joined = keep.joined.iter().map(|id| {
-                (connection.clone(), keep.record_type.to_string(), id.to_string())
-            });
-            self.book.open().joined.extend(joined);
+            let record = |id: &RecordId| (connection.clone(), keep.record_type.to_string(), id.to_string());
+            let mut pages = self.book.open();
+            pages.joined.extend(keep.joined.iter().map(record));
+            let left_out = keep.missing.iter().map(record);
+            pages.left_out.extend(left_out.map(|record| (record, keep.at)));
         })
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use courier_sdk::{Detect, FetchMode, Scope};
 use ehr_courier::domain::calendar::Calendar;
 use ehr_courier::domain::fan_out::ContentLevel;
-use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::connection::Overlap;
+use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::sandbox::{Dialect, Faults};
 
 use crate::checker::Findings;

@@ -84,7 +84,10 @@ fn long_worlds_of_days_and_weeks_lose_nothing_and_make_up_no_delete() {
     let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     let mut naive = Naive::default();
     for findings in &all {
-        let struck = findings.strikes.iter().map(|(name, count)| (name.as_str(), count));
+        let struck = findings
+            .strikes
+            .iter()
+            .map(|(name, count)| (name.as_str(), count));
         for (name, count) in struck.chain(findings.counts.iter().map(|(name, count)| (*name, count))) {
             let entry = counts.entry(name).or_default();
             entry.0 += u64::from(*count > 0);
@@ -100,7 +103,10 @@ fn long_worlds_of_days_and_weeks_lose_nothing_and_make_up_no_delete() {
     assert!(failed.is_empty(), "{} seeds failed: {failed:#?}", failed.len());
     if all.len() as u64 >= DAYS + WEEKS {
         for name in MUST_STRIKE {
-            assert!(counts.get(name).is_some_and(|(seeds, _)| *seeds > 0), "{name}: never");
+            assert!(
+                counts.get(name).is_some_and(|(seeds, _)| *seeds > 0),
+                "{name}: never"
+            );
         }
     }
 }

@@ -13,22 +13,22 @@ use std::time::Duration;
 use courier_sdk::{Detect, FetchMode, Scope};
 use ehr_courier::domain::calendar::Calendar;
 use ehr_courier::domain::fan_out::ContentLevel;
+use ehr_courier::pipeline::connection::Overlap;
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{overlap, reconcile};
-use ehr_courier::pipeline::connection::Overlap;
 use ehr_courier::sandbox::{Dialect, Faults};
 use jiff::Timestamp;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 pub(crate) use self::faults::switches;
-pub(crate) use self::long::Span;
-use crate::rhythm::Rhythm;
 use self::faults::{faults_of, mixed};
+pub(crate) use self::long::{Span, limits as long_limits};
 use crate::dice::{fork, pick};
 use crate::journal::JournalFaults;
 use crate::life::{Op, Side};
 use crate::remembering::DedupPlan;
+use crate::rhythm::Rhythm;
 
 /// How far back of the cursor each poll looks again, in a brief world.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
@@ -135,7 +135,9 @@ pub(crate) struct FeedPlan {
 impl FeedPlan {
     /// The names under which it is polled: its own, and its sweep's.
     pub(crate) fn polled(&self) -> Vec<String> {
-        let sweep = self.reconcile.map(|_| format!("{}{}", self.name, reconcile::SUFFIX));
+        let sweep = self
+            .reconcile
+            .map(|_| format!("{}{}", self.name, reconcile::SUFFIX));
         std::iter::once(self.name.clone()).chain(sweep).collect()
     }
 

@@ -33,7 +33,9 @@ const PAGE_BYTES_MAX: usize = 2 << 20;
 const PATIENCE: [u64; 14] = [1, 2, 4, 8, 15, 20, 20, 20, 20, 20, 20, 20, 20, 20];
 
 /// Lasts through the pauses of a long world too: a schedule runs on while nobody works on it.
-const PATIENCE_LONG: [u64; 14] = [1, 5, 20, 60, 300, 300, 600, 600, 1200, 1800, 3600, 3600, 3600, 3600];
+const PATIENCE_LONG: [u64; 14] = [
+    1, 5, 20, 60, 300, 300, 600, 600, 1200, 1800, 3600, 3600, 3600, 3600,
+];
 
 /// For the destination that is dead: a dead letter after a few seconds.
 const IMPATIENCE: [u64; 2] = [1, 2];
@@ -138,13 +140,7 @@ fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connectio
     });
     let feeds = feeds.collect();
     let name = ConnectionName::parse(&source.name).unwrap();
-    Connection::new(
-        name,
-        connector,
-        feeds,
-        budget,
-        source.concurrent,
-    )
+    Connection::new(name, connector, feeds, budget, source.concurrent)
 }
 
 fn spec(world: &World, plan: &FeedPlan) -> Feed {

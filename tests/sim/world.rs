@@ -408,7 +408,11 @@ impl World {
     /// How long late changes take to show, how often to look whether it is quiet, and when to give up.
     fn patience(&self) -> (Duration, Duration, Duration) {
         match self.plan.course {
-            Course::Brief => (LATE_MAX + Duration::from_secs(5), Duration::from_millis(700), QUIET_MAX),
+            Course::Brief => (
+                LATE_MAX + Duration::from_secs(5),
+                Duration::from_millis(700),
+                QUIET_MAX,
+            ),
             Course::Long(_) => (Duration::from_mins(30), Duration::from_mins(5), QUIET_MAX_LONG),
         }
     }

@@ -85,7 +85,12 @@ impl Plan {
                 pick(&mut dice, &WAYS)
             };
             let name = ["mercy", "st_anne"][index];
-            sources.push(source(&mut fork(seed, &format!("{label} {index}")), name, way, span));
+            sources.push(source(
+                &mut fork(seed, &format!("{label} {index}")),
+                name,
+                way,
+                span,
+            ));
         }
         let busy = match (span, count) {
             (Span::Day, 1) => 34.0,
@@ -119,7 +124,10 @@ impl Plan {
 impl SourcePlan {
     /// What it is, in a line: how its changes are found, and what strikes.
     pub(crate) fn told(&self) -> String {
-        let Kind::Clinic { names, page_count, .. } = &self.kind else {
+        let Kind::Clinic {
+            names, page_count, ..
+        } = &self.kind
+        else {
             return self.name.clone();
         };
         let feeds: Vec<String> = self
@@ -127,10 +135,18 @@ impl SourcePlan {
             .iter()
             .map(|feed| {
                 let (detect, fetch, every) = (feed.detect, feed.fetch, feed.every.as_secs() / 60);
-                format!("{} {detect:?} {fetch:?} {:?} every {every} min", feed.name, feed.start)
+                format!(
+                    "{} {detect:?} {fetch:?} {:?} every {every} min",
+                    feed.name, feed.start
+                )
             })
             .collect();
-        format!("{}: {}; pages of {page_count}; {}", self.name, feeds.join(", "), names.join(" "))
+        format!(
+            "{}: {}; pages of {page_count}; {}",
+            self.name,
+            feeds.join(", "),
+            names.join(" ")
+        )
     }
 }
 
@@ -167,11 +183,15 @@ fn dialect(dice: &mut StdRng, way: Way, names: &mut Vec<&'static str>) -> Dialec
     if way == Way::Read {
         let condition = pick(dice, &["modified-since", "full-support", "not-supported"]);
         if dice.random_bool(0.5) {
-            perhaps(dice, 1.0, match condition {
-                "modified-since" => "conditional_read=modified-since",
-                "full-support" => "conditional_read=full-support",
-                _ => "conditional_read=not-supported",
-            });
+            perhaps(
+                dice,
+                1.0,
+                match condition {
+                    "modified-since" => "conditional_read=modified-since",
+                    "full-support" => "conditional_read=full-support",
+                    _ => "conditional_read=not-supported",
+                },
+            );
         }
     }
     words
@@ -192,9 +212,13 @@ fn source(dice: &mut StdRng, name: &str, way: Way, span: Span) -> SourcePlan {
     names.append(&mut struck);
     let types: &[&str] = match way {
         Way::Window | Way::Roster | Way::Read => &["Appointment", "Observation", "Encounter"],
-        Way::History | Way::LastUpdated | Way::LastUpdatedRead => {
-            &["Appointment", "Observation", "Encounter", "Patient", "DiagnosticReport"]
-        }
+        Way::History | Way::LastUpdated | Way::LastUpdatedRead => &[
+            "Appointment",
+            "Observation",
+            "Encounter",
+            "Patient",
+            "DiagnosticReport",
+        ],
     };
     // The busiest type is always among them.
     let second = types[dice.random_range(1..types.len())];
@@ -236,9 +260,7 @@ fn feed(
             pick(dice, &[1, 2, 5, 5, 10, 15])
         }
         (Span::Day, Way::Window | Way::Roster | Way::Read) => pick(dice, &[5, 10, 15]),
-        (Span::Week, Way::History | Way::LastUpdated | Way::LastUpdatedRead) => {
-            pick(dice, &[5, 10, 15, 15])
-        }
+        (Span::Week, Way::History | Way::LastUpdated | Way::LastUpdatedRead) => pick(dice, &[5, 10, 15, 15]),
         (Span::Week, Way::Window | Way::Roster | Way::Read) => 15,
     };
     let start = match dice.random_range(0..10) {
