@@ -37,6 +37,7 @@ mod tcp_tests;
 mod tests;
 mod text;
 mod world;
+mod zone;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +61,7 @@ pub use faults::{
 pub use ledger::{Kept, Shown};
 pub use refresh::RefreshClient;
 pub use smart::{InvalidPublicKey, SmartClient};
+pub use zone::Zone;
 
 use records::Members;
 use world::World;

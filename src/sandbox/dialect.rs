@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::FaultError;
 use super::faults::{merge, scalar};
+use super::zone::Zone;
 
 /// The names of all that can be chosen, as they are written in switches.
 pub const DIALECT_NAMES: [&str; 13] = [
@@ -25,6 +26,7 @@ pub const DIALECT_NAMES: [&str; 13] = [
     "conditional_read",
     "max_count",
     "max_results",
+    "zone",
 ];
 
 /// How finely stamps are told and compared.
@@ -36,35 +38,41 @@ pub enum Granularity {
     Millisecond,
     /// To the second.
     Second,
-    /// To the day: everything of a day is stamped at its midnight, UTC.
+    /// To the day: everything of a day is stamped at its midnight, in the server's zone.
     Day,
 }
 
 impl Granularity {
     /// Takes off what is too fine to be told.
-    pub(super) fn floor(self, instant: Timestamp) -> Timestamp {
-        let milliseconds = self.milliseconds();
-        let floored = instant.as_millisecond().div_euclid(milliseconds) * milliseconds;
-        Timestamp::from_millisecond(floored).unwrap_or(instant)
+    fn floor(self, instant: Timestamp, zone: Zone) -> Timestamp {
+        match self {
+            Self::Millisecond => whole(instant, 1),
+            Self::Second => whole(instant, 1_000),
+            Self::Day => zone.day_of(instant),
+        }
     }
 
     /// The end of the last span that an exclusive bound reaches into.
-    pub(super) fn ceiling(self, instant: Timestamp) -> Timestamp {
-        let floored = self.floor(instant);
+    fn ceiling(self, instant: Timestamp, zone: Zone) -> Timestamp {
+        let floored = self.floor(instant, zone);
         if floored == instant {
             return instant;
         }
-        let width = SignedDuration::from_millis(self.milliseconds());
-        floored.checked_add(width).unwrap_or(floored)
-    }
-
-    fn milliseconds(self) -> i64 {
+        let further = |milliseconds| {
+            let width = SignedDuration::from_millis(milliseconds);
+            floored.checked_add(width).unwrap_or(floored)
+        };
         match self {
-            Self::Millisecond => 1,
-            Self::Second => 1_000,
-            Self::Day => 86_400_000,
+            Self::Millisecond => further(1),
+            Self::Second => further(1_000),
+            Self::Day => zone.day_after(instant),
         }
     }
+}
+
+fn whole(instant: Timestamp, milliseconds: i64) -> Timestamp {
+    let floored = instant.as_millisecond().div_euclid(milliseconds) * milliseconds;
+    Timestamp::from_millisecond(floored).unwrap_or(instant)
 }
 
 /// How a search's further pages are linked.
@@ -140,9 +148,21 @@ pub struct Dialect {
     pub max_count: usize,
     /// A search that finds more is refused as too costly; 0 for no such limit.
     pub max_results: usize,
+    /// Where its days begin, and with which offset it writes stamps.
+    pub zone: Zone,
 }
 
 impl Dialect {
+    /// Takes off of an instant what is too fine to be told.
+    pub(super) fn floor(self, instant: Timestamp) -> Timestamp {
+        self.granularity.floor(instant, self.zone)
+    }
+
+    /// The end of the last span that an exclusive bound reaches into.
+    pub(super) fn ceiling(self, instant: Timestamp) -> Timestamp {
+        self.granularity.ceiling(instant, self.zone)
+    }
+
     /// Returns this dialect with one thing changed: `name`, `name=value`, for example `no_history` or `granularity=day`.
     ///
     /// # Errors
@@ -185,13 +205,20 @@ mod tests {
                 "page_style" => "=offset",
                 "delete_mode" => "=vanish",
                 "conditional_read" => "=full-support",
+                "zone" => "=Europe/Berlin",
                 "max_count" | "max_results" => "=7",
                 _ => "",
             };
             let chosen = Dialect::default().with(&format!("{name}{value}")).unwrap();
             assert_ne!(chosen, Dialect::default(), "{name}");
         }
-        for bad in ["colour=red", "granularity=hour", "max_count=many", "no_history=7"] {
+        for bad in [
+            "colour=red",
+            "granularity=hour",
+            "zone=Atlantis",
+            "max_count=many",
+            "no_history=7",
+        ] {
             assert!(Dialect::default().with(bad).is_err(), "{bad}");
         }
     }
@@ -200,10 +227,15 @@ mod tests {
     fn coarse_stamps_are_cut_off_and_exclusive_bounds_reach_to_the_end() {
         let at = |text: &str| -> Timestamp { text.parse().unwrap() };
         let noon = at("2026-03-01T12:00:00.250Z");
-        assert_eq!(Granularity::Day.floor(noon), at("2026-03-01T00:00:00Z"));
-        assert_eq!(Granularity::Second.floor(noon), at("2026-03-01T12:00:00Z"));
-        assert_eq!(Granularity::Day.ceiling(noon), at("2026-03-02T00:00:00Z"));
+        let of = |text: &str| Dialect::default().with(text).unwrap();
+        let (second, day) = (of("granularity=second"), of("granularity=day"));
+        assert_eq!(day.floor(noon), at("2026-03-01T00:00:00Z"));
+        assert_eq!(second.floor(noon), at("2026-03-01T12:00:00Z"));
+        assert_eq!(day.ceiling(noon), at("2026-03-02T00:00:00Z"));
+        assert_eq!(second.ceiling(noon), at("2026-03-01T12:00:01Z"));
         let midnight = at("2026-03-02T00:00:00Z");
-        assert_eq!(Granularity::Day.ceiling(midnight), midnight);
+        assert_eq!(day.ceiling(midnight), midnight);
+        let berlin = day.with("zone=Europe/Berlin").unwrap();
+        assert_eq!(berlin.floor(noon), at("2026-02-28T23:00:00Z"));
     }
 }

@@ -144,8 +144,8 @@ impl World {
         } else {
             place.first_seen
         };
-        let granularity = self.dialect.granularity;
-        let since = asked.since.as_ref().map(|(_, since)| granularity.floor(*since));
+        let dialect = self.dialect;
+        let since = asked.since.as_ref().map(|(_, since)| dialect.floor(*since));
         let vanished = self.vanished(&asked.record_type);
         let mut rows: Vec<Arc<Version>> = self
             .records

@@ -7,8 +7,9 @@ use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use super::clinic::Kind;
-use super::dialect::{Dialect, Granularity, PageStyle};
+use super::dialect::{Dialect, PageStyle};
 use super::records::Version;
+use super::zone::Zone;
 
 /// How unknown parameters are treated, from `Prefer: handling=…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,10 +172,10 @@ impl Search {
         let dialect = reading.dialect;
         let about_a_patient = Kind::named(&self.record_type).is_none_or(Kind::is_about_a_patient);
         let list = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
-        let bound = || Bound::read(value).ok_or_else(|| format!("{name} holds no usable date"));
+        let bound = || Bound::read(value, dialect.zone).ok_or_else(|| format!("{name} holds no usable date"));
         match name {
             "_lastUpdated" if !dialect.no_last_updated => {
-                self.bounds.push(bound()?.at(dialect.granularity));
+                self.bounds.push(bound()?.at(dialect));
             }
             "_sort" => match value {
                 "_id" => self.sort = Sort::ById,
@@ -219,7 +220,7 @@ impl Search {
 }
 
 impl Bound {
-    fn read(text: &str) -> Option<Self> {
+    fn read(text: &str, zone: Zone) -> Option<Self> {
         let (prefix, rest) = match text.get(..2)? {
             "eq" => (Prefix::Equal, text.get(2..)?),
             "ge" => (Prefix::GreaterOrEqual, text.get(2..)?),
@@ -228,15 +229,15 @@ impl Bound {
             "lt" => (Prefix::Less, text.get(2..)?),
             _ => (Prefix::Equal, text),
         };
-        let (from, until) = span(rest)?;
+        let (from, until) = span(rest, zone)?;
         Some(Self { prefix, from, until })
     }
 
     /// The same bound as a server compares it that tells time no finer.
-    fn at(self, granularity: Granularity) -> Self {
+    fn at(self, dialect: Dialect) -> Self {
         Self {
-            from: granularity.floor(self.from),
-            until: granularity.ceiling(self.until),
+            from: dialect.floor(self.from),
+            until: dialect.ceiling(self.until),
             ..self
         }
     }
@@ -254,13 +255,13 @@ impl Bound {
 
 /// Reads the instant at which a date of any precision begins.
 pub(super) fn instant_of(text: &str) -> Option<Timestamp> {
-    span(text).map(|(from, _)| from)
+    span(text, Zone::Utc).map(|(from, _)| from)
 }
 
-/// Reads a date of any precision as the half-open span that it stands for; without an offset it is UTC.
-fn span(text: &str) -> Option<(Timestamp, Timestamp)> {
+/// Reads a date of any precision as the half-open span that it stands for; a day is one of the zone, a time without an offset is UTC.
+fn span(text: &str, zone: Zone) -> Option<(Timestamp, Timestamp)> {
     let Some((date, time)) = text.split_once('T') else {
-        return span_of_date(text);
+        return span_of_date(text, zone);
     };
     let split = time.find(['Z', '+', '-']).unwrap_or(time.len());
     let (clock, zone) = (time.get(..split)?, time.get(split..)?);
@@ -289,7 +290,7 @@ fn span(text: &str) -> Option<(Timestamp, Timestamp)> {
     Some((from, from.checked_add(width).ok()?))
 }
 
-fn span_of_date(text: &str) -> Option<(Timestamp, Timestamp)> {
+fn span_of_date(text: &str, zone: Zone) -> Option<(Timestamp, Timestamp)> {
     let mut parts = text.split('-');
     let year: i16 = parts.next().filter(|year| year.len() == 4)?.parse().ok()?;
     let month: Option<i8> = parts.next().map(str::parse).transpose().ok()?;
@@ -303,8 +304,10 @@ fn span_of_date(text: &str) -> Option<(Timestamp, Timestamp)> {
         (Some(_), None) => 1.month(),
         (Some(_), Some(_)) => 1.day(),
     };
-    let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
-    Some((midnight(from)?, midnight(from.checked_add(width).ok()?)?))
+    Some((
+        zone.midnight(from)?,
+        zone.midnight(from.checked_add(width).ok()?)?,
+    ))
 }
 
 fn offset(text: &str) -> Option<Offset> {
@@ -343,7 +346,7 @@ mod tests {
             ),
         ];
         for (text, stamp, expected) in rows {
-            let bound = Bound::read(text).unwrap_or_else(|| panic!("{text}"));
+            let bound = Bound::read(text, Zone::Utc).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(bound.holds(stamp.parse().unwrap()), expected, "{text} {stamp}");
         }
     }
@@ -359,7 +362,7 @@ mod tests {
             "ge2026-01-01T10:00:00 01:00",
             "geé",
         ] {
-            assert_eq!(Bound::read(bad), None, "{bad}");
+            assert_eq!(Bound::read(bad, Zone::Utc), None, "{bad}");
         }
     }
 

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
 use rand::RngExt;
 
 use super::answer::{outcome, set};
@@ -45,7 +46,7 @@ impl World {
             return Some(self.server_error());
         }
         let maintenance = self.faults.maintenance;
-        let now = Daily::of(self.own_now(), maintenance.day_seconds);
+        let now = Daily::of(self.on_the_wall(), maintenance.day_seconds);
         if !now.is_within(maintenance.from_second, maintenance.until_second) {
             return None;
         }
@@ -56,6 +57,11 @@ impl World {
             set(&mut answer, header::RETRY_AFTER, &left.to_string());
         }
         Some(answer)
+    }
+
+    /// The time that its own clock on the wall shows.
+    fn on_the_wall(&self) -> Timestamp {
+        self.dialect.zone.on_the_wall(self.own_now())
     }
 
     fn server_error(&mut self) -> Answer {
@@ -88,7 +94,8 @@ impl World {
             self.strikes.count("rate_limit");
             return Some(too_many(Some(1)));
         }
-        let day = Daily::of(now, faults.daily_cap.day_seconds);
+        let wall = self.on_the_wall();
+        let day = Daily::of(wall, faults.daily_cap.day_seconds);
         if faults.daily_cap.requests > 0 && counted(&mut self.counts.day, day.day) > faults.daily_cap.requests
         {
             self.strikes.count("daily_cap");
@@ -96,7 +103,7 @@ impl World {
             return Some(too_many(faults.daily_cap.retry_after.then_some(left)));
         }
         let peak = faults.peak_window;
-        let is_peak = Daily::of(now, peak.day_seconds).is_within(peak.from_second, peak.until_second);
+        let is_peak = Daily::of(wall, peak.day_seconds).is_within(peak.from_second, peak.until_second);
         if is_peak && counted(&mut self.counts.minute, second / 60) > peak.per_minute {
             self.strikes.count("peak_window");
         }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::dialect::{Dialect, Granularity};
 use super::ledger::stamp_text;
+use super::zone::Zone;
 
 /// What a version's text is made from.
 pub(super) struct Head<'a> {
@@ -90,9 +91,18 @@ pub(super) fn stamp(instant: Timestamp, manner: Manner) -> String {
         let local = instant.to_zoned(zone);
         return local.strftime("%Y-%m-%dT%H:%M:%S%.7f%:z").to_string();
     }
-    match manner.dialect.granularity {
-        Granularity::Millisecond => stamp_text(instant),
-        Granularity::Second | Granularity::Day => format!("{instant:.0}"),
+    let zone = manner.dialect.zone;
+    match (manner.dialect.granularity, zone) {
+        (Granularity::Millisecond, Zone::Utc) => stamp_text(instant),
+        (Granularity::Second | Granularity::Day, Zone::Utc) => format!("{instant:.0}"),
+        (Granularity::Millisecond, Zone::Berlin | Zone::NewYork) => {
+            let local = instant.to_zoned(zone.rules());
+            local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
+        }
+        (Granularity::Second | Granularity::Day, Zone::Berlin | Zone::NewYork) => {
+            let local = instant.to_zoned(zone.rules());
+            local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+        }
     }
 }
 

@@ -172,7 +172,7 @@ impl World {
             let before = SignedDuration::from_millis(span_ms - span_ms / (rows + 1) * (row + 1));
             let began = now.checked_sub(before).unwrap_or(now);
             Moment {
-                stamp: manner.dialect.granularity.floor(began),
+                stamp: manner.dialect.floor(began),
                 visible_at: began,
             }
         };
@@ -218,7 +218,7 @@ impl World {
             self.strikes.count("clock_skew_seconds");
         }
         let fresh = Moment {
-            stamp: self.dialect.granularity.floor(own),
+            stamp: self.dialect.floor(own),
             visible_at: now,
         };
         let run = self.faults.equal_timestamps.run;

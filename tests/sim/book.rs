@@ -134,6 +134,8 @@ pub(crate) struct Pages {
     pub(crate) durable: BTreeMap<(RecordRef, u64), u64>,
     /// Records that joined a roll, by committed writes.
     pub(crate) joined: BTreeSet<RecordRef>,
+    /// Records that a complete listing left out, by committed writes, and when.
+    pub(crate) left_out: Vec<(RecordRef, Timestamp)>,
     /// Where cursors stood, looked up after each blow and at the end: (tick, feed, what it stands for).
     pub(crate) cursors: Vec<(u64, FeedRef, Timestamp)>,
     /// How often something worth knowing happened.

@@ -42,44 +42,8 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     let pages = std::mem::take(&mut *world.book.open());
     let mut findings = Findings::default();
     findings.violations.extend(pages.violations.iter().cloned());
-    #[expect(clippy::disallowed_methods, reason = "x")]
-    if let Ok(what) = std::env::var("TRACE_RECORD") {
-        let (name, id) = what.split_once('/').unwrap();
-        for kept in world.clinics[name].kept().iter().filter(|it| it.id == id) {
-            eprintln!(
-                "KEPT {} {} visible {} deleted {} withheld {:?}",
-                kept.version_id, kept.last_updated, kept.visible_at, kept.deleted, kept.withheld_since
-            );
-        }
-        for answer in pages.answers.iter().filter(|it| it.connection == name) {
-            for s in answer.showings.iter().filter(|s| s.id == id) {
-                eprintln!(
-                    "SHOWN tick {} life {} {} {:?} at {} v{} {:?} of {}",
-                    answer.tick,
-                    answer.life,
-                    answer.feed,
-                    answer.asked,
-                    answer.date,
-                    s.number,
-                    s.extent,
-                    answer.showings.len()
-                );
-            }
-        }
-        for a in pages.arrivals.iter().filter(|a| a.connection == name) {
-            let body = String::from_utf8_lossy(&a.body);
-            if body.contains(&format!("/{id}\"")) {
-                eprintln!(
-                    "ARRIVED {} life {} {:?} {}",
-                    a.begun,
-                    a.life,
-                    a.ending,
-                    &body[..body.len().min(300)]
-                );
-            }
-        }
-    }
     let mut view = View::of(world, &pages);
+    view.quarantined = numbers::quarantined(world).await;
     findings.versions = view.versions.len() as u64;
     shown::check_ledgers(world, &view, &mut findings);
     view.note_standing(world);

@@ -219,7 +219,15 @@ impl<S: Store> Store for Crashing<S> {
     }
 
     async fn keep_roll(&self, keep: &KeepRoll) -> Result<Kept, StoreError> {
-        pass!(self, Other, self.inner.keep_roll(keep))
+        pass!(self, Other, self.inner.keep_roll(keep), |_: &Kept| {
+            let connection = keep.connection.to_string();
+            let record = |id: &RecordId| (connection.clone(), keep.record_type.to_string(), id.to_string());
+            let left_out = keep.missing.iter().map(record);
+            self.book
+                .open()
+                .left_out
+                .extend(left_out.map(|record| (record, keep.at)));
+        })
     }
 
     async fn claim_changes(&self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {

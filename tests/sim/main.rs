@@ -11,6 +11,8 @@ mod clinic;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod clock_changes;
+#[cfg(test)]
 mod crashing;
 #[cfg(test)]
 mod dice;

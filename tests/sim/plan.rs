@@ -23,7 +23,7 @@ use rand::rngs::StdRng;
 
 pub(crate) use self::faults::switches;
 use self::faults::{faults_of, mixed};
-pub(crate) use self::long::Span;
+pub(crate) use self::long::{Span, limits as long_limits};
 use crate::dice::{fork, pick};
 use crate::journal::JournalFaults;
 use crate::life::{Op, Side};

@@ -131,7 +131,7 @@ pub struct RateLimit {
 pub struct DailyCap {
     /// How many; 0 switches it off.
     pub requests: u32,
-    /// How long the source's day is, in seconds, from midnight UTC on. 86,400 but for those who cannot wait.
+    /// How long the source's day is, in seconds, from midnight on the wall on. 86,400 but for those who cannot wait.
     pub day_seconds: u32,
     /// Whether `Retry-After` says when the day ends.
     pub retry_after: bool,
@@ -155,7 +155,7 @@ pub struct PeakWindow {
     pub from_second: u32,
     /// When it ends, exclusive; 0 switches it off.
     pub until_second: u32,
-    /// How long the source's day is, in seconds, from midnight UTC on.
+    /// How long the source's day is, in seconds, from midnight on the wall on.
     pub day_seconds: u32,
     /// How many requests a minute are free within it.
     pub per_minute: u32,
@@ -180,7 +180,7 @@ pub struct Maintenance {
     pub from_second: u32,
     /// When it ends, exclusive; 0 switches it off.
     pub until_second: u32,
-    /// How long the source's day is, in seconds, from midnight UTC on.
+    /// How long the source's day is, in seconds, from midnight on the wall on.
     pub day_seconds: u32,
     /// Whether `Retry-After` says when it ends.
     pub retry_after: bool,

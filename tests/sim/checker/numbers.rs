@@ -8,7 +8,7 @@ use ehr_courier::store::{DeadLetterQuery, EventQuery, Store as _};
 
 use super::Findings;
 use super::arrivals::body;
-use crate::book::Pages;
+use crate::book::{Pages, RecordRef};
 use crate::world::World;
 
 /// Subscription and connection.
@@ -23,6 +23,21 @@ pub(super) async fn dead_letters(world: &World) -> BTreeSet<(String, String)> {
         .unwrap();
     rows.into_iter()
         .map(|row| (row.delivery.subscription.to_string(), row.event_id.to_string()))
+        .collect()
+}
+
+/// The records of which a read stands in quarantine.
+pub(super) async fn quarantined(world: &World) -> BTreeSet<RecordRef> {
+    let rows = world.store.quarantine(usize::MAX).await.unwrap();
+    rows.into_iter()
+        .map(|row| {
+            let key = row.key;
+            (
+                row.connection.to_string(),
+                key.record_type.to_string(),
+                key.id.to_string(),
+            )
+        })
         .collect()
 }
 

@@ -81,6 +81,10 @@ pub(super) struct View {
     pub(super) listed: BTreeSet<RecordRef>,
     /// Records that joined a roll.
     pub(super) joined: BTreeSet<RecordRef>,
+    /// Records with a read in quarantine at the end.
+    pub(super) quarantined: BTreeSet<RecordRef>,
+    /// When complete listings left a record out.
+    pub(super) left_out: BTreeMap<RecordRef, Vec<Timestamp>>,
     /// Whether it is known what the sources deleted, as it is of long worlds.
     pub(super) knows_deletes: bool,
     /// Of long worlds: the deletes that the sources made, by the numbers of their versions.
@@ -110,12 +114,17 @@ impl View {
             listings: listings(world),
             listed: BTreeSet::new(),
             joined: pages.joined.clone(),
+            left_out: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
             knows_deletes: matches!(world.plan.course, Course::Long(_)),
             deletes: BTreeMap::new(),
             withheld: BTreeSet::new(),
         };
         if view.knows_deletes {
             view.enter_kept(world);
+        }
+        for (record, at) in &pages.left_out {
+            view.left_out.entry(record.clone()).or_default().push(*at);
         }
         let fates = Fates::of(pages);
         for answer in &pages.answers {

@@ -5,7 +5,8 @@
 //!
 //! - the state in which each record stands was told, whatever hid it meanwhile;
 //! - the delete of a record was told, of which a version was told before: where a history tells of it, and elsewhere
-//!   if an answer of a listing or a sweep named the record while it was there;
+//!   if the record was on the roll of a listing or a sweep, was not left out by two of them while it was there, and no
+//!   read of it stands in quarantine, which an operator sees;
 //! - no delete was told that the source had not made (that is checked at each arrival), and none more often than made.
 //!
 //! Records that the source withholds are neither there nor deleted, and nothing is owed of them.
@@ -21,11 +22,13 @@ use super::arrivals::{Sort, version_of};
 use super::shown::View;
 use crate::book::{Pages, RecordRef};
 use crate::plan::{FeedPlan, Kind, SourcePlan};
-use crate::sink::SinkState;
 use crate::world::World;
 
 /// The subscription that sees everything.
 const EVERYTHING: &str = "sub-a";
+
+/// A record that so many complete listings left out, and that a read found alive each time, has left what they show.
+const OUT_OF_SIGHT: usize = 2;
 
 /// What was told of one record: versions, and deletes by the versions that they ended.
 #[derive(Default)]
@@ -41,12 +44,6 @@ pub(super) fn check(
     dead: &BTreeSet<(String, String)>,
     findings: &mut Findings,
 ) {
-    debug_assert!(
-        world
-            .sinks
-            .values()
-            .any(|sink: &std::sync::Arc<SinkState>| sink.subscription == EVERYTHING)
-    );
     let told = told(pages, view, dead);
     for source in &world.plan.sources {
         let kept = visible(world, source);
@@ -151,20 +148,44 @@ fn check_record(
         .iter()
         .any(|version| version.deleted && number(version) == *before);
     *findings.counts.entry("deletes that stand").or_default() += 1;
-    if !is_told && !ended_already && is_owed((source, feed), record, view) {
-        findings.violations.push(format!(
-            "lost delete: {record:?} {last_number} of {}, told up to {before}, joined {}",
-            last.last_updated,
-            view.joined.contains(record)
-        ));
+    if is_told || ended_already {
+        return;
+    }
+    match known((source, feed), record, last, view) {
+        Ok(()) => findings.violations.push(format!(
+            "lost delete: {record:?} {last_number} of {}, told up to {before}",
+            last.visible_at
+        )),
+        Err(why) => *findings.counts.entry(why).or_default() += 1,
     }
 }
 
-/// Whether a delete can be known of.
-fn is_owed((source, feed): (&SourcePlan, &FeedPlan), record: &RecordRef, view: &View) -> bool {
+/// Whether a delete can be known of, or why not.
+fn known(
+    (source, feed): (&SourcePlan, &FeedPlan),
+    record: &RecordRef,
+    delete: &Kept,
+    view: &View,
+) -> Result<(), &'static str> {
     let Kind::Clinic { dialect, .. } = &source.kind else {
-        return false;
+        return Err("deletes of other sources");
     };
-    let by_history = feed.detect == Detect::History && dialect.delete_mode != DeleteMode::Vanish;
-    by_history || view.listed.contains(record)
+    if feed.detect == Detect::History && dialect.delete_mode != DeleteMode::Vanish {
+        return Ok(());
+    }
+    if view.quarantined.contains(record) {
+        return Err("deletes behind a read in quarantine");
+    }
+    if !view.listed.contains(record) {
+        return Err("deletes of records that nothing listed");
+    }
+    if !view.joined.contains(record) {
+        return Err("deletes of records that joined no roll");
+    }
+    let made_at: Timestamp = delete.visible_at.parse().unwrap();
+    let left_out = view.left_out.get(record).map_or(&[][..], Vec::as_slice);
+    if left_out.iter().filter(|at| **at < made_at).count() >= OUT_OF_SIGHT {
+        return Err("deletes of records that went out of sight alive");
+    }
+    Ok(())
 }
