@@ -12,7 +12,7 @@ use ehr_courier::pipeline::bells::Bells;
 use ehr_courier::pipeline::budget::Budget;
 use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::{Outlet, Worker};
-use ehr_courier::store::Holder;
+use ehr_courier::store::{Holder, Unchanged};
 
 use crate::clinic::{ClinicHttp, Watched};
 use crate::crashing::Crashing;
@@ -156,6 +156,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
         },
         every: plan.every,
         overlap: Overlap::Fixed,
+        unchanged: Unchanged::Tell,
     }
 }
 

@@ -67,7 +67,7 @@ fn reference(number: u64) -> Change {
 }
 
 /// A version that only its content tells from others.
-fn worded(word: &str) -> Change {
+pub(super) fn worded(word: &str) -> Change {
     Change {
         content: Some(content(&format!("{{\"w\":\"{word}\"}}"))),
         ..change(VersionClue::ByContent)
@@ -113,6 +113,7 @@ fn word(verdict: &Verdict) -> String {
             ..
         } => format!("{} late", kind.as_str()),
         Verdict::Silence { .. } => "silence".to_owned(),
+        Verdict::Unchanged { .. } => "unchanged".to_owned(),
         Verdict::Enqueue => "enqueue".to_owned(),
         Verdict::Known { .. } => "known".to_owned(),
         Verdict::Refuse => "refuse".to_owned(),
@@ -147,7 +148,11 @@ fn versions(verdicts: &[Verdict]) -> Vec<String> {
         .iter()
         .filter_map(|verdict| match verdict {
             Verdict::Append { version, .. } => Some(version.to_string()),
-            Verdict::Silence { .. } | Verdict::Enqueue | Verdict::Known { .. } | Verdict::Refuse => None,
+            Verdict::Silence { .. }
+            | Verdict::Unchanged { .. }
+            | Verdict::Enqueue
+            | Verdict::Known { .. }
+            | Verdict::Refuse => None,
         })
         .collect()
 }
@@ -361,7 +366,9 @@ proptest! {
         for batch in showings.chunks(slice) {
             for verdict in decide(&mercy(), &mut view, batch, Source::Page) {
                 match verdict {
-                    Verdict::Append { event_id, .. } | Verdict::Silence { event_id } => {
+                    Verdict::Append { event_id, .. }
+                    | Verdict::Silence { event_id }
+                    | Verdict::Unchanged { event_id } => {
                         prop_assert!(said.insert(event_id), "an id was said twice");
                     }
                     Verdict::Known { event_id } => prop_assert!(said.contains(&event_id)),

@@ -32,6 +32,7 @@ impl Poll<'_> {
                 baseline: self.baseline,
             },
             context: super::context_rule(self.feed),
+            unchanged: self.connection.unchanged(self.feed),
             sights: super::sights(self.feed),
             fresh_as_of,
             at: worker.clock.now(),

@@ -262,6 +262,7 @@ fn settle_found(
         feed: &row.feed,
         source: Source::Inbox,
         baseline: baseline_of(db, settle, row)?,
+        unchanged: settle.unchanged_of(&row.feed),
         at: settle.at,
     };
     let unavailable = matches!(settlement.result, SettleResult::Unavailable(_));
@@ -273,6 +274,7 @@ fn settle_found(
                 settled.late += u64::from(timeliness == Timeliness::Late);
             }
             Effect::Known => settled.known += 1,
+            Effect::Unchanged => settled.unchanged += 1,
             Effect::Silenced | Effect::Refused => {}
             Effect::Enqueued => {
                 return retry(
@@ -335,6 +337,7 @@ fn settle_kept(
         feed: &row.feed,
         source: Source::Inbox,
         baseline: row.baseline,
+        unchanged: settle.unchanged_of(&row.feed),
         at: settle.at,
     };
     let waits = waiting_row(db, connection, change)?.is_some_and(|id| id != stored(settlement.id.0));

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::connection::Connection;
 use super::rows::{Columns, Failure, row_limit};
 use super::{inbox, lease, ledger_rows, quarantine};
-use crate::domain::ledger::{Baseline, Life, Source};
+use crate::domain::ledger::{Baseline, Life, Source, Unchanged};
 use crate::store::batch::{Batch, missing};
 use crate::store::{KeepRoll, Kept};
 
@@ -43,6 +43,7 @@ pub(super) fn keep(db: &Connection, keep: &KeepRoll) -> Result<Kept, Failure> {
         feed: &keep.feed,
         source: Source::Page,
         baseline: Baseline::Unproven,
+        unchanged: Unchanged::Tell,
         at: keep.at,
     };
     let mut standing =

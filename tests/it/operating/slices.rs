@@ -10,7 +10,7 @@ use ehr_courier::operate::ask::DeadLetterFilter;
 use ehr_courier::operate::{Answer, Ask, Desk, ROWS_MAX, Refusal, answer};
 use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
 use ehr_courier::store::{
-    AcceptPage, ContextRule, Holder, LeaseRequest, PollId, PollRef, Progress, Sights, Store,
+    AcceptPage, ContextRule, Holder, LeaseRequest, PollId, PollRef, Progress, Sights, Store, Unchanged,
 };
 use tempfile::TempDir;
 
@@ -61,6 +61,7 @@ async fn quarantine(store: &SqliteStore, records: usize) {
         oversized: (0..records).map(record).collect(),
         progress: Progress::Page(Resume::new("2".to_owned())),
         context: ContextRule::None,
+        unchanged: Unchanged::Tell,
         sights: Sights::All,
         fresh_as_of: now,
         at: now,

@@ -10,7 +10,7 @@ use ehr_courier::domain::fan_out::{self, SliceLimits, Subscription};
 use ehr_courier::store::{
     AcceptPage, Accepted, ClaimChanges, ClaimDeliveries, ClaimedChange, ContextRule, Definitions, EventQuery,
     FanOut, FanOutView, FeedState, Holder, Lane, PollRef, Progress, Recorded, ReleaseStage, Released,
-    SettleChanges, SettleResult, Settled, Settlement, Sights, Store,
+    SettleChanges, SettleResult, Settled, Settlement, Sights, Store, Unchanged,
 };
 
 use super::Home;
@@ -72,6 +72,7 @@ impl World {
             oversized: Vec::new(),
             progress,
             context: ContextRule::None,
+            unchanged: Unchanged::Tell,
             sights: Sights::All,
             fresh_as_of: at(0),
             at: at(0),
@@ -98,13 +99,18 @@ impl World {
     }
 
     pub(super) async fn release(&self, limit: usize) -> Released {
-        let release = ReleaseStage {
+        let release = self.releasing(limit).await;
+        self.store.release_stage(&release).await.unwrap()
+    }
+
+    pub(super) async fn releasing(&self, limit: usize) -> ReleaseStage {
+        ReleaseStage {
             poll: self.poll_ref().await,
             limit,
             context: ContextRule::None,
+            unchanged: Unchanged::Tell,
             at: at(0),
-        };
-        self.store.release_stage(&release).await.unwrap()
+        }
     }
 
     /// Claims what is due so many seconds after the beginning.
@@ -138,6 +144,7 @@ impl World {
             connection: mercy(),
             fence: self.fence,
             settlements: vec![settlement],
+            unchanged_untold: BTreeSet::new(),
             at: at(0),
         }
     }
