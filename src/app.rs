@@ -267,6 +267,7 @@ fn polled(feed: &config::Feed, connector: &dyn Connector) -> Vec<Feed> {
         } else {
             Overlap::Fixed
         },
+        unchanged: feed.unchanged,
     };
     let rule = connector.version_rule(&feed.record_type);
     let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));

@@ -43,6 +43,7 @@ use url::Url;
 
 use crate::domain::calendar::Calendar;
 use crate::domain::fan_out::Subscription;
+use crate::domain::ledger::Unchanged;
 use crate::domain::name::{DestinationName, SubscriptionName};
 use crate::egress::dial::Broker;
 use crate::egress::route::Route;
@@ -249,6 +250,8 @@ pub struct Feed {
     pub adapts: bool,
     /// How often all there is is listed, to find what every poll missed; `None` for never.
     pub reconcile: Option<Duration>,
+    /// Whether a version with the content of its record's last one is told of.
+    pub unchanged: Unchanged,
     /// Whether the record is taken from the page or read by itself.
     pub fetch: FetchMode,
     /// How changes are to be found.

@@ -18,7 +18,7 @@ use ehr_courier::domain::name::{DestinationName, SubscriptionName};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::store::{
     AcceptPage, BaselineProof, ContextRule, Definitions, FanOut, Holder, Lane, LeaseRequest, PollRef,
-    Progress, Sights, Store,
+    Progress, Sights, Store, Unchanged,
 };
 use jiff::Timestamp;
 
@@ -118,6 +118,7 @@ async fn accept(
                 baseline: BaselineProof::Unproven,
             },
             context: ContextRule::None,
+            unchanged: Unchanged::Tell,
             sights: Sights::All,
             fresh_as_of: at,
             at,
@@ -185,6 +186,7 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
         content: Some(Content {
             hash: ContentHash::of_bytes(body.as_bytes()),
             record: Record::new(Bytes::from(body)),
+            meaning: None,
             context: None,
             meaning: None,
         }),

@@ -23,7 +23,7 @@ use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Outlet, Worker};
 use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
-use ehr_courier::store::{Holder, Store as _};
+use ehr_courier::store::{Holder, Store as _, Unchanged};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -132,6 +132,7 @@ pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Faile
         },
         every: Duration::from_secs(1),
         overlap: Overlap::Fixed,
+        unchanged: Unchanged::Tell,
     };
     Ok(Connection::new(
         names.connection.clone(),

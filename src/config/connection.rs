@@ -14,6 +14,7 @@ use super::resolve::Context;
 use super::suggest::nearest;
 use super::value::{self, Refusal, refusal};
 use super::{Audit, Auth, Connection, Feed, auth, limits, record, route, scope};
+use crate::domain::ledger::Unchanged;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -32,6 +33,7 @@ const RESERVED_ENDINGS: [&str; 2] = [".sweep", ".backfill"];
 struct Usual<'a> {
     every: Duration,
     reconcile: Reconcile,
+    unchanged: Unchanged,
     roster: &'a Roster,
 }
 
@@ -76,6 +78,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     let profile = profile(raw.profile.as_ref(), &path, context);
     let every = every(raw.every.as_ref(), &path, EVERY_DEFAULT, context);
     let sweeps = reconcile(raw.reconcile.as_ref(), &path, RECONCILE_DEFAULT, context);
+    let told = unchanged(raw.unchanged.as_ref(), &path, Unchanged::Tell, context);
     let egress = context.egress(
         raw.allow_networks.as_ref(),
         raw.plain_http_networks.as_ref(),
@@ -100,6 +103,7 @@ fn connection(key: &Text, raw: &RawConnection, context: &mut Context<'_>) -> Opt
     let usual = Usual {
         every: every.unwrap_or(EVERY_DEFAULT),
         reconcile: sweeps.unwrap_or(RECONCILE_DEFAULT),
+        unchanged: told.unwrap_or_default(),
         roster: &assumed,
     };
     let feeds = feeds(key, raw, usual, context);
@@ -184,6 +188,19 @@ fn reconcile(
         .map(Reconcile::Every)
 }
 
+fn unchanged(
+    text: Option<&Text>,
+    path: &str,
+    default: Unchanged,
+    context: &mut Context<'_>,
+) -> Option<Unchanged> {
+    let Some(text) = text else {
+        return Some(default);
+    };
+    let known = [("tell", Unchanged::Tell), ("suppress", Unchanged::Suppress)];
+    context.word(text, &format!("{path}.unchanged"), &known, &[])
+}
+
 /// How far back polls look; for `auto`, at least.
 fn overlap(text: Option<&Text>, path: &str, context: &mut Context<'_>) -> Option<Duration> {
     match text {
@@ -262,6 +279,7 @@ fn feed(raw: &Spanned<RawFeed>, path: &str, usual: Usual<'_>, context: &mut Cont
         .as_ref()
         .is_none_or(|text| text.get_ref() == "auto");
     let sweeps = reconcile(written.reconcile.as_ref(), path, usual.reconcile, context);
+    let told = unchanged(written.unchanged.as_ref(), path, usual.unchanged, context);
     let start = match &written.start {
         Some(text) => {
             let start = start(text.get_ref(), context.surroundings.now);
@@ -298,6 +316,7 @@ fn feed(raw: &Spanned<RawFeed>, path: &str, usual: Usual<'_>, context: &mut Cont
         overlap: overlap?,
         adapts,
         reconcile: sweeps?.of(found.detect),
+        unchanged: told?,
         fetch: fetch?,
         detect: found.detect,
         include: include?,

@@ -108,6 +108,9 @@ pub(super) struct RawConnection {
     /// How often each feed's records are all listed, to find what every poll missed: 1m to 30d, or off. Default: 24h.
     #[schemars(with = "Option<String>")]
     pub(super) reconcile: Option<Text>,
+    /// Whether a version with the content of its record's last one is told of: tell or suppress. Default: tell.
+    #[schemars(with = "Option<String>", extend("enum" = ["tell", "suppress"]))]
+    pub(super) unchanged: Option<Text>,
     /// The credentials. Default: none.
     #[schemars(with = "Option<RawAuth>")]
     pub(super) auth: Option<Spanned<RawAuth>>,
@@ -318,6 +321,9 @@ pub(super) struct RawFeed {
     /// How often all its records are listed, to find what every poll missed: 1m to 30d, or off. Default: the connection's.
     #[schemars(with = "Option<String>")]
     pub(super) reconcile: Option<Text>,
+    /// Whether a version with the content of its record's last one is told of: tell or suppress. Default: the connection's.
+    #[schemars(with = "Option<String>", extend("enum" = ["tell", "suppress"]))]
+    pub(super) unchanged: Option<Text>,
     /// Where a feed without a cursor begins: now, beginning or an instant such as 2026-01-31T00:00:00Z. Default: now.
     #[schemars(with = "Option<String>")]
     pub(super) start: Option<Text>,

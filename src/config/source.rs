@@ -18,7 +18,7 @@ pub(super) use pasted::may_be_secret;
 const SHOWN_CHARS_MAX: usize = 100;
 
 /// Keys whose values are never secret.
-const HARMLESS: [&str; 28] = [
+const HARMLESS: [&str; 29] = [
     "allow_networks",
     "connections",
     "connector",
@@ -46,6 +46,7 @@ const HARMLESS: [&str; 28] = [
     "timezone",
     "topic",
     "type",
+    "unchanged",
     "user",
 ];
 

@@ -68,6 +68,18 @@ pub struct LedgerView {
     pub accepted: BTreeSet<EventId>,
     /// Whether the feed's baseline from the beginning is complete and unfiltered: a first sight is a creation.
     pub baseline: Baseline,
+    /// Whether a version with the content of its head is told of.
+    pub unchanged: Unchanged,
+}
+
+/// Whether a version with the content of the one before it is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unchanged {
+    /// It is: each version is an event.
+    #[default]
+    Tell,
+    /// It is not: it enters the ledger as the record's new head, and that is all.
+    Suppress,
 }
 
 /// Whether a first sight proves a creation.
@@ -100,6 +112,11 @@ pub enum Verdict {
     },
     /// It lies before the feed's start: accept its id, write no event.
     Silence {
+        /// Its event id.
+        event_id: EventId,
+    },
+    /// Its content is that of the version before it, and such are not told of: accept its id, write no event.
+    Unchanged {
         /// Its event id.
         event_id: EventId,
     },
@@ -163,7 +180,7 @@ fn decide_one(
     change: &Change,
     source: Source,
 ) -> Verdict {
-    let baseline = view.baseline;
+    let (baseline, unchanged) = (view.baseline, view.unchanged);
     let record = view.records.entry(change.key.clone()).or_default();
     let must_wait = !source.is_inbox() && record.queue == Queue::Waiting;
     let again = lives_again(record.head.as_ref(), change);
@@ -215,14 +232,17 @@ fn decide_one(
         (false, _) if returned => EventKind::Updated,
         (false, _) => kind_of(change, record.head.as_ref(), baseline),
     };
-    let told = timeliness == Timeliness::InOrder && names_a_told_delete(change, record.head.as_ref());
+    let in_order = timeliness == Timeliness::InOrder;
+    let told = in_order && names_a_told_delete(change, record.head.as_ref());
+    let repeats = in_order && unchanged == Unchanged::Suppress && repeats_head(change, record.head.as_ref());
     // What may not be read says nothing of the record's state: its head stays.
-    if timeliness == Timeliness::InOrder && !unavailable {
+    if in_order && !unavailable {
         let before = record.head.as_ref();
         record.head = Some(next_head(change, before, (&version, &event_id), order));
     }
     view.accepted.insert(event_id.clone());
     match change.novelty {
+        Novelty::Announce if repeats => Verdict::Unchanged { event_id },
         Novelty::Announce if !told => Verdict::Append {
             version,
             event_id,
@@ -245,6 +265,14 @@ pub fn is_taken_for_deleted(head: Option<&Head>) -> bool {
 fn lives_again(head: Option<&Head>, change: &Change) -> bool {
     let is_older = head.is_some_and(|head| change.order.is_before(&head.order));
     change.shown == Shown::State && is_taken_for_deleted(head) && !is_older
+}
+
+/// Whether a change has the content of the living record's last version. Where that is not known it has not.
+fn repeats_head(change: &Change, head: Option<&Head>) -> bool {
+    let (Some(content), Some(head)) = (&change.content, head) else {
+        return false;
+    };
+    change.shown != Shown::Deleted && head.life == Life::Live && head.hash.as_ref() == Some(&content.hash)
 }
 
 /// Whether a history names the delete that a read found before: one delete is one event, whoever saw it first.

@@ -13,6 +13,7 @@ use super::gone::Gone;
 use super::overlap::Lateness;
 use super::roll::Listings;
 use crate::domain::delivery::Fence;
+use crate::domain::ledger::Unchanged;
 
 /// One connection at work.
 pub struct Connection {
@@ -48,6 +49,8 @@ pub struct Feed {
     pub every: Duration,
     /// Whether its overlap stays as it is configured.
     pub overlap: Overlap,
+    /// Whether a version with the content of its record's last one is told of.
+    pub unchanged: Unchanged,
 }
 
 /// However often a feed is polled, it is not called frozen sooner than this.
@@ -171,6 +174,22 @@ impl Connection {
             .iter()
             .find(|feed| feed.sweeps().as_ref() == Some(live));
         sweep.map(|feed| feed.spec.name.clone())
+    }
+
+    /// The feeds of which a version with the content of its record's last one is not told.
+    #[must_use]
+    pub fn unchanged_untold(&self) -> BTreeSet<FeedName> {
+        let untold = self
+            .feeds
+            .iter()
+            .filter(|feed| self.unchanged(feed) == Unchanged::Suppress);
+        untold.map(|feed| feed.spec.name.clone()).collect()
+    }
+
+    /// Whether a version of a feed is told of that has the content of its record's last one.
+    #[must_use]
+    pub fn unchanged(&self, feed: &Feed) -> Unchanged {
+        feed.unchanged
     }
 
     /// The fence of the lease, while it can be trusted. A lease in doubt is no lease: nothing is asked of the source.

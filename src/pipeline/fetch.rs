@@ -221,6 +221,7 @@ async fn settle(
         connection: name.clone(),
         fence,
         settlements,
+        unchanged_untold: connection.unchanged_untold(),
         at: worker.clock.now(),
     };
     match worker.store.settle_changes(&settle).await {
@@ -235,6 +236,7 @@ async fn settle(
             metrics::counter!("courier_events_total", "connection" => label).increment(settled.appended);
             metrics::counter!("courier_late_events_total").increment(settled.late);
             metrics::counter!("courier_superseded_total").increment(settled.superseded);
+            worker.count_unchanged(name, settled.unchanged);
             if settled.appended > 0 {
                 worker.bells.fan_out.ring(name);
             }

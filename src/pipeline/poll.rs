@@ -167,6 +167,7 @@ impl<'a> Poll<'a> {
             joins: None,
             progress: Progress::Slice,
             context: context_rule(self.feed),
+            unchanged: self.connection.unchanged(self.feed),
             sights: sights(self.feed),
             fresh_as_of: page.fresh_as_of,
             at: worker.clock.now(),
@@ -383,6 +384,7 @@ impl Worker {
         metrics::counter!("courier_events_total", "connection" => label).increment(accepted.appended);
         metrics::counter!("courier_late_events_total").increment(accepted.late);
         metrics::counter!("courier_duplicates_suppressed_total", "by" => "store").increment(accepted.known);
+        self.count_unchanged(connection, accepted.unchanged);
         if accepted.appended > 0 {
             self.bells.fan_out.ring(connection);
             info!(%connection, events = accepted.appended, late = accepted.late, "changes accepted");
@@ -393,6 +395,12 @@ impl Worker {
         if accepted.quarantined > 0 {
             warn!(%connection, records = accepted.quarantined, "records above the record limit went to quarantine");
         }
+    }
+
+    /// Counts versions that were not told of because nothing changed.
+    pub(super) fn count_unchanged(&self, connection: &ConnectionName, versions: u64) {
+        let label = self.watch.connections.of(connection.as_str());
+        metrics::counter!("courier_unchanged_suppressed_total", "connection" => label).increment(versions);
     }
 }
 

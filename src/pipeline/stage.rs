@@ -105,6 +105,7 @@ pub(super) async fn release(
             poll: of.clone(),
             limit: SLICE_ROWS_MAX,
             context: poll::context_rule(feed),
+            unchanged: connection.unchanged(feed),
             at: worker.clock.now(),
         };
         let released = worker.store.release_stage(&request).await?;

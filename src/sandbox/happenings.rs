@@ -62,6 +62,8 @@ impl World {
             };
             let key = (version.record_type.as_str(), version.id.as_str());
             let again = self.records.put(key, &members, (at, manner));
+            self.touched
+                .insert((again.record_type.clone(), again.id.clone(), again.number));
             touched.push(written(&again, Change::Touched));
         }
         self.count_if(!touched.is_empty(), "touch_all");

@@ -54,6 +54,8 @@ pub struct Kept {
     pub sha256: String,
     /// Whether the version is a delete.
     pub deleted: bool,
+    /// Whether it has the content of the version before it, as a re-index writes it.
+    pub touched: bool,
     /// From when on answers may carry it, by the true clock.
     pub visible_at: String,
     /// Since when its record is withheld from the client, by the true clock; absent where it is not.
@@ -70,6 +72,11 @@ impl World {
             last_updated: version.stamp_text.clone(),
             sha256: sha256_hex(version.body.as_deref().unwrap_or_default()),
             deleted: version.body.is_none(),
+            touched: self.touched.contains(&(
+                version.record_type.clone(),
+                version.id.clone(),
+                version.number,
+            )),
             visible_at: stamp_text(version.visible_at),
             withheld_since: withheld.map(stamp_text),
         }

@@ -1,6 +1,6 @@
 //! The sandbox's whole state, and how a version comes into it: stamped, and visible, as the faults say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) not_modified: u64,
     pub(super) bomb: OnceLock<(Bytes, usize)>,
     shared: Option<SharedStamp>,
+    /// Versions that a re-index wrote: type, id and number.
+    pub(super) touched: BTreeSet<(String, String, u64)>,
 }
 
 struct SharedStamp {
@@ -68,6 +70,7 @@ impl World {
             ledger: Ledger::default(),
             snapshots: BTreeMap::new(),
             snapshots_made: 0,
+            touched: BTreeSet::new(),
             cached: BTreeMap::new(),
             burst_left: 0,
             counts: Counts::default(),

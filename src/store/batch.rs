@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{Accepted, ContextRule, PollRef, SLICE_BYTES_MAX, SLICE_ROWS_MAX};
 use crate::domain::event::{Change, Content, Event, Timeliness, VersionClue, VersionOrder};
 use crate::domain::identity::EventId;
-use crate::domain::ledger::{Baseline, Source};
+use crate::domain::ledger::{Baseline, Source, Unchanged};
 use crate::domain::trace::TraceContext;
 
 /// A known version's last showing is written at most once in this time: a page that is shown again costs no write.
@@ -28,6 +28,8 @@ pub(super) struct Batch<'a> {
     pub(super) source: Source,
     /// Whether a first sight proved a creation when the changes were shown.
     pub(super) baseline: Baseline,
+    /// Whether a version with the content of its record's last one is told of.
+    pub(super) unchanged: Unchanged,
     pub(super) at: Timestamp,
 }
 
@@ -35,7 +37,7 @@ pub(super) struct Batch<'a> {
 pub(super) fn page_batch(
     poll: &PollRef,
     baseline: Baseline,
-    (context, at): (ContextRule, Timestamp),
+    (context, unchanged, at): (ContextRule, Unchanged, Timestamp),
 ) -> Batch<'_> {
     Batch {
         connection: &poll.connection,
@@ -45,6 +47,7 @@ pub(super) fn page_batch(
             ContextRule::Included => Source::PageWithoutContext,
         },
         baseline,
+        unchanged,
         at,
     }
 }
@@ -65,6 +68,8 @@ pub(super) enum Effect {
     Appended(Timeliness),
     /// An accepted id without an event.
     Silenced,
+    /// An accepted id without an event, because nothing changed.
+    Unchanged,
     /// An inbox row; for a change out of the inbox: nothing, it is not complete.
     Enqueued,
     /// An inbox row: a read is to confirm that a deleted record lives again.
@@ -113,6 +118,7 @@ pub(super) fn tally(arrivals: &[Arrival], written: Vec<Written>) -> Accepted {
                 accepted.late += u64::from(timeliness == Timeliness::Late);
             }
             Effect::Silenced => accepted.silent += 1,
+            Effect::Unchanged => accepted.unchanged += 1,
             Effect::Enqueued | Effect::Doubted => accepted.enqueued += 1,
             Effect::Known => accepted.known += 1,
             Effect::Refused => {}

@@ -17,6 +17,7 @@ use crate::domain::identity::EventId;
 use crate::domain::ledger::{Baseline, Head};
 use crate::domain::name::{DestinationName, SubscriptionName};
 
+pub use crate::domain::ledger::Unchanged;
 pub use control::*;
 pub use operating::*;
 pub use roll::*;
@@ -149,6 +150,8 @@ pub struct AcceptPage {
     pub progress: Progress,
     /// Whether records are told of with their context.
     pub context: ContextRule,
+    /// Whether a version with the content of its record's last one is told of.
+    pub unchanged: Unchanged,
     /// Whether the poll shows all there is; where it does not, no first sight of the feed proves a creation from now
     /// on.
     pub sights: Sights,
@@ -218,6 +221,8 @@ pub struct Accepted {
     pub known: u64,
     /// Changes before the feed's start.
     pub silent: u64,
+    /// Changes with the content of their record's last version, which were not to be told of.
+    pub unchanged: u64,
     /// Events among the appended ones that came after a newer version.
     pub late: u64,
     /// Records put into quarantine by reference.
@@ -235,6 +240,8 @@ pub struct ReleaseStage {
     pub limit: usize,
     /// Whether records are told of with their context.
     pub context: ContextRule,
+    /// Whether a version with the content of its record's last one is told of.
+    pub unchanged: Unchanged,
     /// Now.
     pub at: Timestamp,
 }
@@ -310,6 +317,8 @@ pub struct SettleChanges {
     pub fence: Fence,
     /// One entry per claim.
     pub settlements: Vec<Settlement>,
+    /// The feeds of which a version with the content of its record's last one is not told.
+    pub unchanged_untold: BTreeSet<FeedName>,
     /// Now.
     pub at: Timestamp,
 }
@@ -384,6 +393,20 @@ pub struct Settled {
     pub quarantined: u64,
     /// Events among the appended ones that came after a newer version.
     pub late: u64,
+    /// Changes with the content of their record's last version, which were not to be told of.
+    pub unchanged: u64,
+}
+
+impl SettleChanges {
+    /// Whether a version of a feed is told of that has the content of its record's last one.
+    #[must_use]
+    pub fn unchanged_of(&self, feed: &FeedName) -> Unchanged {
+        if self.unchanged_untold.contains(feed) {
+            Unchanged::Suppress
+        } else {
+            Unchanged::Tell
+        }
+    }
 }
 
 /// Which place in the log is meant.

@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 36] = [
+pub const METRICS: [Metric; 37] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -223,6 +223,11 @@ pub const METRICS: [Metric; 36] = [
         "courier_superseded_total",
         &[],
         "Versions that were shown but overwritten at the source before they were read.",
+    ),
+    counter(
+        "courier_unchanged_suppressed_total",
+        &["connection"],
+        "Versions with the content of the one before them that were not told of, as `unchanged` asks.",
     ),
     counter(
         "courier_unusable_entries_total",

@@ -16,6 +16,7 @@ use ehr_courier::config::{
     self, Auth, Config, ConfigErrors, Environment, Key, Secrets, Surroundings, Target,
 };
 use ehr_courier::domain::fan_out::{ConnectionSet, ContentLevel, From, Topic};
+use ehr_courier::domain::ledger::Unchanged;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -174,6 +175,7 @@ fn what_is_left_out_takes_the_documented_default() {
     );
     assert_eq!((feed.overlap, feed.adapts), (Duration::from_mins(5), true));
     assert_eq!(feed.reconcile, Some(Duration::from_hours(24)));
+    assert_eq!(feed.unchanged, Unchanged::Tell);
     assert_eq!(feed.spec().record_type.as_str(), "Appointment");
     let destination = config.destinations.values().next().unwrap();
     assert_eq!(destination.retry.len(), 10);
@@ -190,6 +192,26 @@ fn what_is_left_out_takes_the_documented_default() {
         (From::Now, ContentLevel::IdOnly)
     );
     assert_eq!(config.audits.len(), 1, "{:?}", config.audits);
+}
+
+#[test]
+fn a_feed_takes_over_from_its_connection_what_becomes_of_unchanged_versions() {
+    let text = example("minimal.toml").replace("record = ", "unchanged = \"tell\"\nrecord = ");
+    let of = |text: &str| {
+        let config = read(text, &[]).unwrap();
+        config.connections.values().next().unwrap().feeds[0].unchanged
+    };
+    let suppressed = text.replace("base_url = ", "unchanged = \"suppress\"\nbase_url = ");
+    assert_eq!(of(&suppressed), Unchanged::Tell);
+    assert_eq!(
+        of(&suppressed.replace("unchanged = \"tell\"\n", "")),
+        Unchanged::Suppress
+    );
+    let wrong = refused(&text.replace("\"tell\"", "\"drop\""), &[]);
+    assert!(
+        wrong.contains("feeds[0].unchanged") && wrong.contains("\"suppress\""),
+        "{wrong}"
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Outlet, Worker};
 use ehr_courier::store::memory::MemoryStore;
-use ehr_courier::store::{Flow, Holder, SetFlow};
+use ehr_courier::store::{Flow, Holder, SetFlow, Unchanged};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -204,6 +204,7 @@ fn add(
         },
         every: Duration::from_secs(5),
         overlap: Overlap::Fixed,
+        unchanged: Unchanged::Tell,
     };
     let (connection, destination) = (
         ConnectionName::parse(name).unwrap(),

@@ -21,7 +21,7 @@ use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
 use ehr_courier::store::{
     AcceptPage, BaselineProof, ClaimChanges, ClaimDeliveries, ContextRule, DeadLetterQuery, Definitions,
     EventQuery, FanOut, Flow, Holder, Lane, LeaseRequest, PollId, PollRef, Progress, ReleaseStage, SetFlow,
-    SettleChanges, SettleResult, Settlement, Sights, StageState, Store as _, StoreError, Sweep,
+    SettleChanges, SettleResult, Settlement, Sights, StageState, Store as _, StoreError, Sweep, Unchanged,
 };
 use rusqlite::Connection;
 
@@ -174,6 +174,7 @@ async fn polls(store: &SqliteStore, fence: Fence) {
             baseline: BaselineProof::Unproven,
         },
         context: ContextRule::None,
+        unchanged: Unchanged::Tell,
         sights: Sights::All,
         fresh_as_of: at(2),
         at: at(2),
@@ -184,6 +185,7 @@ async fn polls(store: &SqliteStore, fence: Fence) {
         poll: poll_of("history", 4),
         limit: 10,
         context: ContextRule::None,
+        unchanged: Unchanged::Tell,
         at: at(2),
     };
     let released = store.release_stage(&release).await.unwrap();
@@ -212,6 +214,7 @@ async fn fetches(store: &SqliteStore, fence: Fence) {
     let settle = SettleChanges {
         connection: mercy(),
         fence,
+        unchanged_untold: BTreeSet::new(),
         settlements: claimed
             .iter()
             .map(|one| Settlement {

@@ -199,6 +199,8 @@ macro_rules! contract_suite {
                     what_a_version_means_goes_into_the_event_and_to_the_delivery,
                     what_waits_with_its_record_keeps_what_that_says,
                     a_merged_record_is_remembered_until_it_no_longer_says_so,
+                    a_version_without_a_change_moves_the_head_and_is_no_event_where_that_is_asked_for,
+                    a_version_without_a_change_is_no_event_when_it_was_staged_or_fetched,
                 ];
                 traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,];
                 operate: [

@@ -14,7 +14,7 @@ use ehr_courier::pipeline::budget::metered::Metered;
 use ehr_courier::pipeline::connection::{Connection, Feed};
 use ehr_courier::pipeline::{Outlet, Worker};
 use ehr_courier::sandbox::{ConditionalRead as Honoured, Dialect, Granularity};
-use ehr_courier::store::Holder;
+use ehr_courier::store::{Holder, Unchanged};
 
 use crate::clinic::{ClinicHttp, Watched};
 use crate::crashing::Crashing;
@@ -167,6 +167,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
         },
         every: plan.every,
         overlap: plan.overlap,
+        unchanged: Unchanged::Tell,
     }
 }
 

@@ -1,8 +1,8 @@
-//! What versions mean, as the ledger tells it.
+//! What versions mean, as the ledger tells it, and which of them mean nothing new.
 
 use courier_sdk::Meaning;
 
-use super::tests::{change, check_from, deleted, gone, mercy, silent, version};
+use super::tests::{change, check_from, deleted, gone, mercy, silent, version, worded};
 use super::*;
 use crate::domain::event::{Change, Content};
 
@@ -32,6 +32,7 @@ fn told(changes: &[Change]) -> Vec<String> {
                 format!("{} {word}", kind.as_str()).trim_end().to_owned()
             }
             Verdict::Silence { .. }
+            | Verdict::Unchanged { .. }
             | Verdict::Enqueue
             | Verdict::Confirm { .. }
             | Verdict::Known { .. }
@@ -106,5 +107,93 @@ fn what_may_not_be_read_leaves_a_merge_standing() {
         &[hidden, version(2)],
         Source::Inbox,
         &["unavailable", "updated"],
+    );
+}
+
+/// A numbered version with this content.
+fn with_content(number: u64, word: &str) -> Change {
+    let content = worded(word).content;
+    Change {
+        content,
+        ..version(number)
+    }
+}
+
+fn suppressing() -> LedgerView {
+    LedgerView {
+        unchanged: Unchanged::Suppress,
+        ..LedgerView::default()
+    }
+}
+
+#[test]
+fn a_version_with_the_heads_content_is_not_told_of_where_that_is_asked_for() {
+    let changes =
+        [(1, "a"), (2, "a"), (3, "b"), (4, "a"), (5, "a"), (5, "a")].map(|(it, word)| with_content(it, word));
+    let words = ["updated", "unchanged", "updated", "updated", "unchanged", "known"];
+    check_from(suppressing(), &changes, Source::Page, &words);
+    let all = ["updated", "updated", "updated", "updated", "updated", "known"];
+    check_from(LedgerView::default(), &changes, Source::Page, &all);
+    let mut view = suppressing();
+    decide(&mercy(), &mut view, &changes, Source::Page);
+    let head = view
+        .records
+        .values()
+        .next()
+        .and_then(|record| record.head.clone());
+    assert_eq!(
+        head.unwrap().version,
+        VersionKey::of_version_id("5"),
+        "it is the head all the same"
+    );
+}
+
+#[test]
+fn what_came_in_silence_counts_as_known_content_and_what_came_without_a_body_does_not() {
+    let silently = silent(with_content(1, "a"));
+    check_from(
+        suppressing(),
+        &[silently, with_content(2, "a")],
+        Source::Page,
+        &["silence", "unchanged"],
+    );
+    let bodiless = silent(Change {
+        content: None,
+        ..version(1)
+    });
+    check_from(
+        suppressing(),
+        &[bodiless, with_content(2, "a")],
+        Source::Page,
+        &["silence", "updated"],
+    );
+}
+
+#[test]
+fn neither_a_delete_nor_what_follows_it_nor_a_late_version_is_suppressed() {
+    let with_body = Change {
+        content: with_content(1, "a").content,
+        ..deleted(2)
+    };
+    let changes = [with_content(1, "a"), with_body, with_content(3, "a")];
+    check_from(
+        suppressing(),
+        &changes,
+        Source::Page,
+        &["updated", "deleted", "updated"],
+    );
+    let changes = [with_content(3, "a"), with_content(2, "a")];
+    check_from(
+        suppressing(),
+        &changes,
+        Source::Page,
+        &["updated", "updated late"],
+    );
+    let changes = [with_content(1, "a"), gone(), with_content(3, "a")];
+    check_from(
+        suppressing(),
+        &changes,
+        Source::Page,
+        &["updated", "deleted", "updated"],
     );
 }

@@ -70,7 +70,7 @@ fn reference(number: u64) -> Change {
 }
 
 /// A version that only its content tells from others.
-fn worded(word: &str) -> Change {
+pub(super) fn worded(word: &str) -> Change {
     Change {
         content: Some(content(&format!("{{\"w\":\"{word}\"}}"))),
         ..change(VersionClue::ByContent)
@@ -116,6 +116,7 @@ fn word(verdict: &Verdict) -> String {
             ..
         } => format!("{} late", kind.as_str()),
         Verdict::Silence { .. } => "silence".to_owned(),
+        Verdict::Unchanged { .. } => "unchanged".to_owned(),
         Verdict::Enqueue => "enqueue".to_owned(),
         Verdict::Confirm { .. } => "confirm".to_owned(),
         Verdict::Known { .. } => "known".to_owned(),
@@ -152,6 +153,7 @@ fn versions(verdicts: &[Verdict]) -> Vec<String> {
         .filter_map(|verdict| match verdict {
             Verdict::Append { version, .. } => Some(version.to_string()),
             Verdict::Silence { .. }
+            | Verdict::Unchanged { .. }
             | Verdict::Enqueue
             | Verdict::Confirm { .. }
             | Verdict::Known { .. }
@@ -369,7 +371,9 @@ proptest! {
         for batch in showings.chunks(slice) {
             for verdict in decide(&mercy(), &mut view, batch, Source::Page) {
                 match verdict {
-                    Verdict::Append { event_id, .. } | Verdict::Silence { event_id } => {
+                    Verdict::Append { event_id, .. }
+                    | Verdict::Silence { event_id }
+                    | Verdict::Unchanged { event_id } => {
                         prop_assert!(said.insert(event_id), "an id was said twice");
                     }
                     Verdict::Known { event_id } => prop_assert!(said.contains(&event_id)),

@@ -33,6 +33,7 @@ impl Poll<'_> {
                 baseline: self.proof(&cursor),
             },
             context: super::context_rule(self.feed),
+            unchanged: self.connection.unchanged(self.feed),
             sights: super::sights(self.feed),
             fresh_as_of,
             at: worker.clock.now(),

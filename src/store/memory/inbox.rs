@@ -217,6 +217,7 @@ impl ConnectionState {
             feed: &row.feed,
             source: settling_source(&row.change),
             baseline: self.proven_by_both(&row),
+            unchanged: settle.unchanged_of(&row.feed),
             at: settle.at,
         };
         let unavailable = matches!(settlement.result, SettleResult::Unavailable(_));
@@ -228,6 +229,7 @@ impl ConnectionState {
                     settled.late += u64::from(timeliness == Timeliness::Late);
                 }
                 Effect::Known => settled.known += 1,
+                Effect::Unchanged => settled.unchanged += 1,
                 Effect::Silenced | Effect::Refused | Effect::Doubted => {}
                 Effect::Enqueued => {
                     let mut row = row;

@@ -39,6 +39,7 @@ impl ConnectionState {
     fn ledger_view(&self, batch: &Batch<'_>, changes: &[Change]) -> LedgerView {
         let mut view = LedgerView {
             baseline: batch.baseline,
+            unchanged: batch.unchanged,
             ..LedgerView::default()
         };
         for change in changes {
@@ -125,6 +126,13 @@ impl ConnectionState {
                 self.accept(&event_id, change.order, batch.at);
                 Written {
                     effect: Effect::Silenced,
+                    id: Some(event_id),
+                }
+            }
+            Verdict::Unchanged { event_id } => {
+                self.accept(&event_id, change.order, batch.at);
+                Written {
+                    effect: Effect::Unchanged,
                     id: Some(event_id),
                 }
             }

@@ -38,7 +38,7 @@ impl State {
         let batch = page_batch(
             &page.poll,
             state.baseline_of(&page.poll.feed),
-            (page.context, page.at),
+            (page.context, page.unchanged, page.at),
         );
         let mut accepted = state.take_in(&batch, &arrivals);
         accepted.enqueued += state.join_roll(page);

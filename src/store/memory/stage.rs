@@ -49,7 +49,11 @@ impl State {
         }
         let arrivals = feed.take_oldest(release.limit.min(SLICE_ROWS_MAX));
         let accepted = state.take_in(
-            &page_batch(poll, state.baseline_of(&poll.feed), (release.context, release.at)),
+            &page_batch(
+                poll,
+                state.baseline_of(&poll.feed),
+                (release.context, release.unchanged, release.at),
+            ),
             &arrivals,
         );
         let feed = state.feeds.entry(poll.feed.clone()).or_default();

@@ -254,6 +254,7 @@ fn settle_found(
         feed: &row.feed,
         source: settling_source(&row.change),
         baseline: baseline_of(db, settle, row)?,
+        unchanged: settle.unchanged_of(&row.feed),
         at: settle.at,
     };
     let unavailable = matches!(settlement.result, SettleResult::Unavailable(_));
@@ -265,6 +266,7 @@ fn settle_found(
                 settled.late += u64::from(timeliness == Timeliness::Late);
             }
             Effect::Known => settled.known += 1,
+            Effect::Unchanged => settled.unchanged += 1,
             Effect::Silenced | Effect::Refused | Effect::Doubted => {}
             Effect::Enqueued => {
                 return retry(
@@ -327,6 +329,7 @@ fn settle_kept(
         feed: &row.feed,
         source: Source::Inbox,
         baseline: row.baseline,
+        unchanged: settle.unchanged_of(&row.feed),
         at: settle.at,
     };
     let waits = waiting_row(db, connection, change)?.is_some_and(|id| id != stored(settlement.id.0));

@@ -30,7 +30,7 @@ pub(super) fn accept_page(db: &Connection, page: &AcceptPage) -> Result<Accepted
         .collect();
     let mut accepted = take_in(
         db,
-        &page_batch(&page.poll, feed.baseline, (page.context, page.at)),
+        &page_batch(&page.poll, feed.baseline, (page.context, page.unchanged, page.at)),
         &arrivals,
     )?;
     accepted.enqueued += roll::join(db, page)?;
@@ -115,6 +115,7 @@ impl Loaded {
         let mut loaded = Self {
             view: LedgerView {
                 baseline: batch.baseline,
+                unchanged: batch.unchanged,
                 ..LedgerView::default()
             },
             shown_at: BTreeMap::new(),
@@ -214,6 +215,10 @@ fn write(
         Verdict::Silence { event_id } => {
             ledger_rows::accept(db, batch.connection, &event_id, order, batch.at)?;
             Ok(Written::with_id(Effect::Silenced, event_id))
+        }
+        Verdict::Unchanged { event_id } => {
+            ledger_rows::accept(db, batch.connection, &event_id, order, batch.at)?;
+            Ok(Written::with_id(Effect::Unchanged, event_id))
         }
         Verdict::Known { event_id } => {
             let shown_before = nanos(earlier(batch.at, SHOWING_RENEWED_AFTER));

@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::rows::{CHANGE_COLUMNS, Columns, Failure, baseline_word, change_values, nanos, row_limit, text};
 use super::{inbox, lease, ledger_rows};
 use crate::domain::event::Change;
-use crate::domain::ledger::{Baseline, Source};
+use crate::domain::ledger::{Baseline, Source, Unchanged};
 use crate::store::batch::{Batch, known_id};
 use crate::store::{QuarantineRow, SLICE_ROWS_MAX};
 
@@ -108,6 +108,7 @@ pub(super) fn redrive(db: &Connection, connection: &ConnectionName, now: Timesta
             feed: &held.feed,
             source: Source::Page,
             baseline: held.baseline,
+            unchanged: Unchanged::Tell,
             at: now,
         };
         inbox::put(db, &batch, &(held.change, held.fresh_as_of))?;

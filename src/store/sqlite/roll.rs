@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::connection::Connection;
 use super::rows::{Columns, Failure, row_limit};
 use super::{inbox, intake, lease, ledger_rows, quarantine};
-use crate::domain::ledger::{self, Baseline, Life, Queue, Source};
+use crate::domain::ledger::{self, Baseline, Life, Queue, Source, Unchanged};
 use crate::store::batch::{Batch, missing, perhaps_returned};
 use crate::store::{AcceptPage, KeepRoll, Kept};
 
@@ -98,6 +98,7 @@ pub(super) fn keep(db: &Connection, keep: &KeepRoll) -> Result<Kept, Failure> {
         feed: &keep.feed,
         source: Source::Page,
         baseline: Baseline::Unproven,
+        unchanged: Unchanged::Tell,
         at: keep.at,
     };
     let mut standing =

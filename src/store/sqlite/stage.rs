@@ -55,7 +55,11 @@ pub(super) fn release_stage(db: &Connection, release: &ReleaseStage) -> Result<R
         )));
     }
     let arrivals = take_oldest(db, poll, release.limit.min(SLICE_ROWS_MAX))?;
-    let batch = page_batch(poll, feed.baseline, (release.context, release.at));
+    let batch = page_batch(
+        poll,
+        feed.baseline,
+        (release.context, release.unchanged, release.at),
+    );
     let accepted = intake::take_in(db, &batch, &arrivals)?;
     feed.state.found += accepted.appended + accepted.enqueued;
     if is_empty(db, poll)?

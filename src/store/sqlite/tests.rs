@@ -11,7 +11,7 @@ use super::*;
 use crate::domain::canonical::ContentHash;
 use crate::domain::event::{Change, Content, VersionClue, VersionOrder};
 use crate::domain::identity::VersionKey;
-use crate::store::{BaselineProof, ContextRule, PollId, Progress, Sights};
+use crate::store::{BaselineProof, ContextRule, PollId, Progress, Sights, Unchanged};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -70,6 +70,7 @@ fn page(fence: Fence, poll: u64, from: Option<&str>, changes: Vec<Change>) -> Ac
             baseline: BaselineProof::Unproven,
         },
         context: ContextRule::None,
+        unchanged: Unchanged::Tell,
         sights: Sights::All,
         fresh_as_of: at(0),
         at: at(1),

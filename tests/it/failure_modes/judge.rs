@@ -1,9 +1,11 @@
-//! What was lost and what was invented, told from the sandbox's own books and what arrived, and from nothing else.
+//! What was lost, what was invented and what was misunderstood, told from the sandbox's own books and what arrived, and
+//! from nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ehr_courier::sandbox::{Ehr, Kept, Shown};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::mode::Due;
 
@@ -15,6 +17,38 @@ pub(crate) struct Arrived {
     pub(crate) subject: String,
     /// SHA-256 of the record as it arrived, in hexadecimal; absent for a delete.
     pub(crate) sha256: Option<String>,
+    /// What the notification says of it: the last part of its type, `reason`, `mergedinto`, and whether it is late.
+    pub(crate) told: Told,
+    /// What the record says of itself.
+    pub(crate) said: Said,
+}
+
+/// What a notification says of its record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Told {
+    pub(crate) kind: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) merged_into: Option<String>,
+    pub(crate) late: bool,
+}
+
+/// What a record says of itself: its status, and by whom it is replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Said {
+    status: Option<String>,
+    replaced_by: Option<String>,
+}
+
+impl Said {
+    pub(crate) fn of(record: &Value) -> Self {
+        let links = record["link"].as_array().map_or(&[][..], Vec::as_slice);
+        let replaced_by = links.iter().find(|link| link["type"] == "replaced-by");
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Self {
+            status: text(&record["status"]),
+            replaced_by: replaced_by.and_then(|link| text(&link["other"]["reference"])),
+        }
+    }
 }
 
 /// What the books say at one moment.
@@ -44,6 +78,127 @@ impl Books {
     /// How many versions there are.
     pub(crate) fn versions(&self) -> usize {
         self.kept.values().map(Vec::len).sum()
+    }
+
+    /// What arrived and means something else than its record says.
+    pub(crate) fn misunderstood(&self, arrived: &BTreeSet<Arrived>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for event in arrived.iter().filter(|it| it.sha256.is_some()) {
+            let (told, said) = (&event.told, &event.said);
+            let merged = said.replaced_by.is_some();
+            let reason = match said.status.as_deref() {
+                Some(status @ ("entered-in-error" | "cancelled")) => Some(status),
+                _ => None,
+            };
+            let understood = (told.kind == "merged") == merged
+                && told.merged_into == said.replaced_by
+                && told.reason.as_deref().filter(|it| *it != "unmerged") == reason;
+            if !understood {
+                wrong.push(format!("{} says {said:?}, told is {told:?}", event.subject));
+            }
+        }
+        wrong.extend(self.wrongly_parted(arrived));
+        wrong
+    }
+
+    /// What is told as the parting of a merge and is none, or is one and not told so: the version told before it says
+    /// that the patient was merged, and it does not.
+    fn wrongly_parted(&self, arrived: &BTreeSet<Arrived>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (subject, events) in self.in_order(arrived) {
+            // After a late version or a delete the order in which they were told is another; that of a content which was
+            // replaced since nobody knows.
+            if events
+                .iter()
+                .any(|it| it.told.late || self.place(&subject, it).is_none())
+            {
+                continue;
+            }
+            let mut merged = false;
+            for event in events {
+                let parted = merged && event.said.replaced_by.is_none();
+                merged = event.said.replaced_by.is_some();
+                if (event.told.reason.as_deref() == Some("unmerged")) != parted {
+                    wrong.push(format!("{subject} parted: {parted}, told is {:?}", event.told));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Versions that a re-index wrote and that were told of although the content before it had arrived.
+    pub(crate) fn repeated(&self, arrived: &BTreeSet<Arrived>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (subject, events) in self.in_order(arrived) {
+            let content = |event: &&Arrived| Some(self.content_of(&subject, event.sha256.as_deref()?));
+            for pair in events.windows(2) {
+                let [before, after] = pair else { continue };
+                let known = content(before).filter(|it| it.is_some());
+                if known.is_some() && known == content(after) {
+                    wrong.push(format!("{subject} is told of again with the content that it had"));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// What arrived of each record, in the order of its versions; deletes last.
+    fn in_order<'a>(&self, arrived: &'a BTreeSet<Arrived>) -> BTreeMap<String, Vec<&'a Arrived>> {
+        let mut by_record: BTreeMap<String, Vec<&Arrived>> = BTreeMap::new();
+        for event in arrived {
+            by_record.entry(event.subject.clone()).or_default().push(event);
+        }
+        for (subject, events) in &mut by_record {
+            events.sort_by_key(|event| self.place(subject, event).unwrap_or(usize::MAX));
+        }
+        by_record
+    }
+
+    /// The place of an event's version among those of its record.
+    fn place(&self, subject: &str, event: &Arrived) -> Option<usize> {
+        let versions = self.kept.get(subject)?;
+        versions
+            .iter()
+            .position(|it| Some(&it.sha256) == event.sha256.as_ref())
+    }
+
+    /// The place of the version from which on a record had the content that a version has.
+    fn content_of(&self, subject: &str, sha256: &str) -> Option<usize> {
+        let versions = self.kept.get(subject)?;
+        let place = versions.iter().position(|it| it.sha256 == sha256)?;
+        (0..=place)
+            .rev()
+            .find(|index| versions.get(*index).is_some_and(|it| !it.touched))
+    }
+
+    /// The same versions, as if the content of each that a re-index wrote had arrived where that of the one before did.
+    pub(crate) fn with_repetitions(&self, arrived: &BTreeSet<Arrived>) -> BTreeSet<Arrived> {
+        let mut all = arrived.clone();
+        for (subject, events) in self.in_order(arrived) {
+            let contents: BTreeSet<_> = events
+                .iter()
+                .filter_map(|it| self.content_of(&subject, it.sha256.as_deref()?))
+                .collect();
+            for version in self
+                .kept
+                .get(&subject)
+                .into_iter()
+                .flatten()
+                .filter(|it| it.touched)
+            {
+                let content = self.content_of(&subject, &version.sha256);
+                if content.is_some_and(|it| contents.contains(&it)) {
+                    all.insert(Arrived {
+                        event_id: String::new(),
+                        subject: subject.clone(),
+                        sha256: Some(version.sha256.clone()),
+                        told: Told::default(),
+                        said: Said::default(),
+                    });
+                }
+            }
+        }
+        all
     }
 
     /// What must have arrived and has not. `each_as_shown` says whether each version that a page showed can be had, even

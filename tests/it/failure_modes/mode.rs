@@ -146,6 +146,10 @@ pub(crate) struct Mode {
     pub(crate) holds_meanwhile: While,
     /// Whether the source wants a token.
     pub(crate) tokens: bool,
+    /// Kinds and reasons of which some must have arrived.
+    pub(crate) heard: &'static [&'static str],
+    /// Further keys of the connection.
+    pub(crate) connection: &'static str,
 }
 
 impl Mode {
@@ -162,6 +166,8 @@ impl Mode {
             lasts_until: |_| true,
             holds_meanwhile: |_| Ok(()),
             tokens: false,
+            heard: &[],
+            connection: "",
         }
     }
 
@@ -203,6 +209,14 @@ impl Mode {
         Self { tokens: true, ..self }
     }
 
+    pub(crate) const fn heard(self, heard: &'static [&'static str]) -> Self {
+        Self { heard, ..self }
+    }
+
+    pub(crate) const fn configured(self, connection: &'static str) -> Self {
+        Self { connection, ..self }
+    }
+
     /// Any server of which nothing is known.
     pub(crate) const fn of_a_stranger(self) -> Self {
         Self {
@@ -215,7 +229,12 @@ impl Mode {
     pub(crate) fn switches(&self) -> String {
         let faults = self.faults.iter().map(|it| format!("`--fault {it}`"));
         let dialect = self.dialect.iter().map(|it| format!("`--dialect {it}`"));
-        dialect.chain(faults).collect::<Vec<_>>().join(" ")
+        let connection = self.connection.lines().map(|it| format!("`{it}`"));
+        dialect
+            .chain(faults)
+            .chain(connection)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// The names of its faults, as they are counted.

@@ -42,7 +42,7 @@ fn two_deletes_were_made(scene: &Scene) -> bool {
     deleted.count() >= 2
 }
 
-pub(crate) const MODES: [Mode; 42] = [
+pub(crate) const MODES: [Mode; 43] = [
     Mode::of(
         28,
         "a_source_that_does_not_answer_stops_its_own_poll_and_no_longer_than_the_deadline",
@@ -146,6 +146,12 @@ pub(crate) const MODES: [Mode; 42] = [
         &["touch_all=0.01"],
     ),
     Mode::of(
+        14,
+        "a_reindex_is_not_told_of_where_unchanged_versions_are_not_asked_for",
+        &["touch_all=0.02"],
+    )
+    .configured("unchanged = \"suppress\"\n"),
+    Mode::of(
         15,
         "a_change_that_does_not_move_its_stamp_harms_no_other",
         &["silent_change=0.2"],
@@ -190,15 +196,17 @@ pub(crate) const MODES: [Mode; 42] = [
     }),
     Mode::of(
         18,
-        "a_record_entered_in_error_is_told_as_an_update",
+        "a_record_entered_in_error_is_told_as_an_update_with_that_reason",
         &["entered_in_error=0.1"],
-    ),
-    Mode::of(19, "a_merge_is_told_of_both_patients", &["merge=0.05"]),
+    )
+    .heard(&["entered-in-error"]),
+    Mode::of(19, "a_merge_is_told_as_one_and_of_both_patients", &["merge=0.05"]).heard(&["merged"]),
     Mode::of(
         19,
-        "a_merge_that_is_undone_is_told_of_both_patients_again",
+        "a_merge_that_is_undone_is_told_with_that_reason",
         &["merge=0.05", "unmerge=0.05"],
-    ),
+    )
+    .heard(&["merged", "unmerged"]),
     Mode::of(
         20,
         "a_type_that_fails_holds_up_no_other",

@@ -64,17 +64,20 @@ async fn judged(scene: &mut Scene, mode: &Mode, due: Due) -> Result<(), String> 
     scene.holds_within(PATIENCE, nothing_lost).await;
     scene.holds_within(QUIET, |_| false).await;
     let complete = scene.holds_within(PATIENCE, nothing_lost).await;
-    let (lost, phantom) = (scene.lost(due), scene.books(&TYPES).phantom(&scene.arrived));
-    if !complete || !lost.is_empty() || !phantom.is_empty() {
+    let (lost, wrong) = (scene.lost(due), scene.wrong());
+    if !complete || !lost.is_empty() || !wrong.is_empty() {
         let first = |list: &[String]| list.iter().take(5).cloned().collect::<Vec<_>>();
         return Err(format!(
-            "lost {} {:?}, phantom {} {:?}, troubles {:?}",
+            "lost {} {:?}, wrong {} {:?}, troubles {:?}",
             lost.len(),
             first(&lost),
-            phantom.len(),
-            first(&phantom),
+            wrong.len(),
+            first(&wrong),
             troubles(scene),
         ));
+    }
+    if let Some(unheard) = mode.heard.iter().find(|word| !scene.has_heard(word)) {
+        return Err(format!("nothing was told of as {unheard}"));
     }
     let versions = scene.books(&TYPES).versions();
     if versions < VERSIONS_MIN {

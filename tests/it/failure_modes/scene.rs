@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::judge::{Arrived, Books};
+use super::judge::{Arrived, Books, Said, Told};
 use super::mode::{Due, Mode, Strategy, Struck};
 use crate::composed::loopback;
 use crate::{composed, smart};
@@ -48,11 +48,14 @@ const PAGE_ROWS: usize = 25;
 const PAGE_ROWS_OF_A_LIST: usize = 3;
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct Notified<'a> {
     id: String,
     subject: String,
     #[serde(rename = "type")]
     kind: String,
+    reason: Option<String>,
+    mergedinto: Option<String>,
+    late: Option<bool>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -64,6 +67,8 @@ pub(crate) struct Scene {
     pub(crate) arrived: BTreeSet<Arrived>,
     /// Whether a version that a page shows can be had, even if it is replaced by the time it is read.
     pub(crate) each_as_shown: bool,
+    /// Whether versions without a change are not told of.
+    unchanged_untold: bool,
     /// The most that its strategy owes.
     pub(crate) due: Due,
     raised_at: Instant,
@@ -91,13 +96,13 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
     };
     format!(
         "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{auth}{}\
+         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{}{auth}\
          allow_networks = [\"127.0.0.0/8\"]\n{}\
          [destinations.hook]\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret = \"env:HOOK_SECRET\"\n\
          allow_networks = [\"127.0.0.0/8\"]\n\
          [[subscriptions]]\nname = \"all\"\ncontent = \"full-resource\"\ndestination = \"hook\"\n",
         mode.profile,
-        strategy.connection,
+        mode.connection,
         TYPES.map(feed).concat(),
     )
 }
@@ -199,6 +204,7 @@ impl Scene {
             arrived: BTreeSet::new(),
             // What was shown by its id may be replaced by the time it is read, together with others.
             each_as_shown: !strategy.reads,
+            unchanged_untold: mode.connection.contains("unchanged = \"suppress\""),
             due: Due::of(strategy),
             raised_at: Instant::now(),
             received,
@@ -257,7 +263,29 @@ impl Scene {
 
     /// What must have arrived and has not.
     pub(crate) fn lost(&self, due: Due) -> Vec<String> {
-        self.books(&TYPES).lost(due, self.each_as_shown, &self.arrived)
+        let books = self.books(&TYPES);
+        if self.unchanged_untold {
+            books.lost(due, self.each_as_shown, &books.with_repetitions(&self.arrived))
+        } else {
+            books.lost(due, self.each_as_shown, &self.arrived)
+        }
+    }
+
+    /// What arrived and never was, says something else than its record, or should not have been told of.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let books = self.books(&TYPES);
+        let mut wrong = books.phantom(&self.arrived);
+        wrong.extend(books.misunderstood(&self.arrived));
+        if self.unchanged_untold {
+            wrong.extend(books.repeated(&self.arrived));
+        }
+        wrong
+    }
+
+    /// Whether an event of this kind, or with this reason, has arrived.
+    pub(crate) fn has_heard(&self, word: &str) -> bool {
+        let says = |told: &Told| told.kind == word || told.reason.as_deref() == Some(word);
+        self.arrived.iter().any(|it| says(&it.told))
     }
 
     /// How long it has been there.
@@ -283,8 +311,10 @@ impl Scene {
 
     fn take_in(&mut self) {
         while let Ok(received) = self.received.try_recv() {
-            let told: Told<'_> = serde_json::from_slice(&received.body).unwrap();
-            let deleted = told.kind.ends_with(".deleted");
+            let told: Notified<'_> = serde_json::from_slice(&received.body).unwrap();
+            let kind = told.kind.rsplit('.').next().unwrap_or_default().to_owned();
+            let deleted = kind == "deleted";
+            let said = |text: &RawValue| Said::of(&serde_json::from_str(text.get()).unwrap());
             let sha256 = |text: &RawValue| {
                 HEXLOWER.encode(digest::digest(&digest::SHA256, text.get().as_bytes()).as_ref())
             };
@@ -292,6 +322,13 @@ impl Scene {
                 event_id: told.id,
                 subject: told.subject,
                 sha256: told.data.filter(|_| !deleted).map(sha256),
+                told: Told {
+                    kind,
+                    reason: told.reason,
+                    merged_into: told.mergedinto,
+                    late: told.late.unwrap_or_default(),
+                },
+                said: told.data.map(said).unwrap_or_default(),
             });
         }
     }

@@ -10,7 +10,7 @@ use ehr_courier::operate::ask::DeadLetterFilter;
 use ehr_courier::operate::{Answer, Ask, Desk, ROWS_MAX, Refusal, answer};
 use ehr_courier::store::sqlite::{OpenMode, SqliteStore};
 use ehr_courier::store::{
-    AcceptPage, ContextRule, Holder, LeaseRequest, PollId, PollRef, Progress, Sights, Store,
+    AcceptPage, ContextRule, Holder, LeaseRequest, PollId, PollRef, Progress, Sights, Store, Unchanged,
 };
 use tempfile::TempDir;
 
@@ -63,6 +63,7 @@ async fn quarantine(store: &SqliteStore, records: usize) {
         joins: None,
         progress: Progress::Page(Resume::new("2".to_owned())),
         context: ContextRule::None,
+        unchanged: Unchanged::Tell,
         sights: Sights::All,
         fresh_as_of: now,
         at: now,

@@ -20,7 +20,7 @@ use ehr_courier::pipeline::connection::{Connection, Feed, Overlap};
 use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::store::memory::MemoryStore;
-use ehr_courier::store::{EventQuery, FeedState, Holder, Store as _};
+use ehr_courier::store::{EventQuery, FeedState, Holder, Store as _, Unchanged};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -292,6 +292,7 @@ pub(crate) fn feed(detect: Detect, overlap: Overlap) -> Feed {
         },
         every: Duration::from_mins(1),
         overlap,
+        unchanged: Unchanged::Tell,
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use courier_sdk::{Context, Record};
 use ehr_courier::domain::event::Change;
-use ehr_courier::store::{ContextRule, Lane, ReleaseStage, SettleResult};
+use ehr_courier::store::{ContextRule, Lane, ReleaseStage, SettleResult, Unchanged};
 
 use super::Home;
 use super::world::*;
@@ -70,6 +70,7 @@ pub(super) async fn a_released_stage_waits_for_its_context_too(home: &dyn Home) 
         poll: world.poll_ref().await,
         limit: 10,
         context: ContextRule::Included,
+        unchanged: Unchanged::Tell,
         at: at(0),
     };
     let released = world.store.release_stage(&release).await.unwrap();

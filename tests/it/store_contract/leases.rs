@@ -88,6 +88,7 @@ pub(super) async fn every_write_under_an_old_fence_is_refused(home: &dyn Home) {
         poll: page.poll.clone(),
         limit: 1,
         context: ehr_courier::store::ContextRule::None,
+        unchanged: ehr_courier::store::Unchanged::Tell,
         at: at(0),
     };
     assert_fenced(&store.release_stage(&release).await);

@@ -1,8 +1,11 @@
-//! What a version means goes with its change, by every way that leads to an event.
+//! What a version means goes with its change, by every way that leads to an event; one that changes nothing is none where
+//! that is asked for.
+
+use std::collections::BTreeSet;
 
 use courier_sdk::Meaning;
 use ehr_courier::domain::event::{Change, Content, EventKind};
-use ehr_courier::store::{Lane, SettleResult};
+use ehr_courier::store::{Lane, SettleResult, Unchanged};
 
 use super::Home;
 use super::world::*;
@@ -107,4 +110,68 @@ pub(super) async fn a_merged_record_is_remembered_until_it_no_longer_says_so(hom
         .map(|(_, _, meaning)| meaning)
         .collect();
     assert_eq!(meanings, [Some(into("7")), Some(Meaning::Unmerged), None]);
+}
+
+/// A numbered version with this content.
+fn with_content(id: &str, number: u64, word: &str) -> Change {
+    Change {
+        content: worded(id, word).content,
+        ..version(id, number)
+    }
+}
+
+pub(super) async fn a_version_without_a_change_moves_the_head_and_is_no_event_where_that_is_asked_for(
+    home: &dyn Home,
+) {
+    let world = World::open(home).await;
+    let suppressing = async |changes: Vec<Change>| {
+        let mut page = world.page(changes, done("c")).await;
+        page.unchanged = Unchanged::Suppress;
+        world.store.accept_page(&page).await.unwrap()
+    };
+    suppressing(vec![with_content("1", 1, "a"), reference("2", 1)]).await;
+    let accepted = suppressing(vec![with_content("1", 2, "a"), with_content("1", 3, "b")]).await;
+    assert_eq!(
+        (accepted.appended, accepted.unchanged, accepted.ids.len()),
+        (1, 1, 2)
+    );
+    let again = suppressing(vec![with_content("1", 2, "a")]).await;
+    assert_eq!((again.known, again.unchanged), (1, 0), "its id is accepted");
+    // Compared is with the version before it, which was not told of.
+    world.poll(vec![with_content("3", 1, "a")]).await;
+    suppressing(vec![with_content("3", 2, "a")]).await;
+    assert_eq!(suppressing(vec![with_content("3", 3, "a")]).await.unchanged, 1);
+    // A feed that is told of all is told of it.
+    assert_eq!(world.poll(vec![with_content("3", 4, "a")]).await.appended, 1);
+    let log = world.log().await;
+    assert_eq!(log, ["1 1 updated", "1 3 updated", "3 1 updated", "3 4 updated"]);
+}
+
+pub(super) async fn a_version_without_a_change_is_no_event_when_it_was_staged_or_fetched(home: &dyn Home) {
+    let world = World::open(home).await;
+    world
+        .poll(vec![with_content("1", 1, "a"), reference("2", 1)])
+        .await;
+    let first = world.claim(60).await;
+    let fetched = SettleResult::Fetched(with_content("2", 1, "a"));
+    world.settle(&first[0], fetched).await;
+    world.poll(vec![reference("2", 2)]).await;
+    let second = world.claim(60).await;
+    let fetched = SettleResult::Fetched(with_content("2", 2, "a"));
+    let mut settle = world.settling(&second[0], fetched);
+    settle.unchanged_untold = BTreeSet::from([appointments()]);
+    let settled = world.store.settle_changes(&settle).await.unwrap();
+    assert_eq!(
+        (settled.appended, settled.unchanged, settled.ids.len()),
+        (0, 1, 1)
+    );
+    assert!(world.claim(60).await.is_empty(), "it is settled");
+    world
+        .stage(vec![with_content("1", 3, "b"), with_content("1", 2, "a")])
+        .await;
+    let mut release = world.releasing(10).await;
+    release.unchanged = Unchanged::Suppress;
+    let released = world.store.release_stage(&release).await.unwrap();
+    assert_eq!((released.accepted.appended, released.accepted.unchanged), (1, 1));
+    assert_eq!(world.log().await, ["1 1 updated", "2 1 updated", "1 3 updated"]);
 }

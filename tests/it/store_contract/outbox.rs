@@ -9,7 +9,7 @@ use ehr_courier::domain::delivery::{
 use ehr_courier::domain::fan_out;
 use ehr_courier::store::{
     AcceptPage, ClaimDeliveries, ContextRule, DeadLetterQuery, Definitions, FanOut, Holder, Lane,
-    LeaseRequest, PollRef, ReplayRequest, Sights,
+    LeaseRequest, PollRef, ReplayRequest, Sights, Unchanged,
 };
 
 use super::Home;
@@ -253,6 +253,7 @@ async fn owe(world: &World, connection: &str, (records, since): (u64, i64)) {
         joins: None,
         progress: done("c"),
         context: ContextRule::None,
+        unchanged: Unchanged::Tell,
         sights: Sights::All,
         fresh_as_of: at(since),
         at: at(since),

@@ -113,6 +113,7 @@ pub(super) async fn a_staged_feed_accepts_no_page(home: &dyn Home) {
         poll: world.poll_ref().await,
         limit: 1,
         context: ehr_courier::store::ContextRule::None,
+        unchanged: ehr_courier::store::Unchanged::Tell,
         at: at(0),
     };
     assert_refused(&world.store.release_stage(&release).await);

@@ -10,7 +10,7 @@ use ehr_courier::domain::fan_out::{self, SliceLimits, Subscription};
 use ehr_courier::store::{
     AcceptPage, Accepted, ClaimChanges, ClaimDeliveries, ClaimedChange, ContextRule, Definitions, EventQuery,
     FanOut, FanOutView, FeedState, Holder, Lane, PollRef, Progress, Recorded, ReleaseStage, Released,
-    SettleChanges, SettleResult, Settled, Settlement, Sights, Store,
+    SettleChanges, SettleResult, Settled, Settlement, Sights, Store, Unchanged,
 };
 
 use super::Home;
@@ -73,6 +73,7 @@ impl World {
             joins: None,
             progress,
             context: ContextRule::None,
+            unchanged: Unchanged::Tell,
             sights: Sights::All,
             fresh_as_of: at(0),
             at: at(0),
@@ -99,13 +100,18 @@ impl World {
     }
 
     pub(super) async fn release(&self, limit: usize) -> Released {
-        let release = ReleaseStage {
+        let release = self.releasing(limit).await;
+        self.store.release_stage(&release).await.unwrap()
+    }
+
+    pub(super) async fn releasing(&self, limit: usize) -> ReleaseStage {
+        ReleaseStage {
             poll: self.poll_ref().await,
             limit,
             context: ContextRule::None,
+            unchanged: Unchanged::Tell,
             at: at(0),
-        };
-        self.store.release_stage(&release).await.unwrap()
+        }
     }
 
     /// Claims what is due so many seconds after the beginning.
@@ -139,6 +145,7 @@ impl World {
             connection: mercy(),
             fence: self.fence,
             settlements: vec![settlement],
+            unchanged_untold: BTreeSet::new(),
             at: at(0),
         }
     }
