@@ -124,10 +124,6 @@ impl FhirConnector {
     ) -> Result<ChangePage, ConnectorError> {
         let operation = operation(feed);
         let portion = self.portion(feed);
-        let usual = match portion {
-            Portion::Records(count) => count,
-            Portion::Ids => self.limits.page_count,
-        };
         let ids_only = self.lists_ids(feed, portion);
         let (url, asked) = if let Some(link) = &listing.link {
             let url = self.kept_link(&operation, Some(link))?;
@@ -136,7 +132,9 @@ impl FhirConnector {
             let listed = Listed {
                 record_type: &feed.record_type,
                 chosen: &chosen,
-                count: listing.larger.map_or(usual, |(count, _)| count),
+                count: listing
+                    .larger
+                    .map_or(self.usual_count(portion), |(count, _)| count),
                 ids_only,
                 filter: &feed.filter,
             };
@@ -189,11 +187,7 @@ impl FhirConnector {
             shortened: ids_only,
         };
         let rows = self.rows(feed, &listing, brought);
-        let rules = Rules {
-            count: self.count_asked(&url),
-            ..self.rules(feed)
-        };
-        let step = listing.absorb(&seen, rules);
+        let step = listing.absorb(&seen, self.rules_of(feed, self.count_asked(&url)));
         Ok(self.concluded(feed, step, bound, rows))
     }
 
@@ -222,11 +216,23 @@ impl FhirConnector {
 
     /// What the listing's end depends on beside its own state.
     pub(super) fn rules(&self, feed: &FeedSpec) -> Rules {
+        self.rules_of(feed, self.limits.page_count)
+    }
+
+    fn rules_of(&self, feed: &FeedSpec, count: u32) -> Rules {
         Rules {
             aim: feed.scope.aim,
             cut: self.profile.granularity,
-            count: self.limits.page_count,
+            count,
             usual_count: self.limits.page_count,
+        }
+    }
+
+    /// How many matches a page is asked to hold.
+    fn usual_count(&self, portion: Portion) -> u32 {
+        match portion {
+            Portion::Records(count) => count,
+            Portion::Ids => self.limits.page_count,
         }
     }
 
