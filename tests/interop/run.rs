@@ -154,7 +154,7 @@ impl Stage {
         let unseen = versions.difference(journal.shown()).count();
         let mut text = format!(
             "interop: {} by {:?}, seed {seed}, {took:.0?}\n  wrote {} changes in {wrote_for:.1?}: {} versions of {} \
-             records, {} deletes, {} transactions of 200\n  {} requests, {polls} of them polls' pages, {} of larger \
+             records, {} deletes ({} of records that a sweep had listed), {} transactions of 200\n  {} requests, {polls} of them polls' pages, {} of larger \
              pages than usual; current at a poll: {}; overwritten between two polls: {unseen}; known byte for byte: {}",
             self.product.name(),
             self.way,
@@ -162,6 +162,7 @@ impl Stage {
             versions.len(),
             self.book.records(),
             self.book.deleted.len(),
+            self.book.deleted.intersection(&noted.swept).count(),
             self.book.transactions,
             noted.requests,
             noted.larger,

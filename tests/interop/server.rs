@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use url::Url;
 
 /// They are up in half a second to three; a loaded machine may need longer.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// A server that nobody here wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

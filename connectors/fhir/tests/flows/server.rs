@@ -33,6 +33,17 @@ pub(crate) enum Condition {
     Answered(&'static str),
 }
 
+/// What a page says of matches beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Further {
+    /// A link to the next page.
+    Linked,
+    /// Nothing.
+    Cut,
+    /// How many there are.
+    Counted,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) id: String,
@@ -66,10 +77,7 @@ pub(crate) struct State {
     pub(crate) asked_ids: Vec<usize>,
     pub(crate) self_link: bool,
     pub(crate) next_base: String,
-    /// Whether there are links to further pages.
-    pub(crate) next_links: bool,
-    /// Whether answers say how many matches there are.
-    pub(crate) totals: bool,
+    pub(crate) further: Further,
     pub(crate) fail: Option<u16>,
     /// The status of version reads alone.
     pub(crate) fail_versions: Option<u16>,
@@ -106,8 +114,7 @@ impl Server {
             asked_ids: Vec::new(),
             self_link: true,
             next_base: "https://ehr.example/fhir".to_owned(),
-            next_links: true,
-            totals: false,
+            further: Further::Linked,
             fail: None,
             fail_versions: None,
             condition: Condition::Honoured,
@@ -282,14 +289,14 @@ impl State {
             ));
         }
         let end = offset + page_size;
-        if end < rows.len() && self.next_links {
+        if end < rows.len() && self.further == Further::Linked {
             let next = format!("{}/Appointment?{kept}offset={end}", self.next_base);
             links.push(format!(r#"{{"relation":"next","url":"{next}"}}"#));
         }
         let (links, page) = (links.join(","), page.join(","));
-        let total = match self.totals {
-            true => format!(r#""total":{},"#, rows.len()),
-            false => String::new(),
+        let total = match self.further {
+            Further::Counted => format!(r#""total":{},"#, rows.len()),
+            Further::Linked | Further::Cut => String::new(),
         };
         format!(r#"{{"resourceType":"Bundle","type":"searchset",{total}"link":[{links}],"entry":[{page}]}}"#)
     }
