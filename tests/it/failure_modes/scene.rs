@@ -44,7 +44,7 @@ const OVERLAP: &str = "2s";
 /// Answers have several pages.
 const PAGE_ROWS: usize = 25;
 
-/// And so have those about a few patients or ids.
+/// And so have those about a few ids.
 const PAGE_ROWS_OF_A_LIST: usize = 3;
 
 #[derive(Deserialize)]
@@ -79,7 +79,7 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
         ""
     };
     let feed = |record_type: &str| {
-        let ids = if strategy.feed == "detect = \"read\"" {
+        let ids = if strategy.by_list {
             format!("ids = \"file:{record_type}.txt\"\n")
         } else {
             String::new()
@@ -91,13 +91,12 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
     };
     format!(
         "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{auth}{}\
+         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{auth}\
          allow_networks = [\"127.0.0.0/8\"]\n{}\
          [destinations.hook]\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret = \"env:HOOK_SECRET\"\n\
          allow_networks = [\"127.0.0.0/8\"]\n\
          [[subscriptions]]\nname = \"all\"\ncontent = \"full-resource\"\ndestination = \"hook\"\n",
         mode.profile,
-        strategy.connection,
         TYPES.map(feed).concat(),
     )
 }
