@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod cursors;
+mod fates;
 mod numbers;
 mod shown;
 mod standing;

@@ -108,7 +108,7 @@ fn source(change: &Change, name: &str, detect: Detect, words: &[&str]) -> Source
             // The days of the changes themselves are at the edge of what is looked at.
             window: DateWindow {
                 parameter: None,
-                past: Some(4 * 24 * HOUR),
+                past: Some(10 * 24 * HOUR),
                 future: Some(40 * 24 * HOUR),
             },
             ..Scope::default()
@@ -122,7 +122,7 @@ fn source(change: &Change, name: &str, detect: Detect, words: &[&str]) -> Source
             faults: maintenance(change),
             names: Vec::new(),
             patients: 10,
-            page_count: 25,
+            page_count: 200,
             version_read: true,
             dialect,
             expired: 0.0,
@@ -130,7 +130,7 @@ fn source(change: &Change, name: &str, detect: Detect, words: &[&str]) -> Source
         feeds: feeds.into(),
         concurrent: 2,
         calendar: calendar(change),
-        per_day: NonZeroU32::new(2_000),
+        per_day: NonZeroU32::new(4_000),
     }
 }
 

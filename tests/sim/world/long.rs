@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use courier_sdk::Clock as _;
 use ehr_courier::sandbox::Ehr;
+use jiff::Timestamp;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
@@ -15,6 +16,9 @@ use crate::rhythm::Pulse;
 
 /// A world that has not seen enough after so many times its length never will.
 const LENGTHS_MAX: u32 = 3;
+
+/// When a record that lives again takes place.
+const SOON: Duration = Duration::from_hours(72);
 
 impl World {
     /// The sources change at a clinic's pace until the time is over, enough was seen and the script is at its end.
@@ -44,7 +48,7 @@ impl World {
                 if *due <= elapsed {
                     drop(ehr.step());
                     if dice.random_bool(0.01) {
-                        revive(ehr, &mut dice);
+                        revive(ehr, &mut dice, self.clock.now());
                     }
                     *due = elapsed + pulse.pause(self.clock.now());
                 }
@@ -56,7 +60,7 @@ impl World {
 }
 
 /// Lets a deleted record live again, as one that belongs to a patient and takes place soon.
-fn revive(ehr: &Ehr, dice: &mut StdRng) {
+fn revive(ehr: &Ehr, dice: &mut StdRng, now: Timestamp) {
     let kept = ehr.kept();
     let ends = kept.iter().enumerate().filter(|(index, version)| {
         let next = kept.get(index + 1);
@@ -68,11 +72,12 @@ fn revive(ehr: &Ehr, dice: &mut StdRng) {
     }
     let chosen = gone[dice.random_range(0..gone.len())];
     let note = dice.random_range(0..1000);
+    let (patient, soon) = (r#"{"reference":"Patient/pat-00001"}"#, now + SOON);
     let members = match chosen.record_type.as_str() {
         "Appointment" => {
-            r#""status":"booked","start":"2026-12-01T10:00:00Z","participant":[{"actor":{"reference":"Patient/pat-00001"}}]"#
+            format!(r#""status":"booked","start":"{soon:.0}","participant":[{{"actor":{patient}}}]"#)
         }
-        _ => r#""effectiveDateTime":"2026-11-20T10:00:00Z","subject":{"reference":"Patient/pat-00001"}"#,
+        _ => format!(r#""effectiveDateTime":"{now:.0}","subject":{patient}"#),
     };
     let text = format!(r#"{{"note":"lives again {note}",{members}}}"#);
     ehr.write(&chosen.record_type, &chosen.id, &text).unwrap();
