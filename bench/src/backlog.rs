@@ -188,7 +188,6 @@ fn change(names: &Names, index: u32) -> Result<Change, Failed> {
             record: Record::new(Bytes::from(body)),
             meaning: None,
             context: None,
-            meaning: None,
         }),
         trace: None,
     })

@@ -61,6 +61,7 @@ impl Feed {
             spec,
             every: self.every,
             overlap: self.overlap,
+            unchanged: self.unchanged,
         })
     }
 

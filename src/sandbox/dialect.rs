@@ -12,7 +12,7 @@ use super::faults::{merge, scalar};
 use super::zone::Zone;
 
 /// The names of all that can be chosen, as they are written in switches.
-pub const DIALECT_NAMES: [&str; 13] = [
+pub const DIALECT_NAMES: [&str; 14] = [
     "no_history",
     "no_last_updated",
     "no_batch",

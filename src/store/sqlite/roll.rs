@@ -63,6 +63,7 @@ pub(super) fn join(db: &Connection, page: &AcceptPage) -> Result<u64, Failure> {
         feed: &page.poll.feed,
         source: Source::Page,
         baseline: Baseline::Unproven,
+        unchanged: Unchanged::Tell,
         at: page.at,
     };
     let mut insert = db.prepare_cached(
