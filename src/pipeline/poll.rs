@@ -157,8 +157,8 @@ impl<'a> Poll<'a> {
             self.note_complete(worker, page.fresh_as_of);
             return Ok(ControlFlow::Break(TurnEnd::Complete));
         }
-        let mut slices = Slice::of(changes, joins);
-        let last = slices.pop().unwrap_or_default();
+        let mut slices = Slice::of(changes, joins.as_ref());
+        let Slice { changes: last, joins } = slices.pop().unwrap_or_default();
         let template = AcceptPage {
             poll: self.reference(),
             from: self.cursor.clone(),
@@ -173,9 +173,7 @@ impl<'a> Poll<'a> {
             at: worker.clock.now(),
         };
         if cfg!(sabotage = "cursor_before_commit") && order == PageOrder::OldestFirst {
-            return self
-                .cursor_before_commit(worker, page.next, last.changes, template)
-                .await;
+            return self.cursor_before_commit(worker, page.next, last, template).await;
         }
         for Slice { changes, joins } in slices {
             let slice = AcceptPage {
@@ -186,17 +184,13 @@ impl<'a> Poll<'a> {
             };
             self.give(worker, order, slice).await?;
         }
-        self.give(
-            worker,
-            order,
-            AcceptPage {
-                changes: last.changes,
-                joins: last.joins,
-                progress,
-                ..template
-            },
-        )
-        .await?;
+        let whole = AcceptPage {
+            changes: last,
+            joins,
+            progress,
+            ..template
+        };
+        self.give(worker, order, whole).await?;
         if cfg!(sabotage = "cursor_with_the_first_page") && order == PageOrder::OldestFirst {
             self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
                 .await?;

@@ -108,13 +108,11 @@ pub(super) async fn review(
             return wait(LOOK_AGAIN);
         }
         let now = worker.clock.now();
-        let not_due = match state.completed_at {
-            Some(completed_at) => due_in(completed_at, feed.every, now),
-            None => {
-                let phase = plan::phase(&connection.name, &feed.spec.name);
-                first_in((now, connection.age()), feed.every, phase)
-            }
-        };
+        let phase = plan::phase(&connection.name, &feed.spec.name);
+        let not_due = state.completed_at.map_or_else(
+            || first_in((now, connection.age()), feed.every, phase),
+            |completed_at| due_in(completed_at, feed.every, now),
+        );
         if !not_due.is_zero() {
             return wait(not_due.min(LOOK_ANYWAY));
         }

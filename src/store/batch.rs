@@ -105,6 +105,17 @@ pub(super) fn settling_source(row: &Change) -> Source {
     }
 }
 
+impl Effect {
+    /// The same, of a row that asks whether a deleted record lives again.
+    pub(super) fn in_doubt(self) -> Self {
+        if self == Self::Enqueued {
+            Self::Doubted
+        } else {
+            self
+        }
+    }
+}
+
 /// Counts what was written of a page's or a stage's changes, in their order.
 pub(super) fn tally(arrivals: &[Arrival], written: Vec<Written>) -> Accepted {
     let mut accepted = Accepted::default();

@@ -13,7 +13,7 @@ pub(super) struct Slice {
 
 impl Slice {
     /// All slices of an answer, in order.
-    pub(super) fn of(changes: Vec<Change>, joins: Option<Joins>) -> Vec<Self> {
+    pub(super) fn of(changes: Vec<Change>, joins: Option<&Joins>) -> Vec<Self> {
         let mut joins = joins.map_or_else(Vec::new, parts).into_iter();
         let mut slices: Vec<Self> = cut(changes)
             .into_iter()
@@ -30,7 +30,7 @@ impl Slice {
     }
 }
 
-fn parts(joins: Joins) -> Vec<Joins> {
+fn parts(joins: &Joins) -> Vec<Joins> {
     let part = |ids: &[_]| Joins {
         ids: ids.to_vec(),
         ..joins.clone()

@@ -149,10 +149,7 @@ impl ConnectionState {
             },
             Verdict::Confirm { event_id } => {
                 let asked = perhaps_returned(&change.key, change.trace);
-                let effect = match self.enqueue(batch, &(asked, *fresh_as_of)) {
-                    Effect::Enqueued => Effect::Doubted,
-                    effect => effect,
-                };
+                let effect = self.enqueue(batch, &(asked, *fresh_as_of)).in_doubt();
                 Written { effect, id: event_id }
             }
             Verdict::Refuse => Written {

@@ -231,10 +231,7 @@ fn write(
         Verdict::Enqueue => Ok(Written::without_id(enqueue(db, batch, arrival)?)),
         Verdict::Confirm { event_id: id } => {
             let asked = perhaps_returned(&arrival.0.key, arrival.0.trace);
-            let effect = match enqueue(db, batch, &(asked, arrival.1))? {
-                Effect::Enqueued => Effect::Doubted,
-                effect => effect,
-            };
+            let effect = enqueue(db, batch, &(asked, arrival.1))?.in_doubt();
             Ok(Written { effect, id })
         }
         Verdict::Refuse => Ok(Written::without_id(Effect::Refused)),

@@ -61,10 +61,10 @@ fn a_record_comes_and_goes_under_one_version_as_often_as_it_does() {
         let showing = decide(&mercy(), &mut view, &[version(5)], Source::Page);
         assert_eq!(word(&showing[0]), "known");
         for verdict in deleted.into_iter().chain(back) {
-            match verdict {
-                Verdict::Append { version, .. } => assert!(said.insert(version.to_string())),
-                other => panic!("{other:?}"),
-            }
+            let Verdict::Append { version, .. } = verdict else {
+                panic!("{verdict:?}")
+            };
+            assert!(said.insert(version.to_string()));
         }
     }
     let keys = [
