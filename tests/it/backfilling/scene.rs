@@ -21,7 +21,7 @@ use ehr_courier::pipeline::limits::Limits;
 use ehr_courier::pipeline::{self, Worker};
 use ehr_courier::sandbox::{Ehr, Options, Request};
 use ehr_courier::store::memory::MemoryStore;
-use ehr_courier::store::{EventQuery, FeedState, Holder, Store as _};
+use ehr_courier::store::{EventQuery, FeedState, Holder, Store as _, Unchanged};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use rand::SeedableRng as _;
@@ -278,6 +278,7 @@ pub(crate) fn alone(detect: Detect, start: Start) -> Feed {
         },
         every: Duration::from_secs(10),
         overlap: Overlap::Fixed,
+        unchanged: Unchanged::Tell,
     }
 }
 

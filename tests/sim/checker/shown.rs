@@ -267,7 +267,7 @@ impl View {
                     self.told_since.insert(name.clone(), since);
                 }
                 (Kind::Journal { .. }, _) if feed.start != StartPlan::Now => {
-                    let since = begin_now(pages, &name).always_from;
+                    let since = begin_now(pages, &name, world.plan.overlap()).always_from;
                     self.told_since.insert(name.clone(), since);
                 }
                 (Kind::Clinic { .. } | Kind::Journal { .. }, _) => {}
