@@ -77,7 +77,13 @@ impl LastLook {
         let began = asked
             .filter(|it| it.asked == Asked::FirstPage)
             .any(|it| it.connection == connection && it.feed == feed);
-        began.then(|| *self.polls.entry(key).or_insert(world.clock.now()))
+        // It may have ended since the last look.
+        let since_look = match world.plan.course {
+            Course::Brief => Duration::ZERO,
+            Course::Long(_) => world.patience().1,
+        };
+        let noticed = world.clock.now() - since_look;
+        began.then(|| *self.polls.entry(key).or_insert(noticed))
     }
 }
 
@@ -99,7 +105,7 @@ pub(crate) fn base_url() -> Url {
 }
 
 /// After a long world's end the next sweep is up to a day away, and half of what it finds is read anew an hour later.
-const QUIET_MAX_LONG: Duration = Duration::from_hours(72);
+const QUIET_MAX_LONG: Duration = Duration::from_hours(120);
 
 /// What is said of a world in which a fault had no occasion to strike.
 pub(crate) const UNSTRUCK: &str = "faults never struck";
