@@ -14,7 +14,7 @@ use super::connection::{Connection, Feed};
 use super::reconcile::{self, Horizon};
 use super::traces::Begun;
 use super::turn::{TurnEnd, proves_baseline};
-use super::{overlap, roll, stage};
+use super::{overlap, roll, stage, storm};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
@@ -182,6 +182,7 @@ impl<'a> Poll<'a> {
 
     /// Draws the conclusions from a poll that is complete and handed over.
     async fn conclude(&self, worker: &Worker) -> Result<(), StoreError> {
+        storm::end_poll(worker, self.connection, self.feed).await?;
         let disappeared = roll::conclude(worker, self.connection, self.feed, self.fence).await?;
         if self.horizon.is_some() {
             reconcile::tell(self.connection, self.feed, disappeared);
@@ -268,12 +269,16 @@ impl<'a> Poll<'a> {
     async fn give(&mut self, worker: &Worker, order: PageOrder, slice: AcceptPage) -> Result<(), StoreError> {
         match order {
             PageOrder::NewestFirst => {
-                self.brought += slice.changes.len() as u64;
-                worker.store.stage_page(&slice).await
+                let staged = slice.changes.len() as u64;
+                self.brought += staged;
+                worker.store.stage_page(&slice).await?;
+                self.note_new(worker, staged);
+                Ok(())
             }
             PageOrder::OldestFirst => {
                 let accepted = worker.store.accept_page(&slice).await?;
                 self.brought += accepted.appended + accepted.enqueued;
+                self.note_new(worker, accepted.appended + accepted.enqueued + accepted.unchanged);
                 if self.horizon.is_some() {
                     reconcile::observe(worker, self.connection, self.feed, &accepted);
                 } else {
@@ -284,6 +289,13 @@ impl<'a> Poll<'a> {
                 worker.announce(&self.connection.name, &accepted).await;
                 Ok(())
             }
+        }
+    }
+
+    /// Counts new versions for the storm guard. A feed's first poll brings all there is.
+    fn note_new(&self, worker: &Worker, versions: u64) {
+        if self.cursor.is_some() {
+            storm::observe(worker, self.connection, self.feed, (self.id, versions));
         }
     }
 

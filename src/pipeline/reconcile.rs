@@ -24,8 +24,8 @@ pub const SUFFIX: &str = ".sweep";
 /// A sweep that cannot begin, or failed, is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// A sweep gives way to live polls for so long.
-const GIVES_WAY: Duration = Duration::from_secs(1);
+/// Whoever gives way to live polls does so for so long.
+pub(super) const GIVES_WAY: Duration = Duration::from_secs(1);
 
 /// A sweep that is not due is looked at this often: a wall clock may be set.
 const LOOK_ANYWAY: Duration = Duration::from_hours(1);
@@ -123,7 +123,7 @@ pub(super) async fn review(
     }))
 }
 
-/// How long a sweep waits while a live feed of its connection waits for leave to ask.
+/// How long a sweep, or a feed in a storm, waits while a live feed of its connection waits for leave to ask.
 pub(super) fn gives_way(connection: &Connection) -> Option<Duration> {
     connection.live_waits().then_some(GIVES_WAY)
 }

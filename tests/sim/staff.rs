@@ -157,6 +157,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
         every: plan.every,
         overlap: Overlap::Fixed,
         unchanged: Unchanged::Tell,
+        storm: None,
     }
 }
 

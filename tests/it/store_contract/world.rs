@@ -123,6 +123,7 @@ impl World {
             connection: mercy(),
             fence: self.fence,
             limit: 100,
+            last: BTreeSet::new(),
             at: at(seconds),
         }
     }
