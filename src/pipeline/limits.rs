@@ -19,8 +19,6 @@ pub struct Limits {
     pub roll: usize,
     /// Deletes that reads find within ten minutes, however few records they read, that are no burst.
     pub usual_deletes: u64,
-    /// New versions that a poll of any feed may usually bring, as far as its storm guard is concerned.
-    pub usual_min: u64,
     /// Deliveries of one subscription on one connection above which nothing more is materialised.
     pub outbox: u64,
     /// Changes of one connection fetched in one batch.
@@ -71,7 +69,6 @@ impl Default for Limits {
             // Some hundred megabytes while a listing runs.
             roll: 1_000_000,
             usual_deletes: 20,
-            usual_min: super::storm::USUAL_MIN,
             outbox: 100_000,
             fetch_batch: 16,
             fetch_batches: 64,

@@ -17,7 +17,7 @@ use super::connection::{Connection, Feed};
 use crate::store::{Backlog, PollId, StoreError};
 
 /// A feed that usually brings less is taken to bring so many: a few hundred at once are no flood for anybody.
-pub const USUAL_MIN: u64 = 300;
+const USUAL_MIN: u64 = 300;
 
 /// Before so many complete polls nothing is known of what is usual: after a start, the first catches up.
 const POLLS_KNOWN_MIN: u32 = 8;
@@ -131,11 +131,11 @@ impl Storms {
 }
 
 /// The rule of a feed, unless it is watched by none: sweeps are slow by themselves.
-fn rule(worker: &Worker, feed: &Feed) -> Option<Rule> {
+fn rule(feed: &Feed) -> Option<Rule> {
     let factor = feed.storm.filter(|_| feed.sweeps().is_none())?;
     Some(Rule {
         factor,
-        usual_min: worker.limits.usual_min,
+        usual_min: USUAL_MIN,
     })
 }
 
@@ -146,7 +146,7 @@ pub(super) fn observe(
     feed: &Feed,
     (poll, versions): (PollId, u64),
 ) {
-    let Some(rule) = rule(worker, feed) else {
+    let Some(rule) = rule(feed) else {
         return;
     };
     let name = &feed.spec.name;
@@ -173,7 +173,7 @@ pub(super) async fn end_poll(
     connection: &Connection,
     feed: &Feed,
 ) -> Result<(), StoreError> {
-    let Some(rule) = rule(worker, feed) else {
+    let Some(rule) = rule(feed) else {
         return Ok(());
     };
     let name = &feed.spec.name;

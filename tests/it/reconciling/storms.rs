@@ -63,8 +63,8 @@ async fn in_a_storm_what_changed_is_told_of_and_what_did_not_is_not() {
     ehr.open().takes = Duration::from_secs(2);
     reindex(&ehr, &[950, 990]);
     minutes(3).await;
-    let storm = &running.report().storms["mercy"]["patients"];
-    assert!(storm.versions > 600, "{}", storm.versions);
+    let flood = &running.report().storms["mercy"]["patients"];
+    assert!(flood.versions > 600, "{}", flood.versions);
     ehr.open().takes = Duration::ZERO;
     minutes(10).await;
     assert!(running.report().storms.is_empty(), "it is over");
