@@ -11,6 +11,7 @@ mod reload;
 mod watching;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -245,7 +246,10 @@ pub fn connection(
         limits: courier_fhir::Limits::default(),
     };
     let connector = Arc::new(FhirConnector::new(settings));
-    let feeds = entry.feeds.iter().flat_map(|feed| polled(feed, &*connector));
+    let feeds = entry
+        .feeds
+        .iter()
+        .flat_map(|feed| polled(feed, entry.limits.storm, &*connector));
     let feeds = feeds.collect();
     Ok(Connection::new(
         entry.name.clone(),
@@ -258,7 +262,7 @@ pub fn connection(
 
 /// What is polled for a feed: itself, once what lies before it began, and, where that is asked for, everything there is
 /// now and then.
-fn polled(feed: &config::Feed, connector: &dyn Connector) -> Vec<Feed> {
+fn polled(feed: &config::Feed, storm: Option<NonZeroU32>, connector: &dyn Connector) -> Vec<Feed> {
     let live = Feed {
         spec: feed.spec(),
         every: feed.every,
@@ -268,6 +272,7 @@ fn polled(feed: &config::Feed, connector: &dyn Connector) -> Vec<Feed> {
             Overlap::Fixed
         },
         unchanged: feed.unchanged,
+        storm,
     };
     let rule = connector.version_rule(&feed.record_type);
     let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));

@@ -218,6 +218,8 @@ pub struct Limits {
     pub requests_per_day: Option<NonZeroU32>,
     /// Requests at the same time.
     pub concurrent: NonZeroUsize,
+    /// From how many times the usual on the new versions of one poll are a storm; `None` for never.
+    pub storm: Option<NonZeroU32>,
     /// When it is asked less, or not at all.
     pub calendar: Calendar,
 }

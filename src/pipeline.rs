@@ -29,6 +29,7 @@ pub mod record;
 pub mod roll;
 pub mod schedule;
 mod stage;
+pub mod storm;
 pub mod sweep;
 mod together;
 pub mod traces;

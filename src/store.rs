@@ -195,7 +195,8 @@ pub trait Store: Send + Sync {
 
     // --- fetching ------------------------------------------------------------------------------------------
 
-    /// Claims due changes of a connection, oldest first, at most one per record; each claim is counted durably.
+    /// Claims due changes of a connection, oldest first but those of feeds that give way behind all others, at most one
+    /// per record; each claim is counted durably.
     /// A claim ends when it is settled, or with its fence.
     ///
     /// # Errors

@@ -133,6 +133,7 @@ pub(crate) fn polled(names: &Names, source: &Source) -> Result<Connection, Faile
         every: Duration::from_secs(1),
         overlap: Overlap::Fixed,
         unchanged: Unchanged::Tell,
+        storm: None,
     };
     Ok(Connection::new(
         names.connection.clone(),

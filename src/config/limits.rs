@@ -22,6 +22,10 @@ const CONCURRENT: RangeInclusive<i64> = 1..=64;
 /// One an hour at least, or a poll would wait for days.
 const REQUESTS_PER_DAY: RangeInclusive<i64> = 24..=100_000_000;
 
+const STORM: RangeInclusive<i64> = 2..=1_000;
+/// A busy morning is not ten times a day's mean; a re-index is a hundred times and more.
+const STORM_DEFAULT: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+
 const HOURS_HELP: &str = "write from when to when: \"07:00-19:00\"";
 const DAYS_HELP: &str = "write days by their first three letters: \"mon-fri\", \"sat,sun\"";
 const ZONE_HELP: &str = "write a name of the tz database: \"America/Chicago\", \"UTC\"";
@@ -44,6 +48,7 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
             requests_per_second: None,
             requests_per_day: None,
             concurrent: CONCURRENT_DEFAULT,
+            storm: Some(STORM_DEFAULT),
             calendar: Calendar::default(),
         });
     };
@@ -65,6 +70,7 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
         &format!("{path}.concurrent"),
         context,
     );
+    let storm = storm(raw.storm.as_ref(), &format!("{path}.storm"), context);
     let peak = match &raw.peak {
         Some(written) => peak(
             written,
@@ -87,11 +93,25 @@ pub(super) fn resolve(raw: Option<&RawLimits>, path: &str, context: &mut Context
             Some(count) => NonZeroUsize::try_from(count).ok()?,
             None => CONCURRENT_DEFAULT,
         },
+        storm: storm.ok()?,
         calendar: Calendar {
             peak: peak?,
             maintenance: maintenance?,
         },
     })
+}
+
+/// From how many times the usual on it is a storm; nothing where it is never one.
+fn storm(
+    number: Option<&Number>,
+    path: &str,
+    context: &mut Context<'_>,
+) -> Result<Option<NonZeroU32>, Refused> {
+    match number {
+        None => Ok(Some(STORM_DEFAULT)),
+        Some(number) if *number.get_ref() == 0 => Ok(None),
+        Some(number) => count(Some(number), &STORM, path, context),
+    }
 }
 
 /// A number that may be left out.

@@ -245,6 +245,9 @@ pub(super) struct RawLimits {
     /// Requests at the same time: 1 to 64. Default: 2.
     #[schemars(with = "Option<i64>", range(min = 1, max = 64))]
     pub(super) concurrent: Option<Number>,
+    /// From how many times the usual on the new versions of one poll are a storm: 2 to 1000, or 0 for never. Default: 10.
+    #[schemars(with = "Option<i64>", range(min = 0, max = 1000))]
+    pub(super) storm: Option<Number>,
     /// The hours in which the source is busy with its own users, and how it is spared then. Default: none.
     #[schemars(with = "Option<RawPeak>")]
     pub(super) peak: Option<Spanned<RawPeak>>,

@@ -34,6 +34,8 @@ pub struct Report {
     /// Feeds of which no complete answer came for ten of their intervals, and for a quarter of an hour at least: by
     /// connection and feed. One source that hangs does not make the worker unready.
     pub frozen_feeds: BTreeMap<String, BTreeMap<String, Frozen>>,
+    /// Feeds of which one poll brought far more new versions than is usual, while that lasts: by connection and feed.
+    pub storms: BTreeMap<String, BTreeMap<String, Storm>>,
     /// Destinations whose last attempt failed. What they are owed waits, and is tried again by their schedule.
     pub failing_destinations: BTreeMap<String, FailingDestination>,
     /// Why the deduplication spares the store nothing at present. It is ready all the same: the store decides.
@@ -45,6 +47,15 @@ pub struct Report {
     pub in_maintenance: BTreeMap<String, String>,
     /// Subscriptions that an operator paused, each since when.
     pub paused_subscriptions: BTreeMap<String, String>,
+}
+
+/// One flood of new versions.
+#[derive(Debug, Serialize)]
+pub struct Storm {
+    /// For how long it has lasted, in seconds.
+    pub seconds: u64,
+    /// How many new versions it brought so far.
+    pub versions: u64,
 }
 
 /// One destination that fails.
@@ -130,6 +141,7 @@ pub fn report(worker: &Worker, draining: bool, reload: Reload) -> Report {
         watchdogs: watchdogs(&silent),
         troubles,
         frozen_feeds: frozen_feeds(worker),
+        storms: storms(worker),
         failing_destinations: failing_destinations(worker),
         failing_dedup: worker.dedup.trouble(),
         low_budgets: low_budgets(worker),
@@ -153,6 +165,23 @@ fn frozen_feeds(worker: &Worker) -> BTreeMap<String, BTreeMap<String, Frozen>> {
         }
     }
     frozen
+}
+
+fn storms(worker: &Worker) -> BTreeMap<String, BTreeMap<String, Storm>> {
+    let mut storms: BTreeMap<String, BTreeMap<String, Storm>> = BTreeMap::new();
+    for (name, connection) in &worker.connections {
+        for feed in connection.live_feeds() {
+            if let Some(storm) = connection.storms.of(&feed.spec.name) {
+                let shown = Storm {
+                    seconds: storm.since.elapsed().as_secs(),
+                    versions: storm.versions,
+                };
+                let feeds = storms.entry(name.to_string()).or_default();
+                feeds.insert(feed.spec.name.to_string(), shown);
+            }
+        }
+    }
+    storms
 }
 
 fn failing_destinations(worker: &Worker) -> BTreeMap<String, FailingDestination> {

@@ -62,6 +62,7 @@ impl Feed {
             every: self.every,
             overlap: self.overlap,
             unchanged: self.unchanged,
+            storm: None,
         })
     }
 

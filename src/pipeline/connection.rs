@@ -1,6 +1,7 @@
 //! One connection at work: its connector, feeds, budget, lease and condition.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::budget::Budget;
 use super::gone::Gone;
 use super::overlap::Lateness;
 use super::roll::Listings;
+use super::storm::Storms;
 use crate::domain::delivery::Fence;
 use crate::domain::ledger::Unchanged;
 
@@ -31,6 +33,8 @@ pub struct Connection {
     pub gone: Gone,
     /// What its feeds list.
     pub listings: Listings,
+    /// Which of its feeds are in a storm.
+    pub storms: Storms,
     lease: Mutex<Option<Held>>,
     condition: Mutex<std::collections::BTreeMap<FeedName, Condition>>,
     fetched_at: Mutex<Option<Instant>>,
@@ -51,6 +55,8 @@ pub struct Feed {
     pub overlap: Overlap,
     /// Whether a version with the content of its record's last one is told of.
     pub unchanged: Unchanged,
+    /// From how many times the usual on the new versions of a poll are a storm; `None` for never.
+    pub storm: Option<NonZeroU32>,
 }
 
 /// However often a feed is polled, it is not called frozen sooner than this.
@@ -140,6 +146,7 @@ impl Connection {
             concurrent,
             gone: Gone::default(),
             listings: Listings::default(),
+            storms: Storms::default(),
             lease: Mutex::new(None),
             condition: Mutex::new(condition),
             fetched_at: Mutex::new(None),
@@ -189,7 +196,20 @@ impl Connection {
     /// Whether a version of a feed is told of that has the content of its record's last one.
     #[must_use]
     pub fn unchanged(&self, feed: &Feed) -> Unchanged {
-        feed.unchanged
+        match self.storms.of(&feed.spec.name) {
+            Some(_) => Unchanged::Suppress,
+            None => feed.unchanged,
+        }
+    }
+
+    /// The feeds that give way to the others: those in a storm.
+    #[must_use]
+    pub fn giving_way(&self) -> BTreeSet<FeedName> {
+        let names = self.feeds.iter().map(|feed| &feed.spec.name);
+        names
+            .filter(|name| self.storms.of(name).is_some())
+            .cloned()
+            .collect()
     }
 
     /// The fence of the lease, while it can be trusted. A lease in doubt is no lease: nothing is asked of the source.

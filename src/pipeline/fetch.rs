@@ -128,6 +128,7 @@ async fn batch(
         connection: name.clone(),
         fence,
         limit: worker.limits.fetch_batch.max(reads_at_once(connection)),
+        last: connection.giving_way(),
         at: worker.clock.now(),
     };
     let claimed = match worker.store.claim_changes(&claim).await {

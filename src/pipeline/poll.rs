@@ -17,7 +17,7 @@ use super::connection::{Connection, Feed};
 use super::reconcile::{self, Horizon};
 use super::traces::Begun;
 use super::turn::TurnEnd;
-use super::{context, overlap, roll, stage};
+use super::{context, overlap, roll, stage, storm};
 use crate::domain::delivery::Fence;
 use crate::domain::event::Change;
 use crate::domain::identify::{id_at_first_rung, identify};
@@ -157,8 +157,6 @@ impl<'a> Poll<'a> {
             self.note_complete(worker, page.fresh_as_of);
             return Ok(ControlFlow::Break(TurnEnd::Complete));
         }
-        let mut slices = Slice::of(changes, joins.as_ref());
-        let Slice { changes: last, joins } = slices.pop().unwrap_or_default();
         let template = AcceptPage {
             poll: self.reference(),
             from: self.cursor.clone(),
@@ -173,8 +171,44 @@ impl<'a> Poll<'a> {
             at: worker.clock.now(),
         };
         if cfg!(sabotage = "cursor_before_commit") && order == PageOrder::OldestFirst {
-            return self.cursor_before_commit(worker, page.next, last, template).await;
+            return self
+                .cursor_before_commit(worker, page.next, changes, template)
+                .await;
         }
+        self.give_slices(
+            worker,
+            order,
+            Slice::of(changes, joins.as_ref()),
+            (template, progress),
+        )
+        .await?;
+        if cfg!(sabotage = "cursor_with_the_first_page") && order == PageOrder::OldestFirst {
+            self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
+                .await?;
+        }
+        if order == PageOrder::OldestFirst
+            && let Next::Done(_) = page.next
+        {
+            self.conclude(worker).await?;
+        }
+        let shown_again = self.aim() == Aim::Present && page.order == PageOrder::NewestFirst;
+        let next = self.go_on(worker, page.next, order, page.fresh_as_of);
+        if shown_again && matches!(next, ControlFlow::Break(TurnEnd::Complete)) {
+            // A history's first answer only finds out where the feed begins; what it shows the next one hands over.
+            return Ok(ControlFlow::Break(TurnEnd::MoreToCome));
+        }
+        Ok(next)
+    }
+
+    /// Gives a page to the store, slice after slice; the last one carries the page's own progress.
+    async fn give_slices(
+        &mut self,
+        worker: &Worker,
+        order: PageOrder,
+        mut slices: Vec<Slice>,
+        (template, progress): (AcceptPage, Progress),
+    ) -> Result<(), StoreError> {
+        let Slice { changes: last, joins } = slices.pop().unwrap_or_default();
         for Slice { changes, joins } in slices {
             let slice = AcceptPage {
                 changes,
@@ -190,27 +224,12 @@ impl<'a> Poll<'a> {
             progress,
             ..template
         };
-        self.give(worker, order, whole).await?;
-        if cfg!(sabotage = "cursor_with_the_first_page") && order == PageOrder::OldestFirst {
-            self.cursor_with_the_first_page(worker, &page.next, page.fresh_as_of)
-                .await?;
-        }
-        if order == PageOrder::OldestFirst
-            && let Next::Done(_) = page.next
-        {
-            self.conclude(worker).await?;
-        }
-        let shown_again = self.aim() == Aim::Present && page.order == PageOrder::NewestFirst;
-        let next = self.go_on(worker, page.next, order, page.fresh_as_of);
-        Ok(match next {
-            // A history's first answer only finds out where the feed begins; what it shows the next one hands over.
-            ControlFlow::Break(TurnEnd::Complete) if shown_again => ControlFlow::Break(TurnEnd::MoreToCome),
-            next => next,
-        })
+        self.give(worker, order, whole).await
     }
 
     /// Draws the conclusions from a poll that is complete and handed over.
     async fn conclude(&self, worker: &Worker) -> Result<(), StoreError> {
+        storm::end_poll(worker, self.connection, self.feed).await?;
         let disappeared = roll::conclude(worker, self.connection, self.feed, self.fence).await?;
         match &self.errand {
             Errand::Live(_) => {}
@@ -309,12 +328,16 @@ impl<'a> Poll<'a> {
     async fn give(&mut self, worker: &Worker, order: PageOrder, slice: AcceptPage) -> Result<(), StoreError> {
         match order {
             PageOrder::NewestFirst => {
-                self.brought += slice.changes.len() as u64;
-                worker.store.stage_page(&slice).await
+                let staged = slice.changes.len() as u64;
+                self.brought += staged;
+                worker.store.stage_page(&slice).await?;
+                self.note_new(worker, staged);
+                Ok(())
             }
             PageOrder::OldestFirst => {
                 let accepted = worker.store.accept_page(&slice).await?;
                 self.brought += accepted.appended + accepted.enqueued;
+                self.note_new(worker, accepted.appended + accepted.enqueued + accepted.unchanged);
                 match self.errand {
                     Errand::Live(_) => {
                         let cursor = self.cursor.as_ref();
@@ -327,6 +350,13 @@ impl<'a> Poll<'a> {
                 worker.announce(&self.connection.name, &accepted).await;
                 Ok(())
             }
+        }
+    }
+
+    /// Counts new versions for the storm guard. A feed's first poll brings all there is.
+    fn note_new(&self, worker: &Worker, versions: u64) {
+        if self.cursor.is_some() {
+            storm::observe(worker, self.connection, self.feed, (self.id, versions));
         }
     }
 

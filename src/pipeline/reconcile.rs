@@ -23,7 +23,7 @@ pub const SUFFIX: &str = ".sweep";
 /// A sweep that cannot begin, or failed, is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// A sweep, like a backfill, gives way to live polls for so long.
+/// Whoever gives way to live polls does so for so long.
 pub(super) const GIVES_WAY: Duration = Duration::from_secs(1);
 
 /// The first sweeps of all connections are spread over so long.
@@ -135,7 +135,7 @@ pub(super) async fn review(
     }))
 }
 
-/// How long a sweep waits while a live feed of its connection waits for leave to ask.
+/// How long a sweep, or a feed in a storm, waits while a live feed of its connection waits for leave to ask.
 pub(super) fn gives_way(connection: &Connection) -> Option<Duration> {
     connection.live_waits().then_some(GIVES_WAY)
 }

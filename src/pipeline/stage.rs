@@ -12,6 +12,7 @@ use super::Worker;
 use super::connection::{Connection, Feed};
 use super::overlap;
 use super::poll::{self, Poll};
+use super::storm;
 use super::turn::TurnEnd;
 use crate::domain::delivery::Fence;
 use crate::store::{
@@ -112,6 +113,7 @@ pub(super) async fn release(
         overlap::observe(worker, connection, feed, (stood_at, &released.accepted));
         worker.announce(&connection.name, &released.accepted).await;
         if released.stage == StageState::None {
+            storm::end_poll(worker, connection, feed).await?;
             let state = worker.store.feed(&connection.name, &feed.spec.name).await?;
             connection.note_success(&feed.spec.name, worker.clock.now(), state.fresh_as_of);
             return Ok(TurnEnd::Complete);

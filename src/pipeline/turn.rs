@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::Worker;
 use super::connection::{Connection, Feed};
 use super::poll::{Errand, Poll};
-use super::{backfill, reconcile, stage};
+use super::{backfill, reconcile, stage, storm};
 use crate::domain::delivery::Fence;
 use crate::domain::trace::SpanOutcome;
 use crate::store::{FeedState, StageState, StoreError};
@@ -65,8 +65,8 @@ pub(super) async fn run(
     } else if !closed_for.is_zero() {
         note_waits(connection, feed);
         return Ok(TurnEnd::Wait(closed_for));
-    } else if is_backed_up(worker, connection).await? {
-        return Ok(TurnEnd::Skipped);
+    } else if let Some(end) = is_backed_up(worker, connection, feed).await? {
+        return Ok(end);
     } else {
         poll(worker, (connection, feed), fence, state, stop).await
     };
@@ -128,15 +128,28 @@ async fn errand(
     Ok(ControlFlow::Continue(Errand::Live(live)))
 }
 
-/// Notes a live feed that is refused leave: sweeps and backfills wait for it.
+/// Whether a feed lets the others of its connection go first: a sweep, a backfill, and one in a storm.
+fn gives_way(connection: &Connection, feed: &Feed) -> bool {
+    !feed.is_live() || connection.storms.of(&feed.spec.name).is_some()
+}
+
+/// Notes a live feed that is refused leave: those that give way wait for it.
 fn note_waits(connection: &Connection, feed: &Feed) {
-    if feed.is_live() {
+    if !gives_way(connection, feed) {
         connection.note_waits(&feed.spec.name);
     }
 }
 
-async fn is_backed_up(worker: &Worker, connection: &Connection) -> Result<bool, StoreError> {
+/// How a turn ends before it begins because too much waits downstream.
+async fn is_backed_up(
+    worker: &Worker,
+    connection: &Connection,
+    feed: &Feed,
+) -> Result<Option<TurnEnd>, StoreError> {
     let backlog = worker.store.backlog(&connection.name).await?;
+    if storm::fills_its_share(worker, connection, feed, &backlog) {
+        return Ok(Some(TurnEnd::Wait(reconcile::GIVES_WAY)));
+    }
     let full = backlog.inbox > worker.limits.inbox || backlog.log > worker.limits.log;
     if full {
         warn!(
@@ -144,7 +157,7 @@ async fn is_backed_up(worker: &Worker, connection: &Connection) -> Result<bool, 
             "too much waits downstream: the poll is skipped, the source keeps the changes"
         );
     }
-    Ok(full)
+    Ok(full.then_some(TurnEnd::Skipped))
 }
 
 async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) -> Result<TurnEnd, StoreError> {
@@ -156,7 +169,7 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
             cursor: poll.asks_from(),
             resume: poll.resume.as_ref(),
         };
-        if poll.feed.sweeps().is_some()
+        if gives_way(poll.connection, poll.feed)
             && let Some(wait) = reconcile::gives_way(poll.connection)
         {
             return Ok(TurnEnd::Wait(wait));
@@ -190,6 +203,10 @@ async fn pages(worker: &Worker, mut poll: Poll<'_>, stop: &CancellationToken) ->
                     return Ok(end);
                 }
                 poll.connection.note_progress(&poll.feed.spec.name);
+                if poll.connection.storms.of(&poll.feed.spec.name).is_some() {
+                    // What waits downstream is looked at again before each further page.
+                    return Ok(TurnEnd::MoreToCome);
+                }
             }
             Err(error) => return failed(worker, &poll, &error).await,
         }

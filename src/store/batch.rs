@@ -106,6 +106,11 @@ pub(super) fn settling_source(row: &Change) -> Source {
 }
 
 impl Effect {
+    /// What was written, under the id that the change has now, if that is known.
+    pub(super) fn of(self, id: Option<EventId>) -> Written {
+        Written { effect: self, id }
+    }
+
     /// The same, of a row that asks whether a deleted record lives again.
     pub(super) fn in_doubt(self) -> Self {
         if self == Self::Enqueued {

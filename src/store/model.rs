@@ -279,6 +279,8 @@ pub struct ClaimChanges {
     pub fence: Fence,
     /// The most changes.
     pub limit: usize,
+    /// The feeds whose changes are claimed where those of all others leave room.
+    pub last: BTreeSet<FeedName>,
     /// Now.
     pub at: Timestamp,
 }

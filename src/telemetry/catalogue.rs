@@ -68,7 +68,7 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 /// All metrics, in the order of their names.
-pub const METRICS: [Metric; 37] = [
+pub const METRICS: [Metric; 38] = [
     gauge(
         "courier_amqp_blocked",
         &["destination"],
@@ -220,6 +220,11 @@ pub const METRICS: [Metric; 37] = [
         "Writing operations of the store; many share a commit.",
     ),
     counter(
+        "courier_storms_total",
+        &["connection"],
+        "Polls that began to bring far more new versions than is usual, as /readyz names them while they last.",
+    ),
+    counter(
         "courier_superseded_total",
         &[],
         "Versions that were shown but overwritten at the source before they were read.",
@@ -227,7 +232,7 @@ pub const METRICS: [Metric; 37] = [
     counter(
         "courier_unchanged_suppressed_total",
         &["connection"],
-        "Versions with the content of the one before them that were not told of, as `unchanged` asks.",
+        "Versions with the content of the one before them that were not told of: unchanged asks for it, or a storm lasts.",
     ),
     counter(
         "courier_unusable_entries_total",

@@ -4,7 +4,7 @@
 //! token, a query string or a secret; record ids are none either.
 
 /// The names of fields, in alphabetical order, with their meaning.
-pub const FIELDS: [(&str, &str); 48] = [
+pub const FIELDS: [(&str, &str); 49] = [
     ("accepted_ids", "how many accepted ids were deleted"),
     ("apart_seconds", "how far two clocks differ"),
     ("attempt", "which attempt at a delivery, from 1"),
@@ -59,6 +59,7 @@ pub const FIELDS: [(&str, &str); 48] = [
     ("subscription", "the subscription's name"),
     ("subscriptions", "how many subscriptions"),
     ("to", "where a cursor stands, or deliveries go, from now on"),
+    ("usual", "how many new versions a poll usually brings"),
     ("versions", "how many versions"),
     (
         "versions_not_seen",

@@ -8,6 +8,7 @@ mod parts;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -166,6 +167,7 @@ fn what_is_left_out_takes_the_documented_default() {
     assert!(matches!(mercy.auth, Auth::None));
     assert_eq!(mercy.limits.requests_per_second, None);
     assert_eq!(mercy.limits.concurrent.get(), 2);
+    assert_eq!(mercy.limits.storm.map(NonZeroU32::get), Some(10));
     let feed = &mercy.feeds[0];
     assert_eq!(feed.name.as_str(), "Appointment");
     assert_eq!(feed.every, Duration::from_mins(1));
@@ -212,6 +214,25 @@ fn a_feed_takes_over_from_its_connection_what_becomes_of_unchanged_versions() {
         wrong.contains("feeds[0].unchanged") && wrong.contains("\"suppress\""),
         "{wrong}"
     );
+}
+
+#[test]
+fn a_storm_is_a_multiple_of_the_usual_or_never() {
+    let text = |storm: &str| {
+        example("minimal.toml").replace(
+            "base_url = ",
+            &format!("limits = {{ storm = {storm} }}\nbase_url = "),
+        )
+    };
+    let of = |storm: &str| {
+        let config = read(&text(storm), &[]).unwrap();
+        let limits = &config.connections.values().next().unwrap().limits;
+        limits.storm.map(NonZeroU32::get)
+    };
+    assert_eq!([of("0"), of("2"), of("1000")], [None, Some(2), Some(1_000)]);
+    for wrong in ["1", "1001", "-1"] {
+        assert!(refused(&text(wrong), &[]).contains("limits.storm"), "{wrong}");
+    }
 }
 
 #[test]

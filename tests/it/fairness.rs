@@ -205,6 +205,7 @@ fn add(
         every: Duration::from_secs(5),
         overlap: Overlap::Fixed,
         unchanged: Unchanged::Tell,
+        storm: None,
     };
     let (connection, destination) = (
         ConnectionName::parse(name).unwrap(),

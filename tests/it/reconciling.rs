@@ -2,6 +2,7 @@
 //! every poll missed; each told once, and none imagined.
 
 mod ehr;
+mod storms;
 
 use std::time::Duration;
 

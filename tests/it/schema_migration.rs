@@ -203,6 +203,7 @@ async fn fetches(store: &SqliteStore, fence: Fence) {
         connection: mercy(),
         fence,
         limit: 10,
+        last: BTreeSet::new(),
         at: at(3),
     };
     let claimed = store.claim_changes(&claim).await.unwrap();

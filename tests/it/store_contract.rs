@@ -201,6 +201,7 @@ macro_rules! contract_suite {
                     a_merged_record_is_remembered_until_it_no_longer_says_so,
                     a_version_without_a_change_moves_the_head_and_is_no_event_where_that_is_asked_for,
                     a_version_without_a_change_is_no_event_when_it_was_staged_or_fetched,
+                    changes_of_feeds_that_give_way_are_claimed_behind_all_others,
                 ];
                 traces: [a_trace_goes_with_its_change_into_the_event_and_to_the_delivery,];
                 operate: [

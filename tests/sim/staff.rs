@@ -133,10 +133,10 @@ fn connection(world: &World, life: &Arc<Life>, source: &SourcePlan) -> Connectio
     let budget = Arc::new(budget);
     let connector = connector(world, life, source, &budget);
     let feeds = source.feeds.iter().flat_map(|feed| {
-        let live = spec(world, feed);
-        let rule = connector.version_rule(&live.spec.record_type);
-        let sweep = feed.reconcile.and_then(|every| live.sweep(every, &rule));
-        [live.backfill(), Some(live), sweep].into_iter().flatten()
+        let itself = spec(world, feed);
+        let rule = connector.version_rule(&itself.spec.record_type);
+        let sweep = feed.reconcile.and_then(|every| itself.sweep(every, &rule));
+        [itself.backfill(), Some(itself), sweep].into_iter().flatten()
     });
     let feeds = feeds.collect();
     let name = ConnectionName::parse(&source.name).unwrap();
@@ -168,6 +168,7 @@ fn spec(world: &World, plan: &FeedPlan) -> Feed {
         every: plan.every,
         overlap: plan.overlap,
         unchanged: Unchanged::Tell,
+        storm: None,
     }
 }
 

@@ -115,8 +115,8 @@ mod tests {
         of(text.as_bytes())
     }
 
-    fn into(reference: &str) -> Option<Meaning> {
-        Some(Meaning::MergedInto(Some(reference.to_owned())))
+    fn into(reference: &str) -> Meaning {
+        Meaning::MergedInto(Some(reference.to_owned()))
     }
 
     #[test]
@@ -124,15 +124,15 @@ mod tests {
         let rows = [
             (
                 r#"[{"type":"replaced-by","other":{"reference":"Patient/7"}}]"#,
-                into("Patient/7"),
+                Some(into("Patient/7")),
             ),
             (
                 r#"[{"type":"seealso","other":{"reference":"Patient/6"}},{"other":{"reference":"Patient\/7"},"type":"replaced-by"}]"#,
-                into("Patient/7"),
+                Some(into("Patient/7")),
             ),
             (
                 r#"[{"type":"replaced-by","other":{"identifier":{"value":"7"}}},{"type":"replaced-by","other":{"reference":"Patient/8"}}]"#,
-                into("Patient/8"),
+                Some(into("Patient/8")),
             ),
             (
                 r#"[{"type":"replaced-by","other":{"identifier":{"value":"7"}}}]"#,
@@ -141,7 +141,7 @@ mod tests {
             (r#"[{"type":"replaced-by"}]"#, Some(Meaning::MergedInto(None))),
             (r#"[{"type":"replaces","other":{"reference":"Patient/7"}}]"#, None),
             (r#"[{"type":"refer","other":{"reference":"Patient/7"}}]"#, None),
-            (r#"[]"#, None),
+            ("[]", None),
             (r#"{"type":"replaced-by"}"#, None),
             ("7", None),
         ];

@@ -74,25 +74,9 @@ impl State {
     pub(super) fn claim_changes(&mut self, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, StoreError> {
         let state = self.fenced(&claim.connection, claim.fence)?;
         let mut claimed = Vec::new();
-        let mut seen: BTreeSet<RecordKey> = BTreeSet::new();
         let mut bounds = Bounds::new(claim.limit);
-        for (id, row) in &mut state.inbox.rows {
-            let front = seen.insert(row.change.key.clone());
-            let free = row.claimed != Some(claim.fence) && row.due_at <= claim.at;
-            // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is
-            // found out and its neighbours are not blamed.
-            let suspect = row.claims > 0;
-            if !front || !free || (suspect && !claimed.is_empty()) {
-                continue;
-            }
-            if !bounds.admit(change_bytes(&row.change)) {
-                break;
-            }
-            row.claimed = Some(claim.fence);
-            row.claims += 1;
-            let head = state.heads.get(&row.change.key);
-            claimed.push(row.as_claimed(*id, head));
-            if suspect {
+        for gives_way in [false, true] {
+            if !state.claim_of(claim, gives_way, &mut bounds, &mut claimed) {
                 break;
             }
         }
@@ -172,6 +156,41 @@ impl InboxRow {
 }
 
 impl ConnectionState {
+    /// Claims changes of the feeds that give way, or of all others; answers whether there is room for more.
+    fn claim_of(
+        &mut self,
+        claim: &ClaimChanges,
+        gives_way: bool,
+        bounds: &mut Bounds,
+        claimed: &mut Vec<ClaimedChange>,
+    ) -> bool {
+        let mut seen: BTreeSet<RecordKey> = BTreeSet::new();
+        for (id, row) in &mut self.inbox.rows {
+            let front = seen.insert(row.change.key.clone());
+            if claim.last.contains(&row.feed) != gives_way {
+                continue;
+            }
+            let free = row.claimed != Some(claim.fence) && row.due_at <= claim.at;
+            // A row whose last claim ended without a word may have killed its worker: it goes alone, so that it is
+            // found out and its neighbours are not blamed.
+            let suspect = row.claims > 0;
+            if !front || !free || (suspect && !claimed.is_empty()) {
+                continue;
+            }
+            if !bounds.admit(change_bytes(&row.change)) {
+                return false;
+            }
+            row.claimed = Some(claim.fence);
+            row.claims += 1;
+            let head = self.heads.get(&row.change.key);
+            claimed.push(row.as_claimed(*id, head));
+            if suspect {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Settles one claimed row.
     fn settle(&mut self, settle: &SettleChanges, settlement: &Settlement, settled: &mut Settled) {
         match &settlement.result {

@@ -117,45 +117,27 @@ impl ConnectionState {
                         .and_then(|content| content.context.clone()),
                     trace: change.trace,
                 };
-                Written {
-                    effect: self.append(event),
-                    id: Some(event_id),
-                }
+                self.append(event).of(Some(event_id))
             }
             Verdict::Silence { event_id } => {
                 self.accept(&event_id, change.order, batch.at);
-                Written {
-                    effect: Effect::Silenced,
-                    id: Some(event_id),
-                }
+                Effect::Silenced.of(Some(event_id))
             }
             Verdict::Unchanged { event_id } => {
                 self.accept(&event_id, change.order, batch.at);
-                Written {
-                    effect: Effect::Unchanged,
-                    id: Some(event_id),
-                }
+                Effect::Unchanged.of(Some(event_id))
             }
             Verdict::Known { event_id } => {
                 self.renew(&event_id, change.order, batch.at);
-                Written {
-                    effect: Effect::Known,
-                    id: Some(event_id),
-                }
+                Effect::Known.of(Some(event_id))
             }
-            Verdict::Enqueue => Written {
-                effect: self.enqueue(batch, arrival),
-                id: None,
-            },
+            Verdict::Enqueue => self.enqueue(batch, arrival).of(None),
             Verdict::Confirm { event_id } => {
                 let asked = perhaps_returned(&change.key, change.trace);
                 let effect = self.enqueue(batch, &(asked, *fresh_as_of)).in_doubt();
-                Written { effect, id: event_id }
+                effect.of(event_id)
             }
-            Verdict::Refuse => Written {
-                effect: Effect::Refused,
-                id: None,
-            },
+            Verdict::Refuse => Effect::Refused.of(None),
         }
     }
 

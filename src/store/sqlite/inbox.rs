@@ -112,22 +112,43 @@ fn show_again(
 
 pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<ClaimedChange>, Failure> {
     lease::check_fence(db, &claim.connection, claim.fence)?;
+    let mut bounds = Bounds::new(claim.limit);
+    let mut claimed = Vec::new();
+    if claim_of(db, claim, "NOT IN", (&mut bounds, &mut claimed))? && !claim.last.is_empty() {
+        claim_of(db, claim, "IN", (&mut bounds, &mut claimed))?;
+    }
+    let mut update =
+        db.prepare_cached("UPDATE inbox SET claimed_fence = ?2, claims = claims + 1 WHERE id = ?1")?;
+    for one in &claimed {
+        update.execute([stored(one.id.0), stored(claim.fence.0)])?;
+    }
+    Ok(claimed)
+}
+
+/// Claims changes of the feeds that give way (`IN`), or of all others (`NOT IN`); answers whether there is room for more.
+fn claim_of(
+    db: &Connection,
+    claim: &ClaimChanges,
+    of_those: &'static str,
+    (bounds, claimed): (&mut Bounds, &mut Vec<ClaimedChange>),
+) -> Result<bool, Failure> {
     let mut select = db.prepare_cached(&format!(
         "SELECT id, generation, feed, fresh_as_of, attempts, claims, {CHANGE_COLUMNS}
          FROM inbox AS front INDEXED BY inbox_in_order
          WHERE connection = ?1 AND due_at <= ?2 AND claimed_fence IS NOT ?3
+             AND feed {of_those} (SELECT value FROM json_each(?4))
              AND NOT EXISTS (SELECT 1 FROM inbox AS other INDEXED BY inbox_by_record
                              WHERE other.connection = front.connection AND other.record_type = front.record_type
                                  AND other.record_id = front.record_id AND other.id < front.id)
          ORDER BY id"
     ))?;
+    let last: Vec<&str> = claim.last.iter().map(FeedName::as_str).collect();
     let mut rows = select.query(params![
         claim.connection.as_str(),
         nanos(claim.at),
-        stored(claim.fence.0)
+        stored(claim.fence.0),
+        serde_json::to_string(&last).map_err(Failure::engine)?
     ])?;
-    let mut bounds = Bounds::new(claim.limit);
-    let mut claimed = Vec::new();
     while claimed.len() < claim.limit
         && let Some(row) = rows.next()?
     {
@@ -149,22 +170,17 @@ pub(super) fn claim(db: &Connection, claim: &ClaimChanges) -> Result<Vec<Claimed
             continue;
         }
         if !bounds.admit(change_bytes(&one.change)) {
-            break;
+            return Ok(false);
         }
         if must_be_read(&one.change) {
             one.head = ledger_rows::head(db, &claim.connection, &one.change.key)?;
         }
         claimed.push(one);
         if suspect {
-            break;
+            return Ok(false);
         }
     }
-    let mut update =
-        db.prepare_cached("UPDATE inbox SET claimed_fence = ?2, claims = claims + 1 WHERE id = ?1")?;
-    for one in &claimed {
-        update.execute([stored(one.id.0), stored(claim.fence.0)])?;
-    }
-    Ok(claimed)
+    Ok(claimed.len() < claim.limit)
 }
 
 pub(super) fn next_due(db: &Connection, connection: &ConnectionName) -> Result<Option<Timestamp>, Failure> {

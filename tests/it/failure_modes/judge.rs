@@ -133,7 +133,7 @@ impl Books {
             let content = |event: &&Arrived| Some(self.content_of(&subject, event.sha256.as_deref()?));
             for pair in events.windows(2) {
                 let [before, after] = pair else { continue };
-                let known = content(before).filter(|it| it.is_some());
+                let known = content(before).filter(Option::is_some);
                 if known.is_some() && known == content(after) {
                     wrong.push(format!("{subject} is told of again with the content that it had"));
                 }

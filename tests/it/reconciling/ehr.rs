@@ -54,6 +54,8 @@ pub(crate) enum Read {
 
 pub(crate) struct Row {
     version: u64,
+    /// What the record says: as many times was it changed.
+    content: u64,
     stamp: Timestamp,
     /// Whether searches for changes show it.
     pub(crate) searched: bool,
@@ -107,8 +109,10 @@ impl Ehr {
         let stamp = self.clock.now().checked_sub(ago).unwrap();
         let mut state = self.open();
         let version = state.rows.get(id).map_or(1, |row| row.version + 1);
+        let content = state.rows.get(id).map_or(1, |row| row.content + 1);
         let row = Row {
             version,
+            content,
             stamp,
             searched: true,
             listed: true,
@@ -116,6 +120,14 @@ impl Ehr {
             read: Read::Found,
         };
         state.rows.insert(id.to_owned(), row);
+    }
+
+    /// A version in which nothing changed, stamped now.
+    pub(crate) fn touch(&self, id: &str) {
+        let stamp = self.clock.now();
+        let mut state = self.open();
+        let row = state.rows.get_mut(id).unwrap();
+        (row.version, row.stamp) = (row.version + 1, stamp);
     }
 
     /// The same, which no search for changes shows.
@@ -157,8 +169,12 @@ fn change(id: &str, row: &Row) -> ChangeRef {
     }
 }
 
-fn body() -> Record {
-    Record::new(Bytes::from_static(br#"{"resourceType":"Patient"}"#))
+fn body(row: &Row) -> Record {
+    let (version, content) = (row.version, row.content);
+    let body = format!(
+        r#"{{"resourceType":"Patient","meta":{{"versionId":"{version}"}},"multipleBirthInteger":{content}}}"#
+    );
+    Record::new(Bytes::from(body))
 }
 
 #[async_trait]
@@ -223,7 +239,7 @@ impl Connector for Ehr {
         });
         let changes: Vec<ChangeRef> = found
             .map(|(id, row)| ChangeRef {
-                record: Some(body()),
+                record: Some(body(row)),
                 ..change(id, row)
             })
             .collect();
@@ -239,7 +255,7 @@ impl Connector for Ehr {
         let row = &state.rows[id];
         Ok(match row.read {
             Read::Found if request.known == Some(row.version.to_string().as_str()) => Fetched::Unchanged,
-            Read::Found => Fetched::Found(change(id, row), body()),
+            Read::Found => Fetched::Found(change(id, row), body(row)),
             Read::Gone => Fetched::Deleted,
             Read::NotFound(word) => Fetched::NotFound(word),
             Read::Withheld => Fetched::Unavailable,
@@ -293,6 +309,7 @@ pub(crate) fn feed(detect: Detect, overlap: Overlap) -> Feed {
         every: Duration::from_mins(1),
         overlap,
         unchanged: Unchanged::Tell,
+        storm: None,
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use courier_sdk::Meaning;
+use courier_sdk::{FeedName, Meaning};
 use ehr_courier::domain::event::{Change, Content, EventKind};
-use ehr_courier::store::{Lane, SettleResult, Unchanged};
+use ehr_courier::store::{ClaimedChange, Lane, SettleResult, Unchanged};
 
 use super::Home;
 use super::world::*;
@@ -174,4 +174,39 @@ pub(super) async fn a_version_without_a_change_is_no_event_when_it_was_staged_or
     let released = world.store.release_stage(&release).await.unwrap();
     assert_eq!((released.accepted.appended, released.accepted.unchanged), (1, 1));
     assert_eq!(world.log().await, ["1 1 updated", "2 1 updated", "1 3 updated"]);
+}
+
+pub(super) async fn changes_of_feeds_that_give_way_are_claimed_behind_all_others(home: &dyn Home) {
+    let world = World::open(home).await;
+    let flood = world.page(
+        vec![reference("1", 1), reference("2", 1), reference("3", 1)],
+        done("c"),
+    );
+    world.store.accept_page(&flood.await).await.unwrap();
+    let other = FeedName::parse("other").unwrap();
+    // Of one record the order stays: its first change is the flood's.
+    let later = world.page_of(
+        &other,
+        vec![reference("1", 2), reference("4", 1), reference("5", 1)],
+        done("c"),
+    );
+    world.store.accept_page(&later.await).await.unwrap();
+    let claim = |limit| {
+        let mut claim = world.claiming(60);
+        claim.limit = limit;
+        claim.last = BTreeSet::from([appointments()]);
+        claim
+    };
+    let ids = |claimed: Vec<ClaimedChange>| -> Vec<String> {
+        claimed.iter().map(|one| one.change.key.id.to_string()).collect()
+    };
+    assert_eq!(ids(world.store.claim_changes(&claim(1)).await.unwrap()), ["4"]);
+    assert_eq!(
+        ids(world.store.claim_changes(&claim(2)).await.unwrap()),
+        ["5", "1"]
+    );
+    assert_eq!(
+        ids(world.store.claim_changes(&claim(9)).await.unwrap()),
+        ["2", "3"]
+    );
 }

@@ -124,6 +124,7 @@ impl World {
             connection: mercy(),
             fence: self.fence,
             limit: 100,
+            last: BTreeSet::new(),
             at: at(seconds),
         }
     }
