@@ -111,7 +111,6 @@ macro_rules! contract_suite {
                     what_the_baseline_showed_is_no_creation_when_it_is_fetched_later,
                     a_claim_ends_with_its_fence,
                     a_change_shown_again_while_it_is_fetched_stays_due,
-                    what_is_shown_again_at_every_poll_keeps_nothing_else_waiting,
                     a_later_version_queues_behind_a_waiting_one,
                     contents_that_wait_keep_their_order_and_number,
                     a_superseded_version_is_entered_and_counted,
@@ -134,6 +133,7 @@ macro_rules! contract_suite {
                     accepted_ids_are_answered,
                 ];
                 reads: [
+                    what_is_shown_again_at_every_poll_keeps_nothing_else_waiting,
                     a_claim_tells_the_head_of_a_record_that_must_be_read,
                     a_version_that_still_stands_settles_as_known,
                     a_record_that_may_not_be_read_is_told_of_once_and_keeps_its_head,

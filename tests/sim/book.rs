@@ -132,8 +132,6 @@ pub(crate) struct Pages {
     /// Versions that a committed hand-over carried,
     /// and since when.
     pub(crate) durable: BTreeMap<(RecordRef, u64), u64>,
-    /// Records that joined a roll, by committed writes.
-    pub(crate) joined: BTreeSet<RecordRef>,
     /// Records that a complete listing left out, by committed writes, and when.
     pub(crate) left_out: Vec<(RecordRef, Timestamp)>,
     /// Where cursors stood, looked up after each blow and at the end: (tick, feed, what it stands for).

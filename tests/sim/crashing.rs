@@ -60,10 +60,6 @@ impl<S> Crashing<S> {
                 pages.durable.entry(version).or_insert(tick);
             }
         }
-        if let Some(joins) = &page.joins {
-            let record = |id: &RecordId| (connection.clone(), joins.record_type.to_string(), id.to_string());
-            pages.joined.extend(joins.ids.iter().map(record));
-        }
         let feed = (connection, page.poll.feed.to_string());
         match page.progress {
             Progress::Slice => {}

@@ -324,29 +324,10 @@ impl Connector for JournalConnector {
             let greatest = all.first().map_or(0, |version| version.stamp.as_millisecond());
             Next::Done(Cursor::new(format!("{};{start}", greatest.max(place[4]))))
         };
-        let changes = page
-            .iter()
-            .map(|version| {
-                let silent = version.stamp < instant(start);
-                let novelty = if silent {
-                    Novelty::Silent
-                } else {
-                    Novelty::Announce
-                };
-                let mut change = version.reference(novelty);
-                change.record = version.body.clone().filter(|_| carried).map(Record::new);
-                change
-            })
-            .collect();
+        let changes = page.iter().map(|version| shown(version, instant(start), carried));
         Ok(ChangePage {
-            changes,
-            oversized: Vec::new(),
-            unusable: Vec::new(),
-            listed: None,
-            included: BTreeMap::new(),
             order: PageOrder::NewestFirst,
-            next,
-            fresh_as_of: instant(as_of),
+            ..page_of(changes.collect(), next, instant(as_of))
         })
     }
 
@@ -414,6 +395,18 @@ fn begins(start: Start, now: Timestamp) -> ChangePage {
     };
     let cursor = Cursor::new(format!("{};{start}", now.as_millisecond()));
     page_of(Vec::new(), Next::Done(cursor), now)
+}
+
+/// A row of the history: in silence before the feed's start, with its record where that is asked for.
+fn shown(version: &Version, start: Timestamp, carried: bool) -> ChangeRef {
+    let novelty = if version.stamp < start {
+        Novelty::Silent
+    } else {
+        Novelty::Announce
+    };
+    let mut change = version.reference(novelty);
+    change.record = version.body.clone().filter(|_| carried).map(Record::new);
+    change
 }
 
 fn page_of(changes: Vec<ChangeRef>, next: Next, fresh_as_of: Timestamp) -> ChangePage {

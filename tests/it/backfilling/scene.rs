@@ -279,6 +279,7 @@ pub(crate) fn alone(detect: Detect, start: Start) -> Feed {
         every: Duration::from_secs(10),
         overlap: Overlap::Fixed,
         unchanged: Unchanged::Tell,
+        storm: None,
     }
 }
 

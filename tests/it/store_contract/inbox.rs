@@ -116,27 +116,6 @@ pub(super) async fn a_change_shown_again_while_it_is_fetched_stays_due(home: &dy
     assert_eq!(world.log().await, ["1 1 updated", "1 2 updated"]);
 }
 
-pub(super) async fn what_is_shown_again_at_every_poll_keeps_nothing_else_waiting(home: &dyn Home) {
-    let world = World::open(home).await;
-    world.poll(vec![unversioned("1")]).await;
-    let claimed = world.claim(0).await;
-    world.poll(vec![unversioned("1"), unversioned("2")]).await;
-    world
-        .settle(&claimed[0], SettleResult::Fetched(version("1", 1)))
-        .await;
-    let claimed = world.claim(0).await;
-    assert_eq!(
-        ids(&claimed),
-        ["2 -", "1 -"],
-        "the one that was read goes behind the other"
-    );
-    world.poll(vec![unversioned("3"), unversioned("2")]).await;
-    for (one, id) in claimed.iter().zip(["2", "1"]) {
-        world.settle(one, SettleResult::Fetched(version(id, 1))).await;
-    }
-    assert_eq!(ids(&world.claim(0).await), ["3 -", "2 -"]);
-}
-
 pub(super) async fn a_later_version_queues_behind_a_waiting_one(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![reference("1", 1)]).await;

@@ -90,3 +90,24 @@ pub(super) async fn a_version_that_still_stands_settles_as_known(home: &dyn Home
     assert!(world.claim(DAY).await.is_empty());
     assert_eq!(world.log().await, ["1 3 updated"]);
 }
+
+pub(super) async fn what_is_shown_again_at_every_poll_keeps_nothing_else_waiting(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![unversioned("1")]).await;
+    let claimed = world.claim(0).await;
+    world.poll(vec![unversioned("1"), unversioned("2")]).await;
+    world
+        .settle(&claimed[0], SettleResult::Fetched(version("1", 1)))
+        .await;
+    let claimed = world.claim(0).await;
+    assert_eq!(
+        ids(&claimed),
+        ["2 -", "1 -"],
+        "the one that was read goes behind the other"
+    );
+    world.poll(vec![unversioned("3"), unversioned("2")]).await;
+    for (one, id) in claimed.iter().zip(["2", "1"]) {
+        world.settle(one, SettleResult::Fetched(version(id, 1))).await;
+    }
+    assert_eq!(ids(&world.claim(0).await), ["3 -", "2 -"]);
+}

@@ -77,8 +77,6 @@ pub(super) struct View {
     listings: BTreeSet<FeedRef>,
     /// Records that an answer of a listing or of a sweep named that was handed over.
     pub(super) listed: BTreeSet<RecordRef>,
-    /// Records that joined a roll.
-    pub(super) joined: BTreeSet<RecordRef>,
     /// Records with a read in quarantine at the end.
     pub(super) quarantined: BTreeSet<RecordRef>,
     /// When complete listings left a record out.
@@ -111,7 +109,6 @@ impl View {
             told_since: BTreeMap::new(),
             listings: listings(world),
             listed: BTreeSet::new(),
-            joined: pages.joined.clone(),
             left_out: BTreeMap::new(),
             quarantined: BTreeSet::new(),
             knows_deletes: matches!(world.plan.course, Course::Long(_)),

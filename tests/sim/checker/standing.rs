@@ -179,9 +179,6 @@ fn known(
     if !view.listed.contains(record) {
         return Err("deletes of records that nothing listed");
     }
-    if !view.joined.contains(record) {
-        return Err("deletes of records that joined no roll");
-    }
     let made_at: Timestamp = delete.visible_at.parse().unwrap();
     let left_out = view.left_out.get(record).map_or(&[][..], Vec::as_slice);
     if left_out.iter().filter(|at| **at < made_at).count() >= OUT_OF_SIGHT {

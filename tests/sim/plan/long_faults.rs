@@ -48,13 +48,32 @@ pub(super) fn chosen(dice: &mut StdRng, sort: Sort, reads: bool) -> (Faults, Vec
     (faults, names)
 }
 
-fn switches(dice: &mut StdRng) -> Vec<(&'static str, Where, Value)> {
+/// A fault, where it is met, and its settings.
+type Switch = (&'static str, Where, Value);
+
+fn switches(dice: &mut StdRng) -> Vec<Switch> {
+    let more = [
+        ("entered_in_error", json!({"share": 0.03})),
+        ("merge", json!({"share": 0.02})),
+        ("unmerge", json!({"share": 0.02})),
+        ("mixed_types", json!({"share": 0.2})),
+        ("fail_type", json!({"share": 0.2, "record_type": "Appointment"})),
+    ];
+    let more = more.map(|(name, settings)| (name, Where::Anywhere, settings));
+    of_course(dice)
+        .into_iter()
+        .chain(of_answers(dice))
+        .chain(more)
+        .map(|(name, at, settings)| (name, at, json!({name: settings})))
+        .collect()
+}
+
+/// Of time, order and limits.
+fn of_course(dice: &mut StdRng) -> Vec<Switch> {
     let late_ms = pick(dice, &[100_000, 110_000, 1_500_000]);
     let begins = dice.random_range(0..20) * 3_600;
-    let total = dice.random_bool(0.5);
     let retry_after = dice.random_bool(0.5);
-    let skew = pick(dice, &[-90, 90, -900]);
-    let rows: [(&'static str, Where, Value); 36] = [
+    vec![
         (
             "late_commits",
             Where::Anywhere,
@@ -88,6 +107,14 @@ fn switches(dice: &mut StdRng) -> Vec<(&'static str, Where, Value)> {
         ),
         ("inband_throttled", Where::Anywhere, json!({"share": 0.03})),
         ("inband_vendor_error", Where::Anywhere, json!({"share": 0.03})),
+    ]
+}
+
+/// Of single answers and records.
+fn of_answers(dice: &mut StdRng) -> Vec<Switch> {
+    let total = dice.random_bool(0.5);
+    let skew = pick(dice, &[-90, 90, -900]);
+    vec![
         ("unauthorized", Where::Anywhere, json!({"share": 0.01})),
         ("token_ends_mid_page", Where::Anywhere, json!({"share": 0.03})),
         (
@@ -127,17 +154,5 @@ fn switches(dice: &mut StdRng) -> Vec<(&'static str, Where, Value)> {
         ("touch_all", Where::Anywhere, json!({"share": 0.003})),
         ("silent_change", Where::Anywhere, json!({"share": 0.05})),
         ("moved_out", Where::Anywhere, json!({"share": 0.01})),
-    ];
-    let more = [
-        ("entered_in_error", json!({"share": 0.03})),
-        ("merge", json!({"share": 0.02})),
-        ("unmerge", json!({"share": 0.02})),
-        ("mixed_types", json!({"share": 0.2})),
-        ("fail_type", json!({"share": 0.2, "record_type": "Appointment"})),
-    ];
-    let more = more.map(|(name, settings)| (name, Where::Anywhere, settings));
-    rows.into_iter()
-        .chain(more)
-        .map(|(name, at, settings)| (name, at, json!({name: settings})))
-        .collect()
+    ]
 }
