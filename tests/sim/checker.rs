@@ -6,6 +6,7 @@
 mod arrivals;
 mod cursors;
 mod fates;
+mod ledgers;
 mod numbers;
 mod shown;
 mod standing;
@@ -46,11 +47,11 @@ pub(crate) async fn check(world: &Arc<World>) -> Findings {
     let mut view = View::of(world, &pages);
     view.quarantined = numbers::quarantined(world).await;
     findings.versions = view.versions.len() as u64;
-    shown::check_ledgers(world, &view, &mut findings);
+    ledgers::check_ledgers(world, &view, &mut findings);
     view.note_standing(world);
     let dead = numbers::dead_letters(world).await;
     match world.plan.course {
-        Course::Brief => shown::check_truth(world, &view, &mut findings),
+        Course::Brief => ledgers::check_truth(world, &view, &mut findings),
         Course::Long(_) => standing::check(world, &pages, &view, &dead, &mut findings),
     }
     findings.dead = dead.len() as u64;

@@ -150,7 +150,7 @@ mod tests {
         let records = [
             vec![version(0, 0, false), version(12, 12, false)],
             // Committed after its stamp was passed.
-            vec![version(11, 14, false)],
+            vec![version(11, 16, false)],
             // The same stamp as the greatest seen.
             vec![version(12, 16, false)],
             // Replaced between two polls: never stood at one.

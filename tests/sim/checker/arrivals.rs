@@ -345,16 +345,18 @@ pub(super) fn check_order(pages: &Pages, view: &View, findings: &mut Findings) {
     }
 }
 
-/// The source itself showed an older version after a newer one, or the two came by different ways: by two feeds, out of
-/// quarantine, or by a search while a history came to nothing and by the history afterwards.
+/// The source itself showed an older version after a newer one, or the two came by different ways: by two feeds, one of
+/// which may be a backfill, out of quarantine, or by a search while a history came to nothing and by the history afterwards.
 fn may_be_late(view: &View, record: &RecordRef, number: u64) -> bool {
     let counted = |version: &super::shown::Version| version.counted.unwrap_or(u64::MAX);
-    let mine = view.versions.get(&(record.clone(), number)).map_or(0, counted);
+    let version = view.versions.get(&(record.clone(), number));
+    let mine = version.map_or(0, counted);
     let newer_before = view
         .versions
         .range((record.clone(), number + 1)..=(record.clone(), u64::MAX))
         .any(|(_, newer)| newer.first < mine);
     newer_before
+        || version.is_some_and(|version| version.beside)
         || view.shared_types.contains(&(record.0.clone(), record.1.clone()))
         || view.redriven.contains(&record.0)
         || view.caught_up(&record.0, &record.1)
