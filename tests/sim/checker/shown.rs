@@ -171,11 +171,8 @@ impl View {
             if showing.extent == Extent::Whole {
                 version.sha256.get_or_insert(showing.sha256);
             }
-            if answer.asked == Asked::Several {
+            if answer.asked == Asked::Several || answer.ignores {
                 // It may be delivered; owed is what a page shows, or a read by itself.
-                continue;
-            }
-            if answer.ignores {
                 continue;
             }
             if lists && handed.is_some() {
