@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -107,7 +108,12 @@ pub(crate) fn live_all(plans: Vec<Plan>) -> BTreeMap<u64, Findings> {
                         break;
                     };
                     let seed = plan.seed;
-                    let findings = run(plan);
+                    // One world that cannot be judged is a finding, not the end of all others.
+                    let lived = panic::catch_unwind(AssertUnwindSafe(|| run(plan)));
+                    let findings = lived.unwrap_or_else(|_| Findings {
+                        violations: vec!["the world ended in a panic, see above".to_owned()],
+                        ..Findings::default()
+                    });
                     failed.fetch_or(!findings.violations.is_empty(), Ordering::Relaxed);
                     all.lock().unwrap().insert(seed, findings);
                 }

@@ -121,7 +121,7 @@ pub(super) fn present(
         let bundle: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
         let links = bundle["link"].as_array().cloned().unwrap_or_default();
         match links.iter().find(|link| link["relation"] == "next") {
-            Some(link) => url = link["url"].as_str().unwrap().parse().unwrap(),
+            Some(link) => url = url.join(link["url"].as_str().unwrap()).unwrap(),
             None => return all,
         }
     }
