@@ -34,11 +34,14 @@ fn configuration(base_url: &Url) -> String {
     );
     let types = ["Patient", "Appointment", "Practitioner", "Encounter"];
     for (nth, record_type) in types.into_iter().cycle().take(FEEDS).enumerate() {
-        // Some begin with everything and read each record by itself.
-        let reads = if nth % 20 == 0 {
-            "fetch = \"read\"\nstart = \"beginning\"\n"
+        // Some have something to bring from before they begin, and read each record by itself.
+        let (record_type, reads) = if nth % 20 == 0 {
+            (
+                "Observation",
+                "fetch = \"read\"\ndetect = \"last-updated\"\nstart = \"beginning\"\n",
+            )
         } else {
-            ""
+            (record_type, "")
         };
         write!(
             text,
@@ -60,6 +63,15 @@ async fn no_second_at_the_source_sees_more_requests_than_the_budget_and_every_fe
         ..Options::new(5, url.clone())
     };
     let ehr = Arc::new(Ehr::new(options, Arc::clone(&clock)));
+    // A backfill gives way while so many feeds wait for leave: these are live.
+    for number in 0..20 {
+        ehr.write(
+            "Observation",
+            &format!("synthetic-{number}"),
+            r#"{"status":"final"}"#,
+        )
+        .unwrap();
+    }
     // The network takes up to a fifth of a second before and after, never twice the same.
     let front = Front::new(&ehr, |nth| (nth * 37 % 200, nth * 53 % 200));
     let folder = tempfile::tempdir().unwrap();

@@ -4,6 +4,8 @@
 //! among newer ones, and is as new as they are. Many in a row, with nothing newer after them, are a source that
 //! ignores `_since`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,12 @@ use crate::last_updated::PRECISION;
 /// So many rows too old in a row prove that `_since` is ignored. One node out of several commits fewer without
 /// another in between; and fewer than this are announced for nothing, once, where `_since` is ignored.
 const IGNORED_ROWS_MIN: usize = 20;
+
+/// All zones' days begin at multiples of so many seconds.
+const ZONES_APART: i64 = 15 * 60;
+
+/// The longest day, when clocks are set back, and some.
+const DAY_MAX: Duration = Duration::from_hours(26);
 
 /// Whether rows go on from new to old. Servers write one instant with different precision: what that explains is no
 /// disorder.
@@ -100,5 +108,33 @@ impl Tail {
 
 /// Whether a row lies before `_since` by more than servers' precision explains.
 fn is_too_old(stamp: Timestamp, lower: Option<Timestamp>) -> bool {
-    lower.is_some_and(|lower| stamp < instant::back(lower, PRECISION))
+    lower.is_some_and(|lower| stamp < instant::back(lower, PRECISION) && !is_its_day(stamp, lower))
+}
+
+/// Whether a stamp may be that of a whole day which was not over at an instant: a server that writes days, which its
+/// profile need not know, stamps what changes later in the day by the day's beginning in its own zone.
+fn is_its_day(stamp: Timestamp, at: Timestamp) -> bool {
+    let begins_a_day = stamp.subsec_nanosecond() == 0 && stamp.as_second() % ZONES_APART == 0;
+    begins_a_day && stamp >= instant::back(at, DAY_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stamped_by_whole_days_are_not_too_old_on_their_day() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let since = Some(at("2026-11-20T03:10:07Z"));
+        for (stamp, too_old) in [
+            ("2026-11-20T03:10:06.500Z", false),
+            ("2026-11-20T03:09:00Z", true),
+            ("2026-11-20T00:00:00Z", false),
+            ("2026-11-19T10:15:00Z", false),
+            ("2026-11-20T00:00:00.120Z", true),
+            ("2026-11-19T00:00:00Z", true),
+        ] {
+            assert_eq!(is_too_old(at(stamp), since), too_old, "{stamp}");
+        }
+    }
 }
