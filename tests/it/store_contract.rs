@@ -133,6 +133,7 @@ macro_rules! contract_suite {
                     accepted_ids_are_answered,
                 ];
                 reads: [
+                    what_was_shown_before_a_read_is_told_of_before_the_delete_that_it_found,
                     what_is_shown_again_at_every_poll_keeps_nothing_else_waiting,
                     a_claim_tells_the_head_of_a_record_that_must_be_read,
                     a_version_that_still_stands_settles_as_known,

@@ -40,6 +40,21 @@ impl Inbox {
         self.by_record.contains_key(key)
     }
 
+    /// Whether another row of a record waits that came with its record.
+    fn holds_a_record_beside(&self, id: InboxId, key: &RecordKey) -> bool {
+        let mut others = self
+            .by_record
+            .get(key)
+            .into_iter()
+            .flatten()
+            .filter(|other| **other != id);
+        others.any(|other| {
+            self.rows
+                .get(other)
+                .is_some_and(|row| row.change.content.is_some())
+        })
+    }
+
     /// The last row of a record for which something holds.
     pub(super) fn last_of(
         &mut self,
@@ -194,6 +209,13 @@ impl ConnectionState {
     /// Settles one claimed row.
     fn settle(&mut self, settle: &SettleChanges, settlement: &Settlement, settled: &mut Settled) {
         match &settlement.result {
+            SettleResult::Deleted(change) if self.inbox.holds_a_record_beside(settlement.id, &change.key) => {
+                // What was shown before the read is told of before the delete.
+                if let Some(row) = self.inbox.remove(settlement.id) {
+                    self.line_up_again(row, settle.at);
+                    settled.shown_again += 1;
+                }
+            }
             SettleResult::Fetched(change)
             | SettleResult::Stands(change)
             | SettleResult::Deleted(change)

@@ -1,6 +1,6 @@
 //! Atomic point 2: changes are claimed, fetched and settled, or given up into quarantine.
 
-use courier_sdk::{ConnectionName, FeedName};
+use courier_sdk::{ConnectionName, FeedName, RecordKey};
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, params, params_from_iter};
@@ -265,6 +265,13 @@ fn settle_found(
     change: &Change,
     settled: &mut Settled,
 ) -> Result<(), Failure> {
+    if let SettleResult::Deleted(_) = &settlement.result
+        && holds_a_record_beside(db, &settle.connection, settlement.id, &change.key)?
+    {
+        // What was shown before the read is told of before the delete.
+        settled.shown_again += 1;
+        return line_up_again(db, settlement.id, settle.at);
+    }
     let batch = Batch {
         connection: &settle.connection,
         feed: &row.feed,
@@ -442,6 +449,24 @@ fn release(db: &Connection, id: InboxId, due_at: Timestamp) -> Result<(), Failur
     db.prepare_cached("UPDATE inbox SET due_at = ?2, claimed_fence = NULL, claims = 0 WHERE id = ?1")?
         .execute([stored(id.0), nanos(due_at)])?;
     Ok(())
+}
+
+/// Whether another row of a record waits that came with its record.
+fn holds_a_record_beside(
+    db: &Connection,
+    connection: &ConnectionName,
+    id: InboxId,
+    key: &RecordKey,
+) -> Result<bool, Failure> {
+    let mut select = db.prepare_cached(
+        "SELECT 1 FROM inbox WHERE connection = ?1 AND record_type = ?2 AND record_id = ?3 AND id <> ?4 AND body IS NOT NULL",
+    )?;
+    Ok(select.exists(params![
+        connection.as_str(),
+        key.record_type.as_str(),
+        key.id.as_str(),
+        stored(id.0)
+    ])?)
 }
 
 /// Releases a row that was shown again meanwhile behind all others: left in front, records that every poll shows anew

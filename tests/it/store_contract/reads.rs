@@ -91,6 +91,30 @@ pub(super) async fn a_version_that_still_stands_settles_as_known(home: &dyn Home
     assert_eq!(world.log().await, ["1 3 updated"]);
 }
 
+pub(super) async fn what_was_shown_before_a_read_is_told_of_before_the_delete_that_it_found(home: &dyn Home) {
+    let world = World::open(home).await;
+    world.poll(vec![version("1", 1)]).await;
+    world.poll(vec![unversioned("1")]).await;
+    let claimed = world.claim(0).await;
+    // Shown before the read, handed over after it: the record is gone since.
+    world.poll(vec![version("1", 2)]).await;
+    let settled = world.settle(&claimed[0], SettleResult::Deleted(gone("1"))).await;
+    assert_eq!((settled.appended, settled.shown_again), (0, 1));
+    let claimed = world.claim(0).await;
+    assert_eq!(ids(&claimed), ["1 2"]);
+    world
+        .settle(&claimed[0], SettleResult::Fetched(version("1", 2)))
+        .await;
+    let claimed = world.claim(0).await;
+    assert_eq!(ids(&claimed), ["1 -"]);
+    world.settle(&claimed[0], SettleResult::Deleted(gone("1"))).await;
+    assert_eq!(
+        world.log().await,
+        ["1 1 updated", "1 2 updated", "1 d:v:2 deleted"]
+    );
+    assert!(world.claim(DAY).await.is_empty());
+}
+
 pub(super) async fn what_is_shown_again_at_every_poll_keeps_nothing_else_waiting(home: &dyn Home) {
     let world = World::open(home).await;
     world.poll(vec![unversioned("1")]).await;

@@ -69,14 +69,19 @@ impl FhirConnector {
         for (entry, url) in entries.iter().zip(&urls) {
             match self.judge_entry(feed, entry, url)? {
                 Entry::Unfit => return Ok(self.in_smaller_batches(feed, &listing, 1)),
-                Entry::Throttled => {
-                    self.remember_searched(feed, urls.len() / 2);
-                    return Err(ConnectorError::Throttled {
-                        operation: operation(feed),
-                        retry_after: answer::retry_after(&response, self.clock.now()),
-                    });
+                other @ (Entry::Page(_) | Entry::Refused(_) | Entry::Nothing | Entry::Throttled) => {
+                    judged.push(other);
                 }
-                other @ (Entry::Page(_) | Entry::Refused(_) | Entry::Nothing) => judged.push(other),
+            }
+        }
+        if judged.iter().any(|entry| matches!(entry, Entry::Throttled)) {
+            self.remember_searched(feed, urls.len() / 2);
+            // What the others brought is kept: it may be overwritten before it is shown again.
+            if !judged.iter().any(|entry| matches!(entry, Entry::Page(_))) {
+                return Err(ConnectorError::Throttled {
+                    operation: operation(feed),
+                    retry_after: answer::retry_after(&response, self.clock.now()),
+                });
             }
         }
         if judged.iter().all(|entry| matches!(entry, Entry::Nothing)) {

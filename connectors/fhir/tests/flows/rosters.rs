@@ -395,8 +395,7 @@ async fn a_batch_that_is_too_much_is_sent_in_halves() {
     for (wrong, errors) in [
         (Wrong::TooLarge(1), vec![]),
         (Wrong::TooSlow(2), vec!["transient"]),
-        (Wrong::MostEntries(2), vec!["throttled"]),
-        (Wrong::MostEntries(1), vec!["throttled", "throttled"]),
+        (Wrong::MostEntries(0), vec!["throttled", "throttled"]),
     ] {
         let source = Arc::new(Source::new(wrong));
         let shown = listing(&connector(&source, ""), &feed(6)).await;
@@ -404,4 +403,19 @@ async fn a_batch_that_is_too_much_is_sent_in_halves() {
         assert_eq!(shown.errors, errors, "{wrong:?}");
         assert_eq!(source.asked()[..2], ["batch of 4", "batch of 2"], "{wrong:?}");
     }
+}
+
+#[tokio::test]
+async fn what_came_beside_a_throttled_entry_is_kept_and_the_next_batch_is_smaller() {
+    let source = Arc::new(Source::new(Wrong::MostEntries(2)));
+    let shown = listing(&connector(&source, ""), &feed(6)).await;
+    assert_eq!((shown.ids, shown.conclusive), (all(6), true));
+    assert!(shown.errors.is_empty());
+    let expected = [
+        "batch of 4",
+        "patient=p3&_count=200",
+        "patient=p4&_count=200",
+        "batch of 2",
+    ];
+    assert_eq!(source.asked(), expected);
 }
