@@ -6,8 +6,6 @@ use super::scene::Scene;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Strategy {
     pub(crate) name: &'static str,
-    /// The connection's keys beside those of every other.
-    pub(crate) connection: &'static str,
     /// The feed's keys beside `record`.
     pub(crate) feed: &'static str,
     /// What its source must be, for it to be the strategy of choice.
@@ -20,10 +18,9 @@ pub(crate) struct Strategy {
     pub(crate) by_list: bool,
 }
 
-pub(crate) const STRATEGIES: [Strategy; 6] = [
+pub(crate) const STRATEGIES: [Strategy; 5] = [
     Strategy {
         name: "history",
-        connection: "",
         feed: "detect = \"history\"",
         dialect: &[],
         reads: false,
@@ -32,7 +29,6 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
     },
     Strategy {
         name: "last-updated",
-        connection: "",
         feed: "detect = \"last-updated\"",
         dialect: &["no_history"],
         reads: false,
@@ -41,7 +37,6 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
     },
     Strategy {
         name: "last-updated, read",
-        connection: "",
         feed: "detect = \"last-updated\"\nfetch = \"read\"",
         dialect: &[],
         reads: true,
@@ -50,7 +45,6 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
     },
     Strategy {
         name: "window",
-        connection: "",
         feed: "detect = \"window\"\nwindow = { past = \"730d\", future = \"730d\" }",
         dialect: &["no_history", "no_last_updated"],
         reads: false,
@@ -58,17 +52,7 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
         by_list: false,
     },
     Strategy {
-        name: "roster",
-        connection: "roster = \"file:Patient.txt\"\n",
-        feed: "detect = \"roster\"",
-        dialect: &["no_history", "needs_patient"],
-        reads: false,
-        sees_every_version: false,
-        by_list: true,
-    },
-    Strategy {
         name: "read",
-        connection: "",
         feed: "detect = \"read\"",
         dialect: &["no_history", "no_last_updated"],
         reads: false,

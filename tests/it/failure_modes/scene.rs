@@ -96,13 +96,12 @@ fn configuration(mode: &Mode, strategy: &Strategy, source: &Url, hook: &Url) -> 
     };
     format!(
         "[state]\nurl = \"sqlite://unused.db\"\nkey = \"none\"\n\
-         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{}{}{auth}\
+         [connections.clinic]\nprofile = \"{}\"\nbase_url = \"{source}\"\nevery = \"1s\"\nreconcile = \"off\"\n{}{auth}\
          allow_networks = [\"127.0.0.0/8\"]\n{}\
          [destinations.hook]\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret = \"env:HOOK_SECRET\"\n\
          allow_networks = [\"127.0.0.0/8\"]\n\
          [[subscriptions]]\nname = \"all\"\ncontent = \"full-resource\"\ndestination = \"hook\"\n",
         mode.profile,
-        strategy.connection,
         mode.connection,
         TYPES.map(feed).concat(),
     )
