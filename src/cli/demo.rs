@@ -175,6 +175,7 @@ connector = "fhir"
 profile = "sandbox"
 base_url = "{source}"
 every = "1s"
+reconcile = "off"
 allow_networks = ["127.0.0.0/8"]
 
 [destinations.receiver]
