@@ -302,8 +302,15 @@ impl ConnectionState {
         }
         let shown_again = row.generation != settlement.generation;
         if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
-            self.line_up_again(row, settle.at);
             settled.shown_again += 1;
+            if row.change.content.is_some() {
+                // What came with its record is not read again: it is known, and must not stand behind what came later.
+                let mut row = row;
+                row.release(settle.at);
+                self.inbox.insert(settlement.id, row);
+            } else {
+                self.line_up_again(row, settle.at);
+            }
         }
     }
 

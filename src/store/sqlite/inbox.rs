@@ -321,6 +321,10 @@ fn settle_found(
     let shown_again = row.generation != settlement.generation;
     if shown_again && !cfg!(sabotage = "inbox_row_without_a_generation") {
         settled.shown_again += 1;
+        if row.change.content.is_some() {
+            // What came with its record is not read again: it is known, and must not stand behind what came later.
+            return release(db, settlement.id, settle.at);
+        }
         return line_up_again(db, settlement.id, settle.at);
     }
     remove(db, settlement.id)
